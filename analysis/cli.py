@@ -1,0 +1,237 @@
+"""The `tla` command. Everything heavy is imported by the subcommand that needs it, so that `tla --help` is quick."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from tla_core.config import AttackConfig, TrainConfig, parse_number
+
+DESCRIPTION = """Train UM, AT, ALP and TLA classifiers and look into their clean and adversarial representations.
+
+Numbers may be fractions: --attack.eps 8/255. `tla COMMAND --help` explains a command."""
+
+RunDir = Annotated[Path, arg(metavar="RUN", help="Run folder, such as runs/mini/mnist/tla/seed0.")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        commands = {
+            "train": _train_command(args),
+            "evaluate": _evaluate_command(args),
+            "extract": extract,
+            "project": project,
+            "notebooks": notebooks,
+            "presets": presets,
+            "data": data,
+        }
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_numbers()
+        )
+    except KeyboardInterrupt:
+        print("tla: interrupted. The same command goes on from the last saved state.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if not _is_ours(error):
+            raise
+        text = error.strerror if isinstance(error, OSError) and error.strerror else error
+        print(f"tla: error: {text}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train_command(args: Sequence[str]) -> Callable[..., None]:
+    """`tla train`, with the fields of the preset that the command line names as defaults."""
+    named = len(args) > 1 and args[0] == "train" and not args[1].startswith("-")
+    default = TrainConfig.preset(args[1]) if named else TrainConfig()
+
+    def train(
+        preset: Positional[Annotated[str, arg(metavar="PRESET", help="See `tla presets`.")]],
+        config: Annotated[TrainConfig, arg(name="")] = default,
+        out: Annotated[Path | None, arg(help="Run folder. By default runs/PRESET/seedN below the project.")] = None,
+        replace: Annotated[bool, arg(help="Move a run with other settings aside instead of refusing.")] = False,
+        init_from: Annotated[Path | None, arg(help="Run folder whose weights the training starts from.")] = None,
+        device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
+        progress: Annotated[bool, arg(help="Show a progress bar.")] = True,
+    ) -> None:
+        """Train a model, or go on with a training that was interrupted.
+
+        With a PRESET, every one of its settings can be changed by a flag: `tla train PRESET --help` shows their values.
+        """
+        from analysis.results import train_run
+        from analysis.scales import project_root
+
+        folder = out or project_root() / "runs" / preset / f"seed{config.seed}"
+        options: dict[str, Any] = {"init_from": init_from, "device": device, "progress": progress}
+        if replace:
+            result = train_run(config, folder, **options)
+        else:
+            from tla_core.training import train as train_or_refuse
+
+            result = train_or_refuse(config, folder, **options)
+        print(result)
+
+    return train
+
+
+def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
+    """`tla evaluate`, with the attack of the run that the command line names as default."""
+    default = AttackConfig()
+    if len(args) > 1 and args[0] == "evaluate" and not args[1].startswith("-"):
+        from analysis.results import run_config
+        from tla_core.presets import analysis_attack
+
+        default = analysis_attack(run_config(args[1]))
+
+    def evaluate(
+        run: Positional[RunDir],
+        attack: AttackConfig = default,
+        split: Annotated[Literal["test", "train"], arg(help="Part of the dataset.")] = "test",
+        batch_size: Annotated[int, arg(help="Images at once; changes no outcome.")] = 256,
+        device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
+        progress: Annotated[bool, arg(help="Show a progress bar.")] = True,
+    ) -> None:
+        """Measure and store the clean and the robust accuracy of a run.
+
+        The attack is the one that the dataset's figures are made with, unless flags change it: `tla evaluate RUN --help`
+        shows its values.
+        """
+        from analysis.results import evaluate_run
+
+        name = f"{attack.name.upper()}-{attack.steps}" + (f" x{attack.restarts}" if attack.restarts > 1 else "")
+        result, path = evaluate_run(
+            run, {name: attack}, split=split, batch_size=batch_size, device=device, progress=progress
+        )
+        errors = result.standard_error
+        for key, accuracy in result.accuracy.items():
+            detail = "" if key == "clean" else f"   {attack}"
+            print(f"{key:<10} {accuracy * 100:6.2f} % +- {errors[key] * 100:.2f}{detail}")
+        print(f"stored in {path}")
+
+    return evaluate
+
+
+def extract(
+    run: Positional[RunDir],
+    eps: Annotated[tuple[float, ...], arg(help="Perturbation levels; by default all that the dataset has.")] = (),
+    device: str = "auto",
+    progress: bool = True,
+) -> None:
+    """Store the clean and adversarial test representations of a run."""
+    from analysis.results import extract_run, run_config
+    from tla_core.presets import ANALYSIS_LEVELS
+
+    for level in eps or ANALYSIS_LEVELS.get(run_config(run).dataset, (None,)):
+        print(extract_run(run, level, device=device, progress=progress))
+
+
+def project(
+    run: Positional[RunDir],
+    eps: Annotated[float | None, arg(help="Perturbation level; by default that of the dataset's attack.")] = None,
+    scale: Annotated[str, arg(help="Whose number of points and iterations to use.")] = "mini",
+    progress: bool = True,
+) -> None:
+    """Store a t-SNE map of each class of a run: its clean and adversarial test images, embedded together."""
+    from analysis.results import Results, extract_run, project_run
+
+    extract_run(run, eps, progress=progress)
+    print(project_run(run, eps, Results(scale).map_settings(), progress=progress))
+
+
+def notebooks(
+    names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME", help="By default all of the scale.")]] = (),
+    scale: Annotated[str, arg(help="mini, or another scale of workflow/scales.")] = "mini",
+) -> None:
+    """Execute notebooks top to bottom; the executed copies go to figures/SCALE/notebooks."""
+    from analysis.notebook_runner import NotebookError, run_notebook
+    from analysis.scales import load_scale
+
+    settings = load_scale(scale)
+    failures = []
+    for name in names or settings.notebooks:
+        source = settings.root / "notebooks" / f"{name}.ipynb"
+        target = settings.figures_dir / "notebooks" / f"{name}.ipynb"
+        try:
+            print(run_notebook(source, target, parameters={"SCALE": scale}, root=settings.root))
+        except NotebookError as error:  # the others go on
+            failures.append(str(error))
+            print(f"tla: {error}", file=sys.stderr)
+    if failures:
+        raise NotebookError(f"{len(failures)} notebook(s) failed.")
+
+
+def presets(name: Positional[Annotated[str | None, arg(metavar="PRESET", help="Show this one in full.")]] = None) -> None:
+    """List the presets, or show one with the source of each value."""
+    from tla_core.presets import list_presets, preset_sources
+
+    if name is None:
+        print(f"{'preset':<24} {'network':<14} {'epochs':>6} {'batch':>6}  training attack")
+        for each in list_presets():
+            config = TrainConfig.preset(each)
+            attack = "none" if config.method == "um" else str(config.attack)
+            network = f"{config.network} x {config.width:g}"
+            print(f"{each:<24} {network:<14} {config.epochs:>6} {config.batch_size:>6}  {attack}")
+        return
+    config, sources = TrainConfig.preset(name), preset_sources(name)
+    for field in dataclasses.fields(TrainConfig):
+        value = getattr(config, field.name)
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        print(f"{field.name:<18} {text:<44} {sources.get(field.name, 'default')}")
+
+
+def data(
+    action: Positional[Annotated[Literal["list", "get"], arg(metavar="{list,get}")]] = "list",
+    name: Positional[Annotated[str | None, arg(metavar="NAME", help="mnist, cifar10 or tiny-imagenet.")]] = None,
+) -> None:
+    """Show which datasets are there, or download one: `tla data get NAME`. Nothing else downloads anything."""
+    from tla_core.datasets import DATASET_NAMES, DatasetError, dataset_root, download_dataset, load_dataset
+
+    if action == "get":
+        if name is None:
+            raise ValueError("tla data get needs a name: mnist, cifar10 or tiny-imagenet.")
+        print(download_dataset(name, dataset_root()))
+        return
+    print(f"Datasets in {dataset_root()} (set TLA_DATA to look elsewhere):")
+    for known in DATASET_NAMES:
+        try:
+            print(f"  {known:<14} {load_dataset(known, 'test').source}")
+        except DatasetError as error:
+            print(f"  {known:<14} not there: {str(error).splitlines()[0][:90]}")
+
+
+def _numbers() -> tyro.constructors.ConstructorRegistry:
+    """Read every float on the command line by our own parser, which knows fractions."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def number(info: tyro.constructors.PrimitiveTypeInfo):
+        if info.type is not float:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="NUMBER",
+            instance_from_str=lambda words: parse_number(words[0]),
+            is_instance=lambda value: isinstance(value, (int, float)),
+            str_from_instance=lambda value: [f"{value:.6g}"],
+        )
+
+    return registry
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the message was written for the user; a bug elsewhere keeps its traceback."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
+    return module.split(".")[0] in ("tla_core", "analysis", "__main__", "contextlib")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Stores figures and tables: PDF, PNG and SVG, or the table's formats, with a JSON sidecar that says what they show.
+
+The image files and the numbers of the sidecar are byte-identical when made again from the same stored results; only
+the provenance (commit, date, command) differs.
+"""
+
+import datetime
+import hashlib
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from analysis.display.style import figure_style
+from analysis.tables import Table
+
+# No creation date, producer or software: these would change the bytes.
+_METADATA = {
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "png": {"Software": None},
+    "svg": {"Creator": None, "Date": None},
+}
+
+
+def save_figure(
+    figure,
+    path: Path | str,
+    *,
+    numbers: Any = None,
+    caption: str = "",
+    sources: list[dict[str, Any]] | None = None,
+    command: str | None = None,
+) -> dict[str, Path]:
+    """Write a figure as PDF, PNG and SVG, and a JSON sidecar beside them.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    path : Path or str
+        Without an ending: ``figures/mini/fig1`` gives ``fig1.pdf`` and so on.
+    numbers : JSON value
+        What the figure shows, in numbers.
+    caption : str
+    sources : list of dict
+        For each model: its run, configuration identity and checkpoint checksum.
+    command : str, optional
+        The command that makes the figure; by default that of this process.
+
+    Returns
+    -------
+    dict of str to Path
+        Ending -> file, ``"json"`` included.
+    """
+    contents = {}
+    with figure_style():
+        for ending, metadata in _METADATA.items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=ending, metadata=metadata)
+            contents[ending] = buffer.getvalue()
+    return _save(contents, path, numbers, caption, sources, command)
+
+
+def save_table(
+    table: Table,
+    path: Path | str,
+    *,
+    sources: list[dict[str, Any]] | None = None,
+    numbers: Any = None,
+    command: str | None = None,
+) -> dict[str, Path]:
+    """Write a table as CSV, LaTeX, Markdown and HTML, and a JSON sidecar. See `save_figure`.
+
+    `numbers` adds to the records of the table.
+    """
+    contents = {
+        "csv": table.to_csv(),
+        "tex": table.to_latex(),
+        "md": table.to_markdown(),
+        "html": table.to_html(),
+    }
+    numbers = {"records": list(table.rows), **({"more": numbers} if numbers is not None else {})}
+    return _save({k: v.encode() for k, v in contents.items()}, path, numbers, table.caption, sources, command)
+
+
+def _save(contents: dict[str, bytes], path, numbers, caption, sources, command) -> dict[str, Path]:
+    from tla_core.checkpoint import write_atomic, write_json
+    from tla_core.runtime import git_commit, package_versions
+
+    path = Path(path)
+    files = {ending: path.with_name(f"{path.name}.{ending}") for ending in contents}
+    for ending, content in contents.items():
+        write_atomic(files[ending], content)
+    sidecar = {
+        "format": 1,
+        "name": path.name,
+        "caption": caption,
+        "files": {
+            files[ending].name: hashlib.sha256(content).hexdigest() for ending, content in sorted(contents.items())
+        },
+        "numbers": numbers,
+        "sources": sources or [],
+        "provenance": {
+            "command": command or os.environ.get("TLA_COMMAND") or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "commit": git_commit(),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": package_versions(),
+        },
+    }
+    files["json"] = path.with_name(f"{path.name}.json")
+    write_json(files["json"], sidecar)
+    return files

@@ -1,0 +1,66 @@
+"""Executes notebooks top to bottom, by papermill's Python API."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+class NotebookError(RuntimeError):
+    """A cell of a notebook failed; the message names the notebook, the cell and the error."""
+
+
+def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str, Any], root: Path | str) -> Path:
+    """Execute a notebook with parameters and store the executed copy.
+
+    Parameters
+    ----------
+    source, target : Path or str
+    parameters : dict
+        For its ``parameters`` cell.
+    root : Path or str
+        Working directory of the kernel.
+
+    Returns
+    -------
+    Path
+        The target; it appears only when every cell has run. A copy that failed is kept beside it as ``.failed.ipynb``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such notebook.
+    NotebookError
+        If a cell fails.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    source, target = Path(source), Path(target)
+    if not source.is_file():
+        known = ", ".join(sorted(p.stem for p in source.parent.glob("*.ipynb"))) or "none"
+        raise FileNotFoundError(f"there is no notebook {source.name}. In {source.parent} there are: {known}.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(".running.ipynb")
+    command = f"tla notebooks {source.stem} " + " ".join(f"--{k.lower()} {v}" for k, v in parameters.items())
+    before = os.environ.get("TLA_COMMAND")
+    os.environ["TLA_COMMAND"] = command.strip()  # the kernel inherits it, for the sidecars of its figures
+    try:
+        papermill.execute_notebook(
+            str(source), str(unfinished), parameters=parameters, cwd=str(root), kernel_name="python3",
+            progress_bar=False,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        failed = target.with_suffix(".failed.ipynb")
+        os.replace(unfinished, failed)
+        raise NotebookError(
+            f"{source.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}. The executed part is in"
+            f" {failed}."
+        ) from error
+    finally:
+        if before is None:
+            del os.environ["TLA_COMMAND"]
+        else:
+            os.environ["TLA_COMMAND"] = before
+    os.replace(unfinished, target)
+    target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
+    return target

@@ -1,0 +1,326 @@
+"""Ratios of distances between and within classes: how far adversarial examples lie from a class, in units of that
+class's own spread. r takes the adversaries mistaken *for* a class, r' those crafted *from* it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+
+import numpy as np
+
+METRICS = ("angular", "cosine", "euclidean")
+
+# Products and distances are formed one square tile at a time: 4 million float64 entries are 32 MB.
+_BLOCK_ENTRIES = 4_000_000
+# An inner distance below this share of the features' scale is rounding: neighbouring float32 numbers differ by 6e-8,
+# which is 2e-15 in 1 - cos, and float64 sums over up to a million entries err by less than 1e-12.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RatioResult:
+    """Ratio of cross-class to inner-class distance, overall and per class.
+
+    Attributes
+    ----------
+    value : float
+        Mean of `per_class` over the classes that have a ratio, 0 or more; nan where none has one.
+    per_class : ndarray of shape (K,), float64
+        ``cross / inner``; nan for a class that was left out.
+    left_out : tuple of int
+        Classes without adversaries, with fewer than two clean images, or with an inner distance of 0.
+    inner, cross : ndarray of shape (K,), float64
+        Mean inner-class and cross-class distances; nan where there are no pairs.
+    metric : str
+        The distance: "angular", "cosine" or "euclidean".
+    """
+
+    value: float
+    per_class: np.ndarray
+    left_out: tuple[int, ...]
+    inner: np.ndarray
+    cross: np.ndarray
+    metric: str
+
+    def __repr__(self):
+        n_classes = len(self.per_class)
+        left_out = f", left out: {', '.join(map(str, self.left_out))}" if self.left_out else ""
+        used = f"{n_classes - len(self.left_out)} of {n_classes} classes{left_out}"
+        return f"RatioResult(value={self.value:.4g}, metric={self.metric!r}, {used})"
+
+
+def ratio(cross_features, cross_classes, features, labels, *, metric="angular", n_classes=None) -> RatioResult:
+    """Mean distance from adversaries to a class's clean images, over the mean distance within that class.
+
+    With c_i the representations of the clean images of class k, and c'_q those of the adversaries assigned to it::
+
+        inner_k = mean over unordered pairs i < j of D(c_i, c_j)
+        cross_k = mean over all pairs (q, i) of D(c'_q, c_i)
+        value   = mean over classes k of cross_k / inner_k
+
+    Parameters
+    ----------
+    cross_features : array_like of shape (m, d)
+        Representations of the adversaries; m may be 0 (every class is left out then).
+    cross_classes : array_like of int, shape (m,)
+        The class, 0 or more, whose clean images each adversary is compared with.
+    features : array_like of shape (n, d)
+        Representations of the clean images.
+    labels : array_like of int, shape (n,)
+        True classes of the clean images, 0 or more.
+    metric : {"angular", "cosine", "euclidean"}
+        D: 1 - |cos|, in [0, 1]; 1 - cos, in [0, 2]; or the Euclidean distance, not squared.
+    n_classes : int, optional
+        K, the number of classes; by default 1 + the highest class in `labels` and `cross_classes`.
+
+    Returns
+    -------
+    RatioResult
+        Computed in float64, whatever the type of the features.
+
+    Raises
+    ------
+    ValueError
+        For NaN, infinity or (angular, cosine) a zero vector, naming the row; for wrong shapes or lengths, an empty
+        `features`, negative or non-integer classes, a class that `n_classes` excludes, or an unknown metric.
+
+    Notes
+    -----
+    The definition is that of Table 3 of the supplement of "Metric Learning for Adversarial Robustness" (Mao et al.,
+    2019). Only one tile of at most 4 million distances is held at a time; 1 - cos, and 1 - |cos| where no feature is
+    negative, need no pairs at all.
+
+    Examples
+    --------
+    >>> ratio([[1, 1], [0, 1]], [0, 1], [[1, 0], [0, 1], [1, 0], [1, 1]], [0, 0, 1, 1])
+    RatioResult(value=1.25, metric='angular', 2 of 2 classes)
+    """
+    check_metric(metric)
+    features = check_features(features, "features")
+    cross_features = check_features(cross_features, "cross_features", may_be_empty=True)
+    if cross_features.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"cross_features has {cross_features.shape[1]} columns, features {features.shape[1]}; expected the same "
+            "number. Take both from the same layer of the same model."
+        )
+    labels = _check_classes(labels, "labels", len(features))
+    cross_classes = _check_classes(cross_classes, "cross_classes", len(cross_features))
+    if metric != "euclidean":
+        check_nonzero_rows(features, "features", metric)
+        check_nonzero_rows(cross_features, "cross_features", metric)
+
+    highest = max(labels.max(), cross_classes.max(initial=0))
+    n_classes = int(highest) + 1 if n_classes is None else _check_n_classes(n_classes, highest)
+    inner, cross = np.full(n_classes, np.nan), np.full(n_classes, np.nan)
+    for k in range(n_classes):
+        clean = features[labels == k]
+        adversaries = cross_features[cross_classes == k]
+        if len(clean) == 0:
+            continue
+        clean, adversaries = _prepare(clean, metric), _prepare(adversaries, metric)
+        if len(clean) > 1:
+            inner[k] = _mean_inner(clean, metric)
+        if len(adversaries) > 0:
+            cross[k] = _mean_cross(adversaries, clean, metric)
+
+    has_ratio = np.isfinite(cross) & (inner > 0)
+    per_class = np.full(n_classes, np.nan)
+    per_class[has_ratio] = cross[has_ratio] / inner[has_ratio]
+    value = float(per_class[has_ratio].mean()) if has_ratio.any() else float("nan")
+    return RatioResult(value, per_class, tuple(np.flatnonzero(~has_ratio).tolist()), inner, cross, metric)
+
+
+def ratio_r(reps, *, metric="angular") -> RatioResult:
+    """r: how far adversarial examples stay from the class they are mistaken for. Higher is better.
+
+    Parameters
+    ----------
+    reps : RepresentationSet
+        With an adversarial part: its `adv_features`, `adv_predictions`, `features`, `labels` and `class_names`.
+    metric : {"angular", "cosine", "euclidean"}
+        See `ratio`.
+
+    Returns
+    -------
+    RatioResult
+        Class k compares the adversarial examples predicted as k, but of another true class, with the clean images
+        of k (section 3 of the method; column r of the first arXiv version, 1909.00900v1).
+
+    Raises
+    ------
+    ValueError
+        Where `reps` has no adversarial part, and as `ratio`.
+    """
+    adversaries, predictions = _adversarial(reps, "adv_features", metric), _adversarial(reps, "adv_predictions", metric)
+    mistaken = predictions != np.asarray(reps.labels)
+    cross_features, cross_classes = adversaries[mistaken], predictions[mistaken]
+    n_classes = _n_classes(reps, predictions)
+    return ratio(cross_features, cross_classes, reps.features, reps.labels, metric=metric, n_classes=n_classes)
+
+
+def ratio_r_prime(reps, *, metric="angular") -> RatioResult:
+    """r': how far an attack moves images away from their own class. Lower is better.
+
+    Parameters
+    ----------
+    reps : RepresentationSet
+        With an adversarial part: its `adv_features`, `features`, `labels` and `class_names`.
+    metric : {"angular", "cosine", "euclidean"}
+        See `ratio`.
+
+    Returns
+    -------
+    RatioResult
+        Class k compares all adversarial examples crafted from images of true class k, successful or not, with the
+        clean images of k (section 3 of the method; Table 3 of the supplement).
+
+    Raises
+    ------
+    ValueError
+        Where `reps` has no adversarial part, and as `ratio`.
+    """
+    adversaries = _adversarial(reps, "adv_features", metric)
+    return ratio(adversaries, reps.labels, reps.features, reps.labels, metric=metric, n_classes=_n_classes(reps))
+
+
+def check_metric(metric, known=METRICS):
+    """Raise ValueError, listing the known metrics, unless `metric` is one of them."""
+    if metric not in known:
+        raise ValueError(f"metric={metric!r} is unknown; expected one of {', '.join(known)}.")
+
+
+def check_features(features, name, *, may_be_empty=False) -> np.ndarray:
+    """The features as an array of finite real numbers of shape (n, d), in their own type; not copied.
+
+    Raises
+    ------
+    ValueError
+        For another number of dimensions, no columns, no rows (unless `may_be_empty`), values that are not real
+        numbers, or NaN or infinity, naming the first such row. `name` is how messages call the argument.
+    """
+    features = np.asarray(features)
+    if features.ndim != 2 or features.shape[1] == 0:
+        raise ValueError(f"{name} has shape {features.shape}; expected (n, d), one representation per row.")
+    if len(features) == 0 and not may_be_empty:
+        raise ValueError(f"{name} is empty, shape {features.shape}; expected at least one row.")
+    if features.dtype.kind not in "fiu":
+        raise ValueError(f"{name} has type {features.dtype}; expected real numbers. Convert it to float32.")
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"{name} row {np.argmin(finite)} holds NaN or infinity; expected finite numbers. Leave the row out, or "
+            "look for a diverged model."
+        )
+    return features
+
+
+def check_nonzero_rows(features, name, metric):
+    """Raise ValueError, naming the first row of zeros: it has no direction, hence no angle to anything."""
+    nonzero = features.any(axis=1)
+    if not nonzero.all():
+        raise ValueError(
+            f"{name} row {np.argmin(nonzero)} is a zero vector; metric={metric!r} expects a direction. Leave the row "
+            "out, or use metric='euclidean'."
+        )
+
+
+def unit_rows(features) -> np.ndarray:
+    """New float64 array of the non-zero rows of `features` (n, d), each divided by its Euclidean norm."""
+    unit = np.array(features, dtype=np.float64)
+    # Dividing by the largest entry first keeps squares of very large and very small numbers in range.
+    unit /= np.abs(unit).max(axis=1, keepdims=True)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    return unit
+
+
+def _prepare(features, metric):
+    return features.astype(np.float64) if metric == "euclidean" else unit_rows(features)
+
+
+def _mean_cross(a, b, metric):
+    if _has_closed_form(metric, a, b):
+        return max(0.0, 1 - a.mean(axis=0) @ b.mean(axis=0))
+    total = sum(_tile(a[rows], b[columns], metric).sum() for rows in _spans(len(a)) for columns in _spans(len(b)))
+    mean = total / (len(a) * len(b))
+    return mean if metric == "euclidean" else max(0.0, 1 - mean)
+
+
+def _mean_inner(a, metric):
+    n_pairs = len(a) * (len(a) - 1) / 2
+    if _has_closed_form(metric, a):
+        total = a.sum(axis=0)
+        mean = 1 - (total @ total - len(a)) / 2 / n_pairs
+    else:
+        total = 0.0
+        for rows in _spans(len(a)):
+            tile = _tile(a[rows], a[rows], metric)
+            total += (tile.sum() - np.trace(tile)) / 2
+            total += sum(_tile(a[rows], a[columns], metric).sum() for columns in _spans(len(a), rows.stop))
+        mean = total / n_pairs if metric == "euclidean" else 1 - total / n_pairs
+    scale = np.linalg.norm(a, axis=1).max() if metric == "euclidean" else 1.0
+    return mean if mean > _ROUNDING * scale else 0.0
+
+
+def _has_closed_form(metric, *features):
+    """The mean of u.v over pairs is a product of sums; |u.v| is u.v where no entry is negative, as after a ReLU."""
+    return metric == "cosine" or (metric == "angular" and all(part.min() >= 0 for part in features))
+
+
+def _tile(a, b, metric):
+    """|cos| of unit rows, or Euclidean distances: (len(a), len(b))."""
+    if metric == "euclidean":
+        # Differences, since |a|^2 + |b|^2 - 2 a.b loses half of the digits for near neighbours.
+        from scipy.spatial.distance import cdist
+
+        return cdist(a, b)
+    products = a @ b.T
+    return np.abs(products, out=products)
+
+
+def _spans(n, start=0):
+    side = isqrt(_BLOCK_ENTRIES)
+    return [slice(first, min(first + side, n)) for first in range(start, n, side)]
+
+
+def _adversarial(reps, field, metric):
+    """One adversarial array of `reps`, checked before rows are left out: messages count rows as `reps` does."""
+    values = getattr(reps, field, None)
+    if values is None:
+        raise ValueError(f"reps.{field} is None; expected adversarial examples. Pass attack= to analysis.extract.")
+    if len(values) != len(reps.labels):
+        raise ValueError(
+            f"reps.{field} has {len(values)} rows, reps.labels {len(reps.labels)}; expected one adversarial example "
+            "per image. Extract them together."
+        )
+    if field != "adv_features":
+        return np.asarray(values)
+    check_metric(metric)
+    values = check_features(values, "reps.adv_features")
+    if metric != "euclidean":
+        check_nonzero_rows(values, "reps.adv_features", metric)
+    return values
+
+
+def _n_classes(reps, predictions=()):
+    names = getattr(reps, "class_names", None)
+    highest = max(np.max(reps.labels, initial=-1), np.max(predictions, initial=-1))
+    return max(0 if names is None else len(names), 1 + int(highest))
+
+
+def _check_classes(classes, name, n):
+    classes = np.asarray(classes)
+    if classes.shape != (n,):
+        raise ValueError(f"{name} has shape {classes.shape}; expected ({n},), one class per row.")
+    if n == 0:
+        return np.empty(0, dtype=np.int64)
+    if classes.dtype.kind not in "iu":
+        raise ValueError(f"{name} has type {classes.dtype}; expected integers. Convert it with .astype(numpy.int64).")
+    if classes.min() < 0:
+        raise ValueError(f"{name} row {np.argmin(classes)} is {classes.min()}; expected classes from 0 upwards.")
+    return classes
+
+
+def _check_n_classes(n_classes, highest):
+    if not isinstance(n_classes, int | np.integer) or isinstance(n_classes, bool) or n_classes <= highest:
+        raise ValueError(f"n_classes={n_classes!r}; expected an integer above the highest class, {highest}, or None.")
+    return int(n_classes)

@@ -1,0 +1,142 @@
+"""Reads what a scale consists of, and says where its runs and results lie."""
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tla_core.config import METHODS, AttackConfig, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Everything that the one word `SCALE` selects; read from ``workflow/scales/<name>.yaml``.
+
+    Attributes
+    ----------
+    name : str
+    root : Path
+        Root of the project.
+    datasets, methods, notebooks : tuple of str
+    seeds : tuple of int
+    points_per_class : dict
+        ``clean`` and ``adversarial`` points of each map.
+    tsne_iterations : int or "auto"
+    overrides : dict
+        Method -> fields that differ from its preset.
+    """
+
+    name: str
+    root: Path
+    datasets: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    notebooks: tuple[str, ...]
+    points_per_class: dict[str, int]
+    tsne_iterations: int | str = "auto"
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.overrides) - set(METHODS))
+        if unknown:
+            raise ValueError(f"overrides must name methods ({', '.join(METHODS)}). Got {', '.join(unknown)}.")
+
+    def config(self, dataset: str, method: str, seed: int = 0) -> TrainConfig:
+        """The settings of one training: the preset, with this scale's overrides."""
+        config = TrainConfig.preset(f"{self.name}/{dataset}/{method}", seed=seed)
+        changes = dict(self.overrides.get(method, {}))
+        for name in ("attack", "selection_attack"):
+            if isinstance(changes.get(name), dict):
+                changes[name] = dataclasses.replace(getattr(config, name), **changes[name])
+        known = {f.name for f in dataclasses.fields(TrainConfig)}
+        if unknown := sorted(set(changes) - known):
+            raise ValueError(f"overrides of {method} hold an unknown field: {', '.join(unknown)}.")
+        return dataclasses.replace(config, **changes)
+
+    def run_dir(self, dataset: str, method: str, seed: int = 0) -> Path:
+        """Folder of a training: ``runs/<scale>/<dataset>/<method>/seed<n>``."""
+        return self.root / "runs" / self.name / dataset / method / f"seed{seed}"
+
+    @property
+    def figures_dir(self) -> Path:
+        """Where this scale's figures and tables go."""
+        return self.root / "figures" / self.name
+
+
+def project_root(start: Path | str | None = None) -> Path:
+    """The folder that holds ``workflow/scales``: ``TLA_ROOT``, or the nearest above the working directory.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    if start is None and os.environ.get("TLA_ROOT"):
+        return Path(os.environ["TLA_ROOT"])
+    here = Path(start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "workflow" / "scales").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"no project above {here}: expected a folder with workflow/scales. Work inside a clone, or set TLA_ROOT to it."
+    )
+
+
+def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:
+    """Read a scale.
+
+    Raises
+    ------
+    ValueError
+        For an unknown scale (they are listed), or a file with unknown keys.
+    """
+    root = Path(root) if root is not None else project_root()
+    path = root / "workflow" / "scales" / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise ValueError(f"unknown scale {name!r}. There are: {', '.join(known) or 'none'} in {path.parent}.")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    unknown = sorted(set(values) - {f.name for f in dataclasses.fields(Scale)})
+    if unknown:
+        raise ValueError(f"{path.name} holds unknown keys: {', '.join(unknown)}.")
+    lists = {key: tuple(values[key]) for key in ("datasets", "methods", "seeds", "notebooks")}
+    return Scale(**{**values, **lists, "name": name, "root": root, "overrides": values.get("overrides") or {}})
+
+
+def results_dir(run_dir: Path | str) -> Path:
+    """Where the results of a run lie: the same path below ``results`` as the run has below ``runs``."""
+    run_dir = Path(run_dir)
+    parts = list(run_dir.parts)
+    if "runs" not in parts:
+        return run_dir / "results"
+    last = len(parts) - 1 - parts[::-1].index("runs")
+    return Path(*parts[:last], "results", *parts[last + 1 :])
+
+
+def override_flags(config: TrainConfig, preset: TrainConfig) -> list[str]:
+    """Command-line flags of `tla train` that turn a preset into a configuration."""
+    flags = []
+    for f in dataclasses.fields(TrainConfig):
+        value, default = getattr(config, f.name), getattr(preset, f.name)
+        if f.name == "seed" or value == default:
+            continue
+        name = f.name.replace("_", "-")
+        if isinstance(value, AttackConfig):
+            inner = dataclasses.asdict(value)
+            changed = {k: v for k, v in inner.items() if v != getattr(default, k)}
+            flags += [word for k, v in changed.items() for word in _flag(f"{name}.{k.replace('_', '-')}", v)]
+        else:
+            flags += _flag(name, value)
+    return flags
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        head, dot, last = name.rpartition(".")
+        return [f"--{name}" if value else f"--{head}{dot}no-{last}"]
+    if isinstance(value, tuple):
+        return [f"--{name}", *map(repr, value)]
+    return [f"--{name}", repr(value) if isinstance(value, float) else str(value)]

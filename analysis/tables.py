@@ -1,0 +1,129 @@
+"""Tables as records that render to CSV, Markdown, LaTeX (booktabs) and HTML, with the best values marked."""
+
+import csv
+import html
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Parameters
+    ----------
+    key : str
+        In each record.
+    title : str
+        Printed above it.
+    digits : int
+        After the decimal point, of floats.
+    best : {"min", "max"}, optional
+        Which value is marked.
+    percent : bool
+        Print a fraction as a percentage.
+    """
+
+    key: str
+    title: str
+    digits: int = 3
+    best: Literal["min", "max"] | None = None
+    percent: bool = False
+
+    def text(self, value: Any) -> str:
+        """A value as printed; an en dash where there is none."""
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return "–"
+        if isinstance(value, float):
+            return f"{value * 100 if self.percent else value:.{self.digits}f}"
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Records under columns.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+    rows : sequence of dict
+        Each has the columns' keys; a missing or nan value is printed as a dash.
+    caption : str
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+    """
+
+    columns: Sequence[Column]
+    rows: Sequence[dict[str, Any]]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise ValueError("a table needs at least one row. Got none.")
+
+    def is_best(self, row: dict[str, Any], column: Column) -> bool:
+        """Whether the row's value is the best of its column, as printed: ties at that precision are all marked."""
+        if column.best is None or column.text(row.get(column.key)) == "–":
+            return False
+        values = [r[column.key] for r in self.rows if column.text(r.get(column.key)) != "–"]
+        pick = min if column.best == "min" else max
+        return len(values) > 1 and column.text(row[column.key]) == column.text(pick(values))
+
+    def to_csv(self) -> str:
+        """Full precision, one line per record, keys as the header."""
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, [c.key for c in self.columns], extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return buffer.getvalue()
+
+    def to_markdown(self) -> str:
+        """A pipe table with the best values in bold."""
+        lines = [[c.title for c in self.columns], ["---" if not i else "---:" for i in range(len(self.columns))]]
+        lines += [[self._cell(row, c, "**{}**") for c in self.columns] for row in self.rows]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return f"{body}\n\n{self.caption}\n" if self.caption else f"{body}\n"
+
+    def to_latex(self) -> str:
+        """A booktabs tabular with the best values in bold."""
+        align = "l" + "r" * (len(self.columns) - 1)
+        lines = [" & ".join(_latex(c.title) for c in self.columns) + r" \\", r"\midrule"]
+        for row in self.rows:
+            cells = [_latex(c.text(row.get(c.key))) for c in self.columns]
+            bold = [self.is_best(row, c) for c in self.columns]
+            lines.append(" & ".join(rf"\textbf{{{t}}}" if b else t for t, b in zip(cells, bold, strict=True)) + r" \\")
+        body = "\n".join(lines)
+        caption = f"% {self.caption}\n" if self.caption else ""
+        return f"{caption}\\begin{{tabular}}{{{align}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+
+    def to_html(self) -> str:
+        """A table element with the best values in bold; all text is escaped."""
+        head = "".join(f"<th>{html.escape(c.title)}</th>" for c in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{self._cell(row, c, '<b>{}</b>', html.escape)}</td>" for c in self.columns) + "</tr>"
+            for row in self.rows
+        )
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>\n"
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def __repr__(self) -> str:
+        return f"Table({len(self.rows)} rows x {len(self.columns)} columns)"
+
+    def _cell(self, row: dict[str, Any], column: Column, mark: str, escape=str) -> str:
+        text = escape(column.text(row.get(column.key)))
+        return mark.format(text) if self.is_best(row, column) else text
+
+
+def _latex(text: str) -> str:
+    for character, written in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
+        text = text.replace(character, written)
+    return text.replace("–", "--").replace("′", "$'$").replace("ε", r"$\varepsilon$").replace("±", r"$\pm$")

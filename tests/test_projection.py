@@ -1,0 +1,235 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from analysis.projection import project
+
+
+def make_classes(seed=0, n=200, d=20, n_classes=4, spread=0.3):
+    """Features float32 (n, d) in separate directions, and labels (n,)."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % n_classes
+    centres = np.linalg.qr(rng.normal(size=(d, n_classes)))[0].T
+    return (centres[labels] + spread * rng.normal(size=(n, d)) / d**0.5).astype(np.float32), labels
+
+
+def neighbour_accuracy(coords, labels):
+    """Share of points whose nearest point in the map is of the same class."""
+    distances = np.linalg.norm(coords[:, None] - coords[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return (labels[distances.argmin(axis=1)] == labels).mean()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_tsne_keeps_classes_together(metric):
+    features, labels = make_classes()
+    before = features.copy()
+    result = project(features, metric=metric, n_iter=400)
+    assert result.coords.shape == (200, 2) and result.coords.dtype == np.float64 and result.coords.flags.c_contiguous
+    assert np.isfinite(result.coords).all()
+    assert neighbour_accuracy(np.random.default_rng(0).normal(size=(200, 2)), labels) < 0.5
+    assert neighbour_accuracy(result.coords, labels) > 0.95
+    np.testing.assert_array_equal(features, before)
+
+
+def test_tsne_is_the_same_with_more_threads_and_again():
+    features, _ = make_classes(n=400, d=30, spread=1.5)
+    first, again, threads = (project(features, n_iter=280, n_jobs=jobs) for jobs in (1, 1, 2))
+    np.testing.assert_array_equal(again.coords, first.coords)
+    np.testing.assert_array_equal(threads.coords, first.coords)
+    assert again.params == first.params
+    assert threads.params == first.params | {"n_jobs": 2}
+
+
+def test_tsne_is_the_same_whatever_blas_threads():
+    script = """
+import hashlib, numpy as np
+from analysis.projection import project
+x = np.random.default_rng(0).normal(size=(300, 200)) + np.arange(300)[:, None] % 5
+p = project(x, n_iter=255)
+print(hashlib.sha256(p.coords.tobytes()).hexdigest(), p.params["kl_divergence"])
+"""
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"), threads),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2")
+    ]
+    assert outputs[0] == outputs[1]
+
+
+def test_tsne_parameters_are_resolved():
+    features, _ = make_classes(n=60)
+    params = project(features, n_iter="auto").params
+    assert json.loads(json.dumps(params)) == params
+    assert params["n_iter"] == 750 and params["early_exaggeration_iter"] == 250
+    assert params["perplexity"] == 15 and params["metric"] == "cosine" and params["neighbors"] == "exact"
+    assert params["learning_rate"] == {"early_exaggeration": 5.0, "final": 60.0}
+    assert (params["n_points"], params["n_features"]) == (60, 20)
+    assert params["kl_divergence"] > 0
+    assert params["versions"]["openTSNE"]
+
+
+def test_n_iter_is_the_total(monkeypatch):
+    import openTSNE.tsne
+
+    counts = []
+    step = openTSNE.tsne.gradient_descent.__call__
+
+    def count(self, *args, n_iter, **kwargs):
+        counts.append(n_iter)
+        return step(self, *args, n_iter=n_iter, **kwargs)
+
+    monkeypatch.setattr(openTSNE.tsne.gradient_descent, "__call__", count)
+    features, _ = make_classes(n=60)
+    for n_iter, expected in ((250, [250, 0, 0]), (np.int64(300), [250, 50, 0]), ("auto", [250, 500, 0])):
+        counts.clear()
+        project(features, n_iter=n_iter)
+        assert counts == expected
+
+
+def test_kl_divergence_falls_with_iterations():
+    features, _ = make_classes(n=150, spread=1.0)
+    short, long = (project(features, n_iter=n_iter).params["kl_divergence"] for n_iter in (260, 600))
+    assert long < short
+
+
+def test_cosine_ignores_lengths():
+    features, _ = make_classes(n=100)
+    scales = 2.0 ** np.random.default_rng(1).integers(-20, 20, size=(100, 1))
+    np.testing.assert_array_equal(project(features * scales, n_iter=260).coords, project(features, n_iter=260).coords)
+
+
+def test_random_state_changes_the_map():
+    features, _ = make_classes(n=100, spread=1.5)
+    assert (project(features, random_state=1, n_iter=260).coords != project(features, n_iter=260).coords).any()
+
+
+def test_tsne_of_duplicates_is_finite():
+    features = np.repeat(make_classes(n=4)[0], 60, axis=0)
+    assert np.isfinite(project(features, n_iter=300).coords).all()
+
+
+def test_repr():
+    text = repr(project(make_classes(n=60)[0], n_iter=250))
+    assert text.startswith("Projection(tsne, 60 points, perplexity=15, n_iter=250, metric=cosine, random_state=0, kl_")
+
+
+def test_umap_keeps_classes_together_and_is_seeded(recwarn):
+    features, labels = make_classes(n=120)
+    first, again = (project(features, method="umap", n_iter=60) for _ in range(2))
+    assert neighbour_accuracy(first.coords, labels) > 0.95
+    np.testing.assert_array_equal(again.coords, first.coords)
+    assert json.loads(json.dumps(first.params)) == first.params
+    assert first.params["n_neighbors"] == 15 and first.params["n_iter"] == 60 and first.params["n_jobs"] == 1
+    assert not [warning for warning in recwarn if "n_jobs" in str(warning.message)]
+    assert "n_neighbors=15" in repr(first)
+
+
+@pytest.mark.parametrize("shape", [(50, 8), (8, 50), (520, 510)])
+def test_pca_matches_the_singular_value_decomposition(shape):
+    features = np.random.default_rng(2).normal(size=shape) + 5
+    centred = features - features.mean(axis=0)
+    u, s, vt = np.linalg.svd(centred, full_matrices=False)
+    signs = np.sign(vt[[0, 1], np.abs(vt[:2]).argmax(axis=1)])
+    result = project(features, method="pca", metric="euclidean")
+    np.testing.assert_allclose(result.coords, u[:, :2] * s[:2] * signs, atol=1e-7)
+    np.testing.assert_array_equal(result.coords, project(features, method="pca", metric="euclidean").coords)
+    assert json.loads(json.dumps(result.params)) == result.params
+
+
+def test_pca_signs_do_not_depend_on_the_solver(monkeypatch):
+    features = np.random.default_rng(3).normal(size=(60, 10))
+    full = project(features, method="pca").coords
+    monkeypatch.setattr("analysis.projection._FULL_SVD_UP_TO", 5)
+    np.testing.assert_allclose(project(features, method="pca").coords, full, atol=1e-9)
+
+
+def test_pca_of_unit_rows_by_default():
+    features, _ = make_classes(n=60)
+    np.testing.assert_allclose(
+        project(features * 7, method="pca").coords, project(features, method="pca").coords, atol=1e-6
+    )
+
+
+def changed(array, index, value):
+    array = array.copy()
+    array[index] = value
+    return array
+
+
+X = np.random.default_rng(4).normal(size=(60, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap", "pca"])
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (changed(X, (7, 2), np.nan), "^features row 7 holds NaN or infinity"),
+        (changed(X, (8, 2), np.inf), "^features row 8 holds NaN or infinity"),
+        (changed(X, 9, 0), "^features row 9 is a zero vector; metric='cosine'"),
+        (X[0], r"^features has shape \(5,\); expected \(n, d\)"),
+        (X[:0], "^features is empty"),
+        (X[:, :1], "^features has 1 column; expected 2 or more"),
+        (np.ones((60, 5)), "^features is constant, all 60 rows have the same direction"),
+        (X[:1] * np.linspace(0.1, 7, 60, dtype=np.float32)[:, None], "^features is constant"),
+        (X.astype(str), "^features has type <U32"),
+    ],
+)
+def test_wrong_features_raise(method, features, message):
+    with pytest.raises(ValueError, match=message):
+        project(features, method=method)
+
+
+def test_constant_rows_raise_but_multiples_have_euclidean_maps():
+    with pytest.raises(ValueError, match="same values"):
+        project(np.full((60, 5), 3.0), metric="euclidean", method="pca")
+    project(X[:1] * np.linspace(0.1, 7, 60)[:, None], metric="euclidean", method="pca")
+    project(changed(X, 9, 0), metric="euclidean", method="pca")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "mds"}, "method='mds' is unknown; expected one of tsne, umap, pca"),
+        ({"metric": "angular"}, "metric='angular' is unknown; expected one of cosine, euclidean"),
+        ({"perplexity": 20}, "60 rows, too few for perplexity=20; expected at least 61.*possible is 19.6667"),
+        ({"perplexity": 19.9}, "expected at least 61"),
+        ({"perplexity": 0.5}, "perplexity=0.5; expected a number of at least 1"),
+        ({"perplexity": np.nan}, "perplexity=nan; expected a number"),
+        ({"perplexity": "auto"}, "perplexity='auto'; expected a number"),
+        ({"n_iter": 249}, "n_iter=249; expected 'auto' or an integer of at least 250"),
+        ({"n_iter": 500.0}, r"n_iter=500\.0; expected 'auto' or an integer"),
+        ({"n_iter": "default"}, "n_iter='default'; expected 'auto'"),
+        ({"n_iter": True}, "n_iter=True"),
+        ({"n_iter": 0, "method": "umap"}, "n_iter=0; expected 'auto' or an integer of at least 1. These are UMAP's"),
+        ({"n_neighbors": 60, "method": "umap"}, "60 rows, too few for n_neighbors=60.*possible is 59"),
+        ({"n_neighbors": 1, "method": "umap"}, "n_neighbors=1; expected an integer of at least 2"),
+        ({"random_state": None}, "random_state=None; expected an integer of at least 0"),
+        ({"random_state": 2**32}, "random_state=4294967296; expected .* at most 4294967295"),
+        ({"n_jobs": -1}, "n_jobs=-1; expected an integer of at least 1"),
+    ],
+)
+def test_wrong_settings_raise(settings, message):
+    with pytest.raises(ValueError, match=message):
+        project(X, **settings)
+
+
+def test_three_points_are_too_few_for_tsne():
+    with pytest.raises(ValueError, match="t-SNE needs at least 4 points"):
+        project(X[:3], perplexity=1)
+    assert project(X[:4], perplexity=1, n_iter=250).coords.shape == (4, 2)
+
+
+def test_heavy_libraries_are_imported_late():
+    script = "import sys, analysis.projection; print([m for m in ('openTSNE', 'umap', 'sklearn') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"

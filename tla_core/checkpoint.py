@@ -1,0 +1,165 @@
+"""Files that are either whole or not there: safetensors with a checksum inside, and JSON, written atomically."""
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from tla_core.config import canonical_json
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be trusted: truncated, altered, of another kind, or a pickle."""
+
+
+def save_tensors(path: Path | str, tensors: dict[str, Tensor | np.ndarray], metadata: dict[str, Any]) -> None:
+    """Write tensors and JSON metadata into one safetensors file, atomically and with a checksum of both.
+
+    Parameters
+    ----------
+    path : Path or str
+    tensors : dict of str to Tensor or ndarray
+    metadata : dict
+        JSON values.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written (a full disk). What was there before is unchanged.
+    """
+    # safetensors refuses channels_last, sliced and tied tensors: each gets memory of its own.
+    owned = {
+        name: torch.as_tensor(value).detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+    text = canonical_json(metadata)
+    header = {"format": f"tla/{FORMAT}", "metadata": text, "sha256": _digest(owned, text)}
+    write_atomic(path, to_bytes(owned, header))
+
+
+def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote, and verify it.
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+        On the CPU.
+    metadata : dict
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is truncated or altered, has another format, or is a pickle.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}.")
+    content = path.read_bytes()
+    if content[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise CheckpointError(
+            f"{path} is a pickle, as torch.save writes them. Loading one can run any code, so only safetensors files are"
+            " read: load it where you trust it, and store its state_dict with safetensors.torch.save_file."
+        )
+    header = _read_header(content, path)
+    if header.get("format") != f"tla/{FORMAT}":
+        raise CheckpointError(
+            f"{path} is not a file of this toolkit: expected the format tla/{FORMAT}. Got {header.get('format')!r}."
+        )
+    try:
+        tensors = load_bytes(content)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is truncated or altered: {error}. Make it again, or take a copy.") from error
+    if _digest(tensors, header.get("metadata", "")) != header.get("sha256"):
+        raise CheckpointError(f"{path} was altered: its content does not have the checksum it carries. Make it again.")
+    return tensors, json.loads(header["metadata"])
+
+
+def read_metadata(path: Path | str) -> dict[str, Any]:
+    """Read the metadata alone, without verifying the tensors: fast, for listings and comparisons."""
+    path = Path(path)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = _read_header(size.to_bytes(8, "little") + file.read(min(size, 1 << 26)), path)
+    if header.get("format") != f"tla/{FORMAT}":
+        raise CheckpointError(f"{path} is not a file of this toolkit. Got the format {header.get('format')!r}.")
+    return json.loads(header["metadata"])
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON for people to read, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def write_atomic(path: Path | str, content: bytes) -> None:
+    """Write beside, flush to the disk, rename: a reader sees the old file or the new one, never a part.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the file that was there before is unchanged.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            f"could not write {path} ({len(content) / 1e6:.1f} MB): {error.strerror}. What was there before is unchanged;"
+            " free some space, or check the permissions, and run the same command again",
+        ) from error
+    _sync_folder(path.parent)
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 (hex) of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # a rename is only durable with its folder; not every system allows it
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _read_header(content: bytes, path: Path) -> dict[str, str]:
+    size = int.from_bytes(content[:8], "little")
+    try:
+        if len(content) < 8 + size:
+            raise ValueError(f"{len(content)} bytes, and a header of {size}")
+        return json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no safetensors file, or a truncated one: {error}.") from error
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

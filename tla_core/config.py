@@ -1,0 +1,315 @@
+"""Settings as frozen dataclasses: checked when made, and identified by the hash of their canonical JSON."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import numbers
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+METHODS = ("um", "at", "alp", "tla")
+ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """One attack, by name and size.
+
+    The names set what they stand for, so that the fields always say what will run: ``fgsm`` is one step of size
+    `eps` from the image itself, ``bim`` has no random start, ``mim`` a momentum of 1 unless another is given, and
+    ``cw`` ascends the margin.
+
+    Parameters
+    ----------
+    name : {"pgd", "fgsm", "bim", "mim", "cw"}
+    norm : {"linf", "l2"}
+        The ball that the perturbation stays in.
+    eps : float
+        Radius of the ball in pixel units, where images span [0, 1].
+    step_size : float
+        Length of one step, in pixel units of the same norm.
+    steps, restarts : int
+        Steps of each start, and starts; the worst case per image over the restarts counts.
+    random_start : bool
+        Start at a uniformly random point of the ball instead of the image.
+    loss : {"ce", "margin"}
+        Ascend the cross-entropy, or ``max_other - z_y`` of the logits.
+    momentum : float
+        Decay of the accumulated L1-normalised gradients (Dong et al. 2018, eq. 6); 0 is plain PGD.
+
+    Raises
+    ------
+    ValueError
+        For a value that is out of range; the message names it and what was expected.
+    """
+
+    name: str = "pgd"
+    norm: str = "linf"
+    eps: float = 8 / 255
+    step_size: float = 2 / 255
+    steps: int = 20
+    restarts: int = 1
+    random_start: bool = True
+    loss: str = "ce"
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("attack name", self.name, ATTACKS)
+        _one_of("norm", self.norm, ("linf", "l2"))
+        _one_of("loss", self.loss, ("ce", "margin"))
+        check_radius("eps", self.eps, self.norm)
+        implied: dict[str, Any] = {}
+        if self.name == "fgsm":
+            implied = {"steps": 1, "step_size": self.eps, "random_start": False}
+        elif self.name == "bim":
+            implied = {"random_start": False}
+        elif self.name == "mim":
+            implied = {"momentum": self.momentum or 1.0}
+        elif self.name == "cw":
+            implied = {"loss": "margin"}
+        for key, value in implied.items():
+            object.__setattr__(self, key, value)
+        if not self.step_size == self.eps:
+            check_radius("step_size", self.step_size, self.norm)
+        _whole("steps", self.steps, 1)
+        _whole("restarts", self.restarts, 1)
+        _number("momentum", self.momentum, 0.0, math.inf)
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(
+                f"restarts must be 1 without a random start, since each would be the same. Got {self.restarts}."
+            )
+
+    def scaled(self, eps: float) -> "AttackConfig":
+        """The same attack at another `eps`: as many steps, of a size in proportion."""
+        if self.eps == 0:
+            raise ValueError("an attack of eps 0 cannot be scaled: its step size is in proportion to nothing.")
+        return dataclasses.replace(self, eps=eps, step_size=self.step_size * eps / self.eps)
+
+    def __str__(self) -> str:
+        if self.name == "fgsm":
+            return f"FGSM, eps {self.eps:g} ({self.norm})"
+        restarts = f", {self.restarts} restarts" if self.restarts > 1 else ""
+        return f"{self.name.upper()} {self.steps} x {self.step_size:g}, eps {self.eps:g} ({self.norm}){restarts}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides what weights a training ends with; the device is no part of it.
+
+    Parameters
+    ----------
+    method : {"um", "at", "alp", "tla"}
+    dataset : str
+        A name or folder that `load_dataset` knows.
+    network : str
+        Family of the network, see `tla_core.models`.
+    width : float
+        Factor on the network's channels; 1 is the published size.
+    epochs, batch_size : int
+    optimizer : {"adam", "sgd"}
+        SGD has momentum 0.9.
+    learning_rate : float
+        The highest learning rate of the schedule.
+    schedule : {"constant", "onecycle", "steps"}
+        ``onecycle`` rises linearly and falls as a cosine; ``steps`` divides by ten at each of `milestones`.
+    warmup : float
+        Share of the training in which ``onecycle`` rises, in (0, 1).
+    milestones : tuple of float
+        Shares of the training at which ``steps`` divides, in (0, 1).
+    weight_decay : float
+        On the weights of convolutions and linear layers only.
+    label_smoothing : float
+        In [0, 1).
+    lambda_triplet, lambda_norm, lambda_alp : float
+        Weights of the triplet term, the norm term and logit pairing.
+    margin : float
+        Of the triplet term, in angular distance.
+    pool_size : int
+        Clean images among which the hardest negative is sought.
+    layer : str
+        Whose output is the representation of the triplet term: ``penultimate``, ``logits``, a name that the network
+        gives (``lower``, ``middle``, ``higher``) or a module path.
+    attack : AttackConfig
+        The attack of the training. um does not use it.
+    eps_ramp : float
+        Share of the training over which `eps` and the step size grow linearly from 0; 0 trains at full eps at once.
+    holdout : int
+        Training images held out to select the epoch, balanced over the classes; 0 keeps the last epoch.
+    selection_attack : AttackConfig
+        The attack on the held-out images; um selects by clean accuracy.
+    seed : int
+    version : int
+        Raised when the training code changes what the same settings give.
+
+    Raises
+    ------
+    ValueError
+        For a value that is out of range or unknown; the message names it and what was expected.
+    """
+
+    method: str = "tla"
+    dataset: str = "mnist-mini"
+    network: str = "lenet"
+    width: float = 1.0
+    epochs: int = 1
+    batch_size: int = 50
+    optimizer: str = "adam"
+    learning_rate: float = 1e-4
+    schedule: str = "constant"
+    warmup: float = 0.3
+    milestones: tuple[float, ...] = ()
+    weight_decay: float = 2e-4
+    label_smoothing: float = 0.0
+    lambda_triplet: float = 0.5
+    lambda_norm: float = 1e-3
+    lambda_alp: float = 0.5
+    margin: float = 0.05
+    pool_size: int = 50
+    layer: str = "penultimate"
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    eps_ramp: float = 0.0
+    holdout: int = 0
+    selection_attack: AttackConfig = field(default_factory=AttackConfig)
+    seed: int = 0
+    version: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        _one_of("method", self.method, METHODS)
+        _one_of("optimizer", self.optimizer, ("adam", "sgd"))
+        _one_of("schedule", self.schedule, ("constant", "onecycle", "steps"))
+        for name in ("width", "learning_rate"):
+            _number(name, getattr(self, name), 0.0, math.inf, open_low=True)
+        for name in ("weight_decay", "lambda_triplet", "lambda_norm", "lambda_alp", "margin"):
+            _number(name, getattr(self, name), 0.0, math.inf)
+        _number("label_smoothing", self.label_smoothing, 0.0, 1.0, open_high=True)
+        _number("eps_ramp", self.eps_ramp, 0.0, 1.0)
+        _number("warmup", self.warmup, 0.0, 1.0, open_low=True, open_high=True)
+        for share in self.milestones:
+            _number("milestones", share, 0.0, 1.0, open_low=True, open_high=True)
+        _whole("epochs", self.epochs, 1)
+        _whole("batch_size", self.batch_size, 2)  # batch norm has no statistics of one image
+        _whole("pool_size", self.pool_size, 2)
+        _whole("holdout", self.holdout, 0)
+        _whole("seed", self.seed, 0)
+        for name in ("attack", "selection_attack"):
+            if not isinstance(getattr(self, name), AttackConfig):
+                raise ValueError(f"{name} must be an AttackConfig. Got {getattr(self, name)!r}.")
+        if self.version != 1:
+            raise ValueError(f"version must be 1, which this code trains. Got {self.version!r}.")
+
+    @classmethod
+    def preset(cls, name: str, *, seed: int = 0, **overrides: Any) -> "TrainConfig":
+        """The preset of that name, with fields replaced.
+
+        Parameters
+        ----------
+        name : str
+            One of `list_presets`, such as ``"mini/mnist/tla"``.
+        seed : int
+        **overrides
+            Field names and values: ``epochs=2, margin=0.1``.
+
+        Raises
+        ------
+        ValueError
+            For an unknown preset or field; the message lists what there is.
+        """
+        from tla_core.presets import preset_fields
+
+        fields = preset_fields(name)
+        unknown = sorted(set(overrides) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(
+                f"unknown field {', '.join(unknown)}. A TrainConfig has: "
+                + ", ".join(f.name for f in dataclasses.fields(cls))
+            )
+        return cls(**{**fields, "seed": seed, **overrides})
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the canonical JSON: equal settings have equal identities, on every machine."""
+        return identity_of(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return json.loads(canonical_json(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """The inverse of `to_dict`."""
+        values = dict(values)
+        for name in ("attack", "selection_attack"):
+            if isinstance(values.get(name), dict):
+                values[name] = AttackConfig(**values[name])
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown field {', '.join(unknown)}: was it written by a newer version of the toolkit?")
+        return cls(**values)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces; whole floats are written as integers, so that 1 and 1.0 are the same."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {str(key): plain(inner) for key, inner in item.items()}
+        if isinstance(item, (list, tuple)):
+            return [plain(inner) for inner in item]
+        if isinstance(item, numbers.Real) and not isinstance(item, (bool, int)):  # numpy's numbers as well
+            return int(item) if float(item).is_integer() else float(item)
+        return item
+
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def identity_of(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def parse_number(text: str) -> float:
+    """Read a number that may be a fraction: ``"8/255"``, ``"0.3"``, ``"1e-4"``.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"expected a number such as 0.3 or 8/255. Got {text!r}.") from error
+
+
+def check_radius(name: str, value: float, norm: str) -> None:
+    """Raise ValueError unless `value` is a radius that images in [0, 1] can have in that norm."""
+    _number(name, value, 0.0, math.inf)
+    if norm == "linf" and value > 1:
+        hint = f"{value:g}/255" if value <= 255 else "8/255"
+        raise ValueError(
+            f"{name} must be at most 1 for linf, since images are in [0, 1]. Got {value:g}; did you mean {hint}?"
+        )
+
+
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}. Got {value!r}.")
+
+
+def _number(
+    name: str, value: Any, low: float, high: float, *, open_low: bool = False, open_high: bool = False
+) -> None:
+    okay = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    okay = okay and (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
+    if not okay:
+        left = "more than" if open_low else "at least"
+        right = "" if high == math.inf else f" and {'less than' if open_high else 'at most'} {high:g}"
+        raise ValueError(f"{name} must be a finite number, {left} {low:g}{right}. Got {value!r}.")
+
+
+def _whole(name: str, value: Any, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
+        raise ValueError(f"{name} must be a whole number of at least {low}. Got {value!r}.")

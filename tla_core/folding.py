@@ -1,0 +1,67 @@
+"""Folds batch norm into the layer before it, for as long as the weights stand still.
+
+An attack forwards one set of weights many times, so what can be multiplied once should be. On two cores a folded
+gradient of the Table 1 network costs about half.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+_FOLDS = {nn.Conv2d: (nn.BatchNorm2d, fuse_conv_bn_eval), nn.Linear: (nn.BatchNorm1d, fuse_linear_bn_eval)}
+
+
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """Return a model with the same outputs up to rounding, in which batch norm costs nothing.
+
+    A convolution or linear layer directly followed by batch norm in an ``nn.Sequential`` becomes one layer; all else is
+    shared with the model, which is not changed. A model without such pairs is returned as it is.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In eval mode: folding uses the running statistics.
+
+    Returns
+    -------
+    nn.Module
+        Valid until the weights or statistics of the model change.
+
+    Raises
+    ------
+    ValueError
+        If the model is in training mode.
+    """
+    if model.training:
+        raise ValueError("only a model in eval mode can be folded: call model.eval() first, or use attack_mode.")
+    with torch.no_grad():
+        return _folded(model)
+
+
+def _folded(module: nn.Module) -> nn.Module:
+    children = {name: _folded(child) for name, child in module.named_children()}
+    if isinstance(module, nn.Sequential):
+        _fold_neighbours(children)
+    if all(children[name] is child for name, child in module.named_children()):
+        return module
+    clone = copy.copy(module)
+    clone._modules = children
+    return clone
+
+
+def _fold_neighbours(children: dict[str, nn.Module]) -> None:
+    names = list(children)
+    for name, following in zip(names, names[1:], strict=False):
+        layer, norm = children[name], children[following]
+        norm_type, fuse = _FOLDS.get(type(layer), (None, None))
+        if norm_type is None or type(norm) is not norm_type or norm.running_mean is None or norm.training:
+            continue
+        if layer._forward_hooks or norm._forward_hooks or norm._forward_pre_hooks:
+            continue  # somebody reads what lies between the two
+        fused = fuse(layer, norm)
+        for parameter in fused.parameters():
+            parameter.requires_grad_(False)
+        children[name] = fused.to(memory_format=torch.channels_last) if isinstance(fused, nn.Conv2d) else fused
+        children[following] = nn.Identity()

@@ -1,0 +1,90 @@
+"""The machine that a run happens on: device, derived seeds, threads, and a record of the versions."""
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device of that name; ``"auto"`` is the GPU where there is one.
+
+    Raises
+    ------
+    ValueError
+        If a GPU is asked for where torch finds none.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N. Got {device!r}.") from error
+    if picked.type == "cuda" and (not torch.cuda.is_available() or (picked.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"torch finds {torch.cuda.device_count()} CUDA devices. Got {str(device)!r}; use device='cpu'.")
+    return picked
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed of 63 bits that depends on the parts alone: the same in every process and on every machine."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@contextmanager
+def torch_threads(n: int | None) -> Iterator[None]:
+    """Use that many torch threads in the block: another number rounds differently. None leaves them."""
+    before = torch.get_num_threads()
+    if n is not None and n != before:
+        torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+def environment_record(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a result depends on besides its settings: versions, processor, threads, commit."""
+    device = torch.device(device)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.system(),
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "versions": package_versions(),
+        "commit": git_commit(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that numbers and pictures depend on."""
+    names = ("tla-toolkit", "torch", "torchvision", "numpy", "scikit-learn", "openTSNE", "umap-learn", "matplotlib")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that this code lies in, with ``+changes`` if it was edited; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+changes", "--match", ""],
+            capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,407 @@
+"""The training loop. What it draws depends on (seed, step) alone, so a resumed run equals an uninterrupted one."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from tla_core.batches import BatchSource
+from tla_core.checkpoint import file_sha256, load_tensors, save_tensors
+from tla_core.config import AttackConfig, TrainConfig, identity_of
+from tla_core.datasets import ImageDataset, load_dataset
+from tla_core.evaluation import evaluate
+from tla_core.methods import STEPS
+from tla_core.models import build_model
+from tla_core.run_folder import RunFolder
+from tla_core.runtime import derive_seed, environment_record, pick_device, torch_threads
+from tla_core.validation import check_label_range, scale_images
+
+LOG_EVERY_STEPS = 25
+SAVE_EVERY_SECONDS = 60.0
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is no longer finite; the last good state is kept."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run lies, and the records of its ``metrics.jsonl``: some per step, one per epoch with held-out accuracy."""
+
+    run_dir: Path
+    metrics: list[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        held_out = [record["holdout"] for record in self.metrics if record.get("holdout")]
+        best = max((h.get("robust", h["clean"]) for h in held_out), default=None)
+        return f"TrainResult({str(self.run_dir)!r}" + (f", best held-out accuracy {best:.3f})" if held_out else ")")
+
+
+def train(
+    config: TrainConfig,
+    out_dir: Path | str,
+    *,
+    model: nn.Module | None = None,
+    dataset: ImageDataset | None = None,
+    init_from: Path | str | None = None,
+    device: str | torch.device = "auto",
+    resume: bool = True,
+    progress: bool = True,
+) -> TrainResult:
+    """Train a model, or go on with a training that was interrupted.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    out_dir : Path or str
+        Folder of the run. If it holds an unfinished run of the same settings, that one is resumed; a finished one is
+        returned as it is.
+    model : nn.Module, optional
+        Images in [0, 1] -> logits, trained in place of the preset's network from the weights that it has.
+    dataset : ImageDataset, optional
+        In place of the configuration's training set.
+    init_from : Path or str, optional
+        Run folder whose weights the training starts from.
+    device : str or torch.device
+        No part of the run's identity.
+    resume : bool
+        False moves a run of the same settings aside and starts again.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    RunConflictError
+        If the folder holds a run with another configuration, or another process trains there.
+    TrainingDivergedError
+        If the loss is not finite. The last good state stays.
+    DatasetError, CheckpointError
+        If the data or a stored state cannot be trusted.
+    """
+    device = pick_device(device)
+    dataset = load_dataset(config.dataset, "train") if dataset is None else dataset
+    network = "preset" if model is None else describe_model(model)
+    folder = RunFolder(out_dir)
+    record = _run_record(config, dataset, network, init_from)
+    if not resume and (before := folder.record()) is not None and before.get("identity") == record["identity"]:
+        folder.move_aside()
+    with folder.locked():
+        folder.start(record)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(config.seed, "init"))
+            model = _fresh_model(config, dataset) if model is None else model
+            if init_from is not None:
+                model.load_state_dict(load_tensors(Path(init_from) / "model.safetensors")[0])
+            model = model.to(device, memory_format=torch.channels_last)  # measured: 1.3 times faster on two cores
+            _Training(config, folder, record, model, dataset, device).run(progress)
+    return TrainResult(folder.path, folder.metrics())
+
+
+def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model: nn.Module | None = None) -> nn.Module:
+    """Load the selected weights of a run.
+
+    Parameters
+    ----------
+    run_dir : Path or str
+    device : str or torch.device
+    model : nn.Module, optional
+        The user's own network, for a run that trained one.
+
+    Returns
+    -------
+    nn.Module
+        In eval mode, images in [0, 1] -> logits.
+
+    Raises
+    ------
+    FileNotFoundError, CheckpointError
+        If there is no finished run, or its file cannot be trusted.
+    ValueError
+        If the run trained a network of the user's and `model` was not passed, or is another one.
+    """
+    path = RunFolder(run_dir).model_path
+    if not path.is_file():
+        raise FileNotFoundError(f"{run_dir} holds no finished run: there is no {path.name}. Train it with `tla train`.")
+    weights, metadata = load_tensors(path)
+    if model is None:
+        if metadata["start"]["network"] != "preset":
+            raise ValueError(f"{run_dir} trained a network of the user's. Pass it: load_model(run_dir, model=...).")
+        data = metadata["data"]
+        settings = TrainConfig.from_dict(metadata["config"])
+        model = build_model(
+            settings.network, width=settings.width, in_channels=data["channels"], image_size=data["image_size"],
+            n_classes=data["classes"],
+        )  # fmt: skip
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"the weights of {run_dir} are those of another network: {error}") from error
+    return model.to(pick_device(device)).eval()
+
+
+class _Training:
+    """One run: the state that a step changes, and how it is stored."""
+
+    def __init__(self, config, folder: RunFolder, record, model: nn.Module, dataset: ImageDataset, device) -> None:
+        self.config, self.folder, self.record, self.model, self.device = config, folder, record, model, device
+        kept, held_out = split_holdout(dataset.labels, config.holdout, config.seed)
+        self.source = BatchSource(
+            dataset.images[kept], dataset.labels[kept], batch_size=config.batch_size, seed=config.seed, device=device
+        )
+        self.held_out = (dataset.images[held_out], dataset.labels[held_out])
+        self.n_classes = len(dataset.class_names)
+        self.total_steps = config.epochs * self.source.steps_per_epoch
+        self.optimizer = make_optimizer(model, config)
+        self.step = 0
+        self.best: dict[str, Tensor] = {}
+        self.selected: dict[str, float] = {}
+        self.threads = torch.get_num_threads()
+        self.saved_at = time.monotonic()
+        self.saved_step = -1
+
+    def run(self, progress: bool) -> None:
+        if self.folder.state_path.exists():
+            self._restore()
+        self.folder.keep_metrics_until(self.step)
+        with torch_threads(self.threads):
+            if self.step == 0:
+                self._check_outputs()
+            if self.step < self.total_steps:
+                self._steps(progress)
+        if not self.folder.model_path.exists():
+            self.folder.restore_model()
+
+    def _steps(self, progress: bool) -> None:
+        name = f"{self.config.method} on {self.record['data']['name']}"
+        with tqdm(
+            total=self.total_steps, initial=self.step, desc=name, unit="step", disable=not progress, mininterval=0.5
+        ) as bar:
+            while self.step < self.total_steps:
+                loss = self._one_step()
+                bar.update()
+                epoch, rest = divmod(self.step, self.source.steps_per_epoch)
+                if self.step % LOG_EVERY_STEPS == 0 or rest == 0:
+                    self._log(epoch, loss)
+                if rest == 0:
+                    self._select(epoch, bar)
+                if rest == 0 or time.monotonic() - self.saved_at > SAVE_EVERY_SECONDS:
+                    self._save()
+
+    def _one_step(self):
+        config, share = self.config, self.step / self.total_steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, share)
+        # Dropout, and the noise of TLA, draw from torch's own generator.
+        torch.manual_seed(derive_seed(config.seed, "step", self.step))
+        self.model.train()
+        attack = ramped_attack(config, self.step, self.total_steps)
+        loss = STEPS[config.method](self.model, self.source, self.step, config, attack)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        if self.device.type == "cpu" or self.step % LOG_EVERY_STEPS == 0:  # a GPU is not waited for at each step
+            self._check_finite(loss.total)
+        self.optimizer.step()
+        self.step += 1
+        return loss
+
+    def _log(self, epoch: int, loss) -> None:
+        terms = {name: round(term.item(), 6) for name, term in loss.terms.items()}
+        share = (self.step - 1) / self.total_steps
+        self.folder.append_metrics(
+            {
+                "step": self.step,
+                "epoch": round(self.step / self.source.steps_per_epoch, 4),
+                "loss": round(loss.total.item(), 6),
+                "terms": terms,
+                "learning_rate": learning_rate(self.config, share),
+                "eps": ramped_attack(self.config, self.step - 1, self.total_steps).eps,
+                "time": round(time.time(), 3),
+            }
+        )
+
+    def _select(self, epoch: int, bar) -> None:
+        """Keep these weights if they are the best on the held-out images; a later epoch wins a tie."""
+        held_out = {}
+        if len(self.held_out[1]):
+            attacks = {} if self.config.method == "um" else {"robust": self.config.selection_attack}
+            self.model.eval()
+            held_out = evaluate(self.model, *self.held_out, attacks, batch_size=256).accuracy
+            self.folder.append_metrics({"step": self.step, "epoch": epoch, "holdout": held_out})
+            bar.set_postfix({name: f"{value:.3f}" for name, value in held_out.items()}, refresh=False)
+        key, best_key = ((h.get("robust", 0.0), h.get("clean", 0.0)) for h in (held_out, self.selected))
+        if not self.best or key >= best_key:
+            self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            self.selected = {"epoch": epoch, **held_out}
+
+    def _save(self) -> None:
+        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+            self._diverged("a weight")
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items() if value is not None}
+        save_tensors(
+            self.folder.state_path,
+            tensors,
+            {
+                "kind": "state",
+                "step": self.step,
+                "finished": self.step == self.total_steps,
+                "threads": self.threads,
+                "selected": self.selected,
+                "run": {key: self.record[key] for key in ("identity", "config", "data", "start")},
+            },
+        )
+        self.saved_at, self.saved_step = time.monotonic(), self.step
+
+    def _restore(self) -> None:
+        tensors, metadata = load_tensors(self.folder.state_path)
+        if metadata["run"]["identity"] != self.record["identity"]:
+            raise ValueError(f"{self.folder.state_path} is the state of another run. Move the folder aside.")
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        self.model.load_state_dict(parts["model"])
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts["optimizer"].items():
+            index, slot = name.split("/")
+            slots.setdefault(int(index), {})[slot] = tensor
+        self.optimizer.load_state_dict(
+            {"state": slots, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
+        self.best = parts["best"]
+        self.step, self.selected, self.threads = metadata["step"], metadata["selected"], metadata["threads"]
+        self.saved_step = self.step
+
+    def _check_outputs(self) -> None:
+        """One image through the model, so that a wrong number of classes is told before the first step."""
+        self.model.eval()
+        with torch.no_grad():
+            logits = self.model(scale_images(self.source.images[:1]))
+        check_label_range(torch.tensor([self.n_classes - 1]), logits.cpu())
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not math.isfinite(loss.item()):
+            self._diverged(f"the loss ({loss.item()})")
+
+    def _diverged(self, what: str) -> None:
+        kept = f"The state of step {self.saved_step} is kept in {self.folder.path}" if self.saved_step >= 0 else (
+            "No state had been saved yet"
+        )  # fmt: skip
+        raise TrainingDivergedError(
+            f"{what} is not finite at step {self.step} (epoch {self.step // self.source.steps_per_epoch + 1}). {kept}."
+            f" Lower learning_rate (now {self.config.learning_rate:g}), or check the images and the model for NaN."
+        )
+
+
+def split_holdout(labels: Tensor, n_holdout: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split training indices into those that are trained on and those held out, balanced over the classes.
+
+    Parameters
+    ----------
+    labels : Tensor, (n,)
+    n_holdout, seed : int
+
+    Returns
+    -------
+    kept, held_out : Tensor, int64
+        Both in ascending order.
+
+    Raises
+    ------
+    ValueError
+        If nothing would be left to train on.
+    """
+    if n_holdout >= len(labels):
+        raise ValueError(f"holdout must be less than the {len(labels)} training images. Got {n_holdout}.")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed(seed, "holdout")))
+    # Rank of each image within its class, in random order: taking the lowest ranks takes from all classes alike.
+    by_class = order[torch.argsort(labels[order], stable=True)]
+    sizes = torch.bincount(labels)
+    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    rank = torch.empty(len(labels), dtype=torch.int64)
+    rank[by_class] = torch.arange(len(labels)) - starts
+    chosen = torch.argsort(rank, stable=True)[:n_holdout]
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    mask[chosen] = True
+    return (~mask).nonzero()[:, 0], mask.nonzero()[:, 0]
+
+
+def learning_rate(config: TrainConfig, share: float) -> float:
+    """The learning rate after a share of the training, in [0, 1)."""
+    if config.schedule == "steps":
+        return config.learning_rate * 0.1 ** sum(share >= milestone for milestone in config.milestones)
+    if config.schedule == "constant":
+        return config.learning_rate
+    if share < config.warmup:
+        return config.learning_rate * (0.04 + 0.96 * share / config.warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (share - config.warmup) / (1 - config.warmup)))
+
+
+def ramped_attack(config: TrainConfig, step: int, total_steps: int) -> AttackConfig:
+    """The training attack at a step: eps and step size grow linearly over the first `eps_ramp` of the training."""
+    share = (step + 1) / (config.eps_ramp * total_steps) if config.eps_ramp else 1.0
+    return config.attack if share >= 1 else config.attack.scaled(config.attack.eps * share)
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam, or SGD with momentum; weight decay only on weights of two and more dimensions (conv and linear)."""
+    weights = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=config.learning_rate)
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
+
+
+def describe_model(model: nn.Module) -> str:
+    """A user's network in one line: its class, and a hash of its parameters' names and shapes."""
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    return f"{type(model).__qualname__} {identity_of(shapes)[:16]}"
+
+
+def _fresh_model(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
+    return build_model(
+        config.network, width=config.width, in_channels=dataset.images.shape[1], image_size=dataset.images.shape[2],
+        n_classes=len(dataset.class_names),
+    )  # fmt: skip
+
+
+def _run_record(config: TrainConfig, dataset: ImageDataset, network: str, init_from: Path | str | None) -> dict:
+    _, channels, image_size, _ = dataset.images.shape
+    identified = {
+        "config": config.to_dict(),
+        "data": {
+            "name": dataset.name,
+            "source": dataset.source,
+            "checksum": dataset.checksum,
+            "images": len(dataset.labels),
+            "channels": channels,
+            "image_size": image_size,
+            "classes": len(dataset.class_names),
+        },
+        "start": {
+            "network": network,
+            "init_from": None if init_from is None else file_sha256(Path(init_from) / "model.safetensors"),
+        },
+    }
+    return {
+        "format": 1,
+        "identity": identity_of(identified),
+        "config_identity": config.identity,
+        **identified,
+        "environment": environment_record(),
+    }
+
+
+__all__ = ["TrainResult", "TrainingDivergedError", "load_model", "train"]

@@ -1,0 +1,107 @@
+"""What counts as images and labels, in one place: every public function accepts the same and refuses the same."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def as_images(images: Tensor | np.ndarray, *, device: torch.device | str | None = None) -> Tensor:
+    """Check images and return them as float32 in [0, 1].
+
+    Parameters
+    ----------
+    images : Tensor or ndarray, (n, c, h, w)
+        uint8 in 0..255 (divided by 255), or float32 in [0, 1].
+    device : torch.device or str, optional
+        Where the result is needed; by default it stays where it is.
+
+    Returns
+    -------
+    Tensor, (n, c, h, w), float32
+        The input itself where nothing had to change.
+
+    Raises
+    ------
+    TypeError
+        For anything but uint8 or float32 arrays.
+    ValueError
+        For another number of dimensions, values outside [0, 1], or NaN.
+    """
+    images = check_images(images)
+    if device is not None:
+        images = images.to(device, non_blocking=True)
+    return scale_images(images)
+
+
+def check_images(images: Tensor | np.ndarray) -> Tensor:
+    """Check images as `as_images` does, but leave uint8 as it is: a quarter of the memory."""
+    images = _as_tensor(images, "images")
+    if images.dtype not in (torch.uint8, torch.float32):
+        raise TypeError(
+            f"images must be uint8 in 0..255 or float32 in [0, 1]. Got {images.dtype}; convert with .astype('float32')"
+            " or .float() after scaling to [0, 1]."
+        )
+    if images.ndim != 4:
+        raise ValueError(f"images must have the shape (n, c, h, w). Got {tuple(images.shape)}; a single image is x[None].")
+    if images.dtype == torch.float32 and images.numel():
+        low, high = (value.item() for value in torch.aminmax(images.detach()))
+        if not (low >= 0.0 and high <= 1.0):  # written so that NaN fails too
+            raise ValueError(
+                f"float images must lie in [0, 1]. Got values from {low:.6g} to {high:.6g}; divide by 255 if they are"
+                " bytes, and put normalisation inside the model, not into the images."
+            )
+    return images
+
+
+def scale_images(images: Tensor) -> Tensor:
+    """Turn checked images into float32 in [0, 1]."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def as_labels(labels: Tensor | np.ndarray, n: int, *, n_classes: int | None = None) -> Tensor:
+    """Check labels and return them as int64, (n,).
+
+    Raises
+    ------
+    TypeError
+        If they are not integers.
+    ValueError
+        If there are not `n` of them, or one is outside 0..n_classes-1.
+    """
+    labels = _as_tensor(labels, "labels")
+    if labels.dtype.is_floating_point or labels.dtype in (torch.bool, torch.complex64, torch.complex128):
+        raise TypeError(f"labels must be integers. Got {labels.dtype}.")
+    if labels.shape != (n,):
+        raise ValueError(f"labels must have the shape ({n},), one for each image. Got {tuple(labels.shape)}.")
+    labels = labels.long()
+    if labels.numel():
+        low, high = (value.item() for value in torch.aminmax(labels))
+        if low < 0 or (n_classes is not None and high >= n_classes):
+            bound = "0 or more" if n_classes is None else f"in 0..{n_classes - 1}, since there are {n_classes} classes"
+            raise ValueError(f"labels must be {bound}. Got labels from {low} to {high}.")
+    return labels
+
+
+def check_label_range(labels: Tensor, logits: Tensor) -> None:
+    """Raise ValueError where the model has fewer outputs than the labels need, or none per class."""
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise ValueError(
+            f"the model must return logits of the shape ({len(labels)}, classes). Got {tuple(logits.shape)}."
+        )
+    if labels.numel() and int(labels.max()) >= logits.shape[1]:
+        raise ValueError(
+            f"labels must be in 0..{logits.shape[1] - 1}, since the model has {logits.shape[1]} outputs."
+            f" Got the label {int(labels.max())}."
+        )
+
+
+def _as_tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "buif":
+            raise TypeError(f"{name} must be a numeric array. Got dtype {value.dtype}.")
+        # A read-only array (a memory map) is fine, since nothing here writes into it; torch warns all the same.
+        value = np.ascontiguousarray(value)
+        return torch.from_numpy(value if value.flags.writeable else value.copy())
+    raise TypeError(f"{name} must be a torch tensor or a numpy array. Got {type(value).__name__}.")
