@@ -43,3 +43,37 @@ def neighbours(queries, gallery, k, metric, exclude=None):
         distances.append([d for d, _ in found])
         indices.append([i for _, i in found])
     return np.array(distances), np.array(indices)
+
+
+# training ------------------------------------------------------------------------------------------------------------
+
+
+def triplet_loss(anchors, positives, negatives, margin):
+    """Mean over all triplets of max(0, D(a, p) - D(a, n) + margin)."""
+    terms = [
+        max(0.0, distance(a, p, "angular") - distance(a, n, "angular") + margin)
+        for a, p, n in zip(anchors, positives, negatives, strict=True)
+    ]
+    return sum(terms) / len(terms)
+
+
+def hardest_negatives(anchors, anchor_labels, pool, pool_labels):
+    """The first pool member of another class with the smallest angular distance, for each anchor."""
+    chosen = []
+    for anchor, label in zip(anchors, anchor_labels, strict=True):
+        candidates = [j for j in range(len(pool)) if pool_labels[j] != label]
+        chosen.append(min(candidates, key=lambda j: (distance(anchor, pool[j], "angular"), j)))
+    return chosen
+
+
+def linear_robust_correct(weight, bias, x, y, eps):
+    """Which images no L-inf perturbation within eps and [0, 1] can turn, for a linear model with two classes.
+
+    The worst perturbation moves each pixel by eps against the sign of its weight, clipped to [0, 1]: exact.
+    """
+    correct = []
+    for image, label in zip(x.reshape(len(x), -1).astype(np.float64), y, strict=True):
+        toward_label = weight[label].astype(np.float64) - weight[1 - label].astype(np.float64)
+        worst = np.clip(image - eps * np.sign(toward_label), 0, 1)
+        correct.append(float(worst @ toward_label) + float(bias[label] - bias[1 - label]) > 0)
+    return np.array(correct)

@@ -49,18 +49,24 @@ class FalseClassPanel:
             alone = ax is None
             if alone:
                 _, ax = plt.subplots(figsize=(3.4, 2.6), layout="constrained")
-            ax.scatter(*self.clean_coords.T, s=3, c=CLEAN_COLOUR, linewidths=0, rasterized=True)
-            # The rarer a false class, the later it is drawn, so that it is not buried.
+            # What is rare must not be buried: large clean images below, small examples that keep their class on top of
+            # them, and then the false classes from the most to the least frequent.
             classes, counts = np.unique(self.adv_predictions, return_counts=True)
-            for k in classes[np.argsort(-counts, kind="stable")]:
-                scatter_class(ax, self.adv_coords[self.adv_predictions == k], int(k), size=4.5)
+            order = [int(k) for k in classes[np.argsort(-counts, kind="stable")] if k != self.true_class]
+            ax.scatter(*self.clean_coords.T, s=5, c=CLEAN_COLOUR, linewidths=0, rasterized=True)
+            self._scatter(ax, self.true_class, size=2)
+            for k in order:
+                self._scatter(ax, k, size=6)
             finish_map(ax)
-            ax.set_title(self.title or f"{self.false_share:.0%} taken for a false class", pad=2)
+            ax.set_title(self.title or f"{self.false_share:.0%} false", pad=2)
             if alone:
                 handles, labels = legend_entries(self.class_names, classes)
                 ax.legend(handles, labels, loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _scatter(self, ax, k: int, size: float) -> None:
+        scatter_class(ax, self.adv_coords[self.adv_predictions == k], k, size=size)
 
     def __repr__(self) -> str:
         name = self.class_names[self.true_class]
@@ -122,7 +128,7 @@ class FalseClassesDisplay:
                 handles, labels = legend_entries(self.rows[0][0].class_names, classes)
                 figure.legend(
                     handles, labels, loc="outside lower center", ncols=min(len(labels), 6), handletextpad=0.1,
-                    columnspacing=1.2, title="adversarial example predicted as", title_fontsize=6.5,
+                    columnspacing=1.2, title="adversarial examples by predicted class", title_fontsize=6.5,
                 )  # fmt: skip
             axes = np.asarray(axes).reshape(n_rows, n_columns)
             for row, row_axes in zip(self.rows, axes, strict=True):
@@ -130,7 +136,7 @@ class FalseClassesDisplay:
                     panel.plot(ax)
                 row_axes[0].set_ylabel(row[0].class_names[row[0].true_class], fontsize=8, fontweight="bold")
             for title, ax in zip(self.column_titles, axes[0], strict=True):
-                ax.set_title(f"{title}\n{ax.get_title()}", pad=2)
+                ax.set_title(f"{title}\n{ax.get_title()}", pad=2, linespacing=1.4)
         self.axes_, self.figure_ = axes, axes[0, 0].figure
         return self
 
@@ -162,4 +168,4 @@ def legend_entries(class_names: Sequence[str], classes: np.ndarray) -> tuple[lis
 
     handles = [Line2D([], [], ls="", marker="o", ms=3.5, mfc=CLEAN_COLOUR, mec="none")]
     handles += [Line2D([], [], ls="", marker=class_marker(k), ms=4, mfc=class_colour(k), mec="none") for k in classes]
-    return handles, ["clean image", *(class_names[k] for k in classes)]
+    return handles, ["clean images", *(class_names[k] for k in classes)]

@@ -1,0 +1,88 @@
+"""Losses and mining: equal to a naive loop, and to pytorch-metric-learning."""
+
+import pytest
+import torch
+from oracles import hardest_negatives as naive_hardest
+from oracles import triplet_loss as naive_triplet
+
+import tla_core as tla
+
+
+def draw(n=12, d=7, *, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, d, generator=generator) for _ in range(3)]
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("margin", [0.0, 0.05, 0.5, 2.0])
+def test_triplet_loss_equals_a_naive_loop(dtype, tolerance, margin):
+    anchor, positive, negative = (part.to(dtype) for part in draw())
+    expected = naive_triplet(anchor.tolist(), positive.tolist(), negative.tolist(), margin)
+    assert tla.triplet_loss(anchor, positive, negative, margin).item() == pytest.approx(expected, abs=tolerance)
+
+
+def test_triplet_loss_equals_pytorch_metric_learning():
+    """Their distance has no absolute value: on vectors with non-negative products, and over all triplets, it is equal.
+
+    Without MeanReducer they average only the triplets that violate the margin: a larger number.
+    """
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    from pytorch_metric_learning.distances import CosineSimilarity
+    from pytorch_metric_learning.reducers import MeanReducer
+
+    anchor, positive, negative = (part.abs() for part in draw())
+    embeddings, n = torch.cat([anchor, positive, negative]), len(anchor)
+    rows = torch.arange(n)
+    triplets = (rows, rows + n, rows + 2 * n)
+    peer = losses.TripletMarginLoss(margin=0.05, distance=CosineSimilarity(), reducer=MeanReducer())
+    theirs = peer(embeddings, torch.zeros(3 * n).long(), triplets)
+    ours = tla.triplet_loss(anchor, positive, negative, 0.05)
+    torch.testing.assert_close(ours, theirs)
+    default = losses.TripletMarginLoss(margin=0.05, distance=CosineSimilarity())
+    assert default(embeddings, torch.zeros(3 * n).long(), triplets) > ours
+
+
+def test_angular_distance_takes_the_absolute_value():
+    u = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [3.0, 4.0]])
+    v = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 5.0], [4.0, 3.0]])
+    torch.testing.assert_close(tla.angular_distance(u, v), torch.tensor([0.0, 0.0, 1.0, 1 - 24 / 25]))
+
+
+def test_norm_loss_is_the_mean_of_summed_norms_not_squared():
+    a, p, n = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[0.0, 1.0]] * 2), torch.tensor([[0.0, 2.0]] * 2)
+    assert tla.norm_loss(a, p, n).item() == pytest.approx(((5 + 1 + 2) + (0 + 1 + 2)) / 2)
+
+
+def test_logit_pairing_sums_over_classes_and_averages_over_images():
+    clean, adversarial = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 4.0], [0.0, 1.0]])
+    assert tla.logit_pairing_loss(clean, adversarial).item() == pytest.approx((1 + 4 + 1) / 2)
+
+
+def test_gradients_are_finite_where_a_representation_is_zero():
+    anchor, positive, negative = (part.requires_grad_() for part in draw(n=3))
+    with torch.no_grad():
+        anchor[0] = 0
+    loss = tla.triplet_loss(anchor, positive, negative, 0.05) + 1e-3 * tla.norm_loss(anchor, positive, negative)
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, [anchor, positive, negative]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_hardest_negative_equals_a_naive_search(seed):
+    generator = torch.Generator().manual_seed(seed)
+    anchors, pool = torch.randn(20, 5, generator=generator), torch.randn(30, 5, generator=generator)
+    anchor_labels, pool_labels = torch.arange(20) % 4, torch.randint(0, 4, (30,), generator=generator)
+    chosen = tla.hardest_negatives(anchors, anchor_labels, pool, pool_labels)
+    expected = naive_hardest(anchors.tolist(), anchor_labels.tolist(), pool.tolist(), pool_labels.tolist())
+    assert chosen.tolist() == expected
+    assert (pool_labels[chosen] != anchor_labels).all()
+
+
+def test_the_hardest_negative_is_never_of_the_anchors_class_even_if_that_is_closest():
+    anchors, pool = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.1]])
+    assert tla.hardest_negatives(anchors, torch.tensor([0]), pool, torch.tensor([0, 1, 2])).tolist() == [2]
+
+
+def test_a_pool_without_another_class_is_refused():
+    anchors, pool = torch.randn(2, 3), torch.randn(4, 3)
+    with pytest.raises(ValueError, match="pool of 4 images has no negative for class 1.*Raise pool_size"):
+        tla.hardest_negatives(anchors, torch.tensor([1, 1]), pool, torch.ones(4).long())
