@@ -99,8 +99,8 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
     ) -> None:
         """Measure and store the clean and the robust accuracy of a run.
 
-        The attack is the one that the dataset's figures are made with, unless flags change it: `tla evaluate RUN --help`
-        shows its values.
+        The attack is the one that the dataset's figures are made with, unless flags change it:
+        `tla evaluate RUN --help` shows its values.
         """
         from analysis.results import evaluate_run
 
@@ -166,7 +166,9 @@ def notebooks(
         raise NotebookError(f"{len(failures)} notebook(s) failed.")
 
 
-def presets(name: Positional[Annotated[str | None, arg(metavar="PRESET", help="Show this one in full.")]] = None) -> None:
+def presets(
+    name: Positional[Annotated[str | None, arg(metavar="PRESET", help="Show this one in full.")]] = None,
+) -> None:
     """List the presets, or show one with the source of each value."""
     from tla_core.presets import list_presets, preset_sources
 

@@ -84,5 +84,5 @@ def test_the_hardest_negative_is_never_of_the_anchors_class_even_if_that_is_clos
 
 def test_a_pool_without_another_class_is_refused():
     anchors, pool = torch.randn(2, 3), torch.randn(4, 3)
-    with pytest.raises(ValueError, match="pool of 4 images has no negative for class 1.*Raise pool_size"):
+    with pytest.raises(ValueError, match=r"pool of 4 images has no negative for class 1.*Raise pool_size"):
         tla.hardest_negatives(anchors, torch.tensor([1, 1]), pool, torch.ones(4).long())

@@ -38,7 +38,7 @@ _PUBLIC = {
     "CheckpointError": "checkpoint",
 }
 
-__all__ = list(_PUBLIC)  # noqa: PLE0605
+__all__ = list(_PUBLIC)
 __version__ = "0.1.0"
 
 

@@ -5,6 +5,7 @@ gradient of the Table 1 network costs about half.
 """
 
 import copy
+import itertools
 
 import torch
 from torch import nn
@@ -52,8 +53,7 @@ def _folded(module: nn.Module) -> nn.Module:
 
 
 def _fold_neighbours(children: dict[str, nn.Module]) -> None:
-    names = list(children)
-    for name, following in zip(names, names[1:], strict=False):
+    for name, following in itertools.pairwise(list(children)):
         layer, norm = children[name], children[following]
         norm_type, fuse = _FOLDS.get(type(layer), (None, None))
         if norm_type is None or type(norm) is not norm_type or norm.running_mean is None or norm.training:

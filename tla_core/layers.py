@@ -86,7 +86,8 @@ def _flatten(output: object, n: int, layer: str) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != n:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
-            f"the output of the layer {layer!r} must be a vector or a feature map for each of the {n} images. Got {got}."
+            f"the output of the layer {layer!r} must be one vector or feature map for each of the {n} images. Got {got}"
+            "; choose another module path."
         )
     return output.flatten(1)
 

@@ -42,7 +42,8 @@ def check_images(images: Tensor | np.ndarray) -> Tensor:
             " or .float() after scaling to [0, 1]."
         )
     if images.ndim != 4:
-        raise ValueError(f"images must have the shape (n, c, h, w). Got {tuple(images.shape)}; a single image is x[None].")
+        shape = tuple(images.shape)
+        raise ValueError(f"images must have the shape (n, c, h, w). Got {shape}; a single image is x[None].")
     if images.dtype == torch.float32 and images.numel():
         low, high = (value.item() for value in torch.aminmax(images.detach()))
         if not (low >= 0.0 and high <= 1.0):  # written so that NaN fails too

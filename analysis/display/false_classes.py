@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.class_maps import ClassMap
 from analysis.display.projection import finish_map, scatter_class
 from analysis.display.style import CLEAN_COLOUR, TEXT_WIDTH, class_colour, class_marker, figure_style
 
@@ -35,6 +36,14 @@ class FalseClassPanel:
     true_class: int
     class_names: tuple[str, ...]
     title: str = ""
+
+    @classmethod
+    def from_map(cls, class_map: ClassMap, class_names: Sequence[str], *, title: str = "") -> "FalseClassPanel":
+        """Take the points of a `ClassMap`, as `map_class` makes it."""
+        return cls(
+            class_map.clean_coords, class_map.adv_coords, class_map.adv_predictions, class_map.true_class,
+            tuple(class_names), title,
+        )  # fmt: skip
 
     @property
     def false_share(self) -> float:
@@ -99,7 +108,7 @@ class FalseClassesDisplay:
         self.column_titles = list(column_titles)
         if not self.rows or any(len(row) != len(self.column_titles) for row in self.rows):
             lengths = [len(row) for row in self.rows]
-            raise ValueError(f"each row must have {len(self.column_titles)} panels, one per column title. Got {lengths}.")
+            raise ValueError(f"each row must have {len(self.column_titles)} panels, one for each title. Got {lengths}.")
         for row in self.rows:
             if len({panel.true_class for panel in row}) != 1:
                 raise ValueError(f"the panels of a row must have one true class. Got {[p.true_class for p in row]}.")

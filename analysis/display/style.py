@@ -29,5 +29,5 @@ def class_colour(k: int) -> str:
 
 
 def class_marker(k: int) -> str:
-    """Marker of class k; shifted each time the colours repeat, so that a pair of both stays unique up to 100 classes."""
+    """Marker of class k; shifted each time the colours repeat: colour and marker are unique up to 100 classes."""
     return _MARKERS[(k + k // len(_COLOURS)) % len(_MARKERS)]
