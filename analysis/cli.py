@@ -22,28 +22,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        commands = {
-            "train": _train_command(args),
-            "evaluate": _evaluate_command(args),
-            "extract": extract,
-            "project": project,
-            "notebooks": notebooks,
-            "presets": presets,
-            "data": data,
-        }
         tyro.extras.subcommand_cli_from_dict(
-            commands, prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_numbers()
+            commands(args), prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_numbers()
         )
     except KeyboardInterrupt:
         print("tla: interrupted. The same command goes on from the last saved state.", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
-        if not _is_ours(error):
+        if not isinstance(error, OSError) and not _is_ours(error):
             raise
-        text = error.strerror if isinstance(error, OSError) and error.strerror else error
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         print(f"tla: error: {text}", file=sys.stderr)
         return 1
     return 0
+
+
+def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
+    """The subcommands; the run or preset that the command line names gives some their defaults."""
+    return {
+        "train": _train_command(args),
+        "evaluate": _evaluate_command(args),
+        "extract": extract,
+        "project": project,
+        "notebooks": notebooks,
+        "presets": presets,
+        "data": data,
+    }
 
 
 def _train_command(args: Sequence[str]) -> Callable[..., None]:

@@ -1,5 +1,6 @@
 """Runs a model over images, clean and attacked, and keeps the output of one layer."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,8 @@ def extract(
     Raises
     ------
     TypeError, ValueError
-        For bad images or labels, a layer that does not exist (the nearest names are listed), or NaN in the features.
+        For bad images, labels or batch size, a layer that does not exist (the nearest names are listed), or NaN in the
+        features.
 
     Examples
     --------
@@ -77,6 +79,8 @@ def extract(
     rows = torch.arange(len(images)) if indices is None else as_labels(indices, len(images))
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1. Got {batch_size!r}.")
     resolve_layer(model, layer)
     if model.training:
         _warn_training()
@@ -116,8 +120,6 @@ def _collect(parts: dict[str, list[np.ndarray]], kind: str, features: Tensor, lo
 
 
 def _warn_training() -> None:
-    import warnings
-
     warnings.warn(
         "the model is in training mode: its representations are taken in eval mode, and it is put back afterwards."
         " Call model.eval() first to say that this is meant.",

@@ -12,11 +12,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from tla_core.config import canonical_json
 
 FORMAT = 1
+# A zip archive (torch.save), and pickles of the protocols 2 to 5.
+_PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 class CheckpointError(ValueError):
@@ -68,23 +70,14 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}.")
     content = path.read_bytes()
-    if content[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise CheckpointError(
-            f"{path} is a pickle, as torch.save writes them. Loading one can run any code, so only safetensors files are"
-            " read: load it where you trust it, and store its state_dict with safetensors.torch.save_file."
-        )
     header = _read_header(content, path)
-    if header.get("format") != f"tla/{FORMAT}":
-        raise CheckpointError(
-            f"{path} is not a file of this toolkit: expected the format tla/{FORMAT}. Got {header.get('format')!r}."
-        )
     try:
         tensors = load_bytes(content)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is truncated or altered: {error}. Make it again, or take a copy.") from error
     if _digest(tensors, header.get("metadata", "")) != header.get("sha256"):
         raise CheckpointError(f"{path} was altered: its content does not have the checksum it carries. Make it again.")
-    return tensors, json.loads(header["metadata"])
+    return tensors, _parse_metadata(header, path)
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
@@ -93,9 +86,31 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = _read_header(size.to_bytes(8, "little") + file.read(min(size, 1 << 26)), path)
-    if header.get("format") != f"tla/{FORMAT}":
-        raise CheckpointError(f"{path} is not a file of this toolkit. Got the format {header.get('format')!r}.")
-    return json.loads(header["metadata"])
+    return _parse_metadata(header, path)
+
+
+def pack_state(model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors that a training goes on from, by one flat name each."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items() if value is not None}
+    return tensors
+
+
+def unpack_state(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Put what `pack_state` packed back into the model and the optimizer; returns the best weights."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = tensor
+    model.load_state_dict(parts["model"])
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in parts["optimizer"].items():
+        index, slot = name.split("/")
+        slots.setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    return parts["best"]
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -121,13 +136,14 @@ def write_atomic(path: Path | str, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise OSError(
             error.errno,
-            f"could not write {path} ({len(content) / 1e6:.1f} MB): {error.strerror}. What was there before is unchanged;"
-            " free some space, or check the permissions, and run the same command again",
+            f"could not write {path} ({len(content) / 1e6:.1f} MB): {error.strerror}. What was there before is"
+            " unchanged; free some space, or check the permissions, and run the same command again",
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
@@ -147,13 +163,31 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _read_header(content: bytes, path: Path) -> dict[str, str]:
+    """What `save_tensors` wrote beside the tensors; CheckpointError for a file that it did not write."""
     size = int.from_bytes(content[:8], "little")
     try:
         if len(content) < 8 + size:
             raise ValueError(f"{len(content)} bytes, and a header of {size}")
-        return json.loads(content[8 : 8 + size]).get("__metadata__", {})
-    except (ValueError, AttributeError) as error:
+        header = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        found = header.get("format")
+    except (ValueError, AttributeError, RecursionError) as error:
+        # Only now: the size that a safetensors file begins with may look like the start of a pickle.
+        if content.startswith(_PICKLE_STARTS):
+            raise CheckpointError(
+                f"{path} is a pickle, as torch.save writes them. Loading one can run any code, so only safetensors"
+                " files are read: load it where you trust it, and give its weights to a model that is passed as model=."
+            ) from None
         raise CheckpointError(f"{path} is no safetensors file, or a truncated one: {error}.") from error
+    if found != f"tla/{FORMAT}":
+        raise CheckpointError(f"{path} is not a file of this toolkit: expected the format tla/{FORMAT}. Got {found!r}.")
+    return header
+
+
+def _parse_metadata(header: dict[str, str], path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(header["metadata"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} was altered: its metadata cannot be read ({error}). Make it again.") from error
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

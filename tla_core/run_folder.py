@@ -1,16 +1,29 @@
 """The folder of one training: which files it holds, who may write there, and how an old run is kept."""
 
+import contextlib
 import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
+from torch import nn
 
-from tla_core.checkpoint import CheckpointError, load_tensors, save_tensors, write_atomic, write_json
+from tla_core.checkpoint import (
+    CheckpointError,
+    file_sha256,
+    load_tensors,
+    read_metadata,
+    save_tensors,
+    write_atomic,
+    write_json,
+)
+from tla_core.config import TrainConfig, identity_of
+from tla_core.datasets import ImageDataset
+from tla_core.runtime import environment_record
 
 
 class RunConflictError(RuntimeError):
@@ -41,16 +54,19 @@ class RunFolder:
         Raises
         ------
         CheckpointError
-            If the file cannot be read as JSON.
+            If the file cannot be read as JSON, or was not written by a training.
         """
         try:
-            return json.loads(self.config_path.read_text(encoding="utf-8"))
+            record = json.loads(self.config_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise CheckpointError(f"{self.config_path} is damaged: {error}. Move the folder aside.") from error
+        if not isinstance(record, dict) or "identity" not in record:
+            raise CheckpointError(f"{self.config_path} is not that of a training. Use another folder.")
+        return record
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; the operating system lets go of it however the process ends.
 
@@ -71,6 +87,8 @@ class RunFolder:
             ) from error
         try:
             owner.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+            for unfinished in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+                unfinished.unlink(missing_ok=True)
             yield
         finally:
             owner.unlink(missing_ok=True)
@@ -81,23 +99,37 @@ class RunFolder:
 
         A pipeline deletes declared outputs before it repeats a job: a model that is gone is written again from the
         state of its run, so that what is moved aside is whole.
+
+        Raises
+        ------
+        RunConflictError
+            If another process trains there.
         """
-        if self.state_path.exists() and not self.model_path.exists():
-            self.restore_model()
+        with self.locked():
+            if self.state_path.exists() and not self.model_path.exists():
+                with contextlib.suppress(CheckpointError):  # a damaged run can be moved aside all the same
+                    self.restore_model()
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
         os.rename(self.path, aside)
         return aside
 
-    def restore_model(self) -> bool:
-        """Write ``model.safetensors`` again from the state of a finished run; False if the run was not finished."""
+    def restore_model(self) -> None:
+        """Write ``model.safetensors`` again from the state, if that is the state of a finished run."""
         tensors, metadata = load_tensors(self.state_path)
-        if not metadata["finished"]:
-            return False
-        selected = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
-        save_tensors(self.model_path, selected, {**metadata["run"], "kind": "model", "selected": metadata["selected"]})
-        return True
+        if metadata["finished"]:
+            selected = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
+            run = {**metadata["run"], "kind": "model", "selected": metadata["selected"]}
+            save_tensors(self.model_path, selected, run)
+
+    def finished_model(self) -> Path:
+        """Path of ``model.safetensors``; FileNotFoundError if there is none."""
+        if not self.model_path.is_file():
+            raise FileNotFoundError(
+                f"{self.path} holds no finished run: there is no {self.model_path.name}. Train it with `tla train`."
+            )
+        return self.model_path
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; a line cut off by a crash is left out."""
@@ -122,21 +154,81 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def start(self, record: dict[str, Any]) -> None:
-        """Write ``config.json`` of a new run, or check that it is the same run as before.
+        """Write ``config.json`` of a new run, or check that all that is here is of the same run.
 
         Raises
         ------
         RunConflictError
             If the folder holds a run with another identity; the message names the fields that differ.
+        CheckpointError
+            If what is there cannot be read.
         """
         before = self.record()
+        state = read_metadata(self.state_path).get("run", {}) if self.state_path.exists() else None
+        model = read_metadata(self.model_path) if self.model_path.exists() else None
+        for found in (before, state, model):
+            if found is not None and found.get("identity") != record["identity"]:
+                raise RunConflictError(
+                    f"{self.path} holds a run with another configuration: {describe_differences(found, record)}. Use"
+                    " another folder, or replace the old run, which moves it aside (`tla train --replace`)."
+                )
         if before is None:
             write_json(self.config_path, record)
-        elif before.get("identity") != record["identity"]:
-            raise RunConflictError(
-                f"{self.path} holds a run with another configuration: {describe_differences(before, record)}. Use another"
-                " folder, or replace the old run, which moves it aside (`tla train --replace`)."
-            )
+
+
+def run_record(
+    config: TrainConfig,
+    dataset: ImageDataset,
+    model: nn.Module | None,
+    init_from: Path | str | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """What ``config.json`` says of a run: its identity, what that is the hash of, and the machine.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    dataset : ImageDataset
+    model : nn.Module, optional
+        The user's network; None for the preset's. Of its weights only names and shapes count.
+    init_from : Path or str, optional
+    device : torch.device
+
+    Raises
+    ------
+    FileNotFoundError
+        If `init_from` holds no finished run.
+    """
+    _, channels, image_size, _ = dataset.images.shape
+    identified = {
+        "config": config.to_dict(),
+        "data": {
+            "name": dataset.name,
+            "source": dataset.source,
+            "checksum": dataset.checksum,
+            "images": len(dataset.labels),
+            "channels": channels,
+            "image_size": image_size,
+            "classes": len(dataset.class_names),
+        },
+        "start": {
+            "network": "preset" if model is None else describe_model(model),
+            "init_from": None if init_from is None else file_sha256(RunFolder(init_from).finished_model()),
+        },
+    }
+    return {
+        "format": 1,
+        "identity": identity_of(identified),
+        "config_identity": config.identity,
+        **identified,
+        "environment": environment_record(device),
+    }
+
+
+def describe_model(model: nn.Module) -> str:
+    """A user's network in one line: its class, and a hash of its parameters' names and shapes."""
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    return f"{type(model).__qualname__} {identity_of(shapes)[:16]}"
 
 
 def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
