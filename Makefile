@@ -28,8 +28,8 @@ help:
 	@echo '               FAISS=cpu or FAISS=gpu     which FAISS (default: gpu if this machine shows an NVIDIA GPU)'
 
 figures: .venv/.stamp-run
-	PATH="$$(pwd)/.venv/bin:$$PATH" .venv/bin/snakemake --snakefile workflow/Snakefile --config scale=$(SCALE) \
-	  --cores $(CORES) --rerun-triggers mtime params input --rerun-incomplete $(SNAKEMAKE_ARGS)
+	PATH="$$(pwd)/.venv/bin:$$PATH" .venv/bin/tla figures --scale $(SCALE) --cores $(CORES) \
+	  --snakemake-args='$(SNAKEMAKE_ARGS)'
 
 test: .venv/.stamp-test
 	PATH="$$(pwd)/.venv/bin:$$PATH" .venv/bin/python -m pytest $(PYTEST_ARGS)

@@ -47,6 +47,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "extract": extract,
         "project": project,
         "notebooks": notebooks,
+        "figures": figures,
         "presets": presets,
         "data": data,
     }
@@ -170,6 +171,21 @@ def notebooks(
             print(f"tla: {error}", file=sys.stderr)
     if failures:
         raise NotebookError(f"{len(failures)} notebook(s) failed.")
+
+
+def figures(
+    scale: Annotated[str, arg(help="mini, or another scale of workflow/scales.")] = "mini",
+    cores: Annotated[int | None, arg(help="Jobs side by side; by default as many as there are processors.")] = None,
+    snakemake_args: Annotated[str, arg(help='Further arguments of Snakemake, such as "-n".')] = "",
+) -> None:
+    """Make everything of a scale that is missing or out of date; `make figures` calls this."""
+    import os
+    import shlex
+
+    from analysis.pipeline import run_pipeline
+    from analysis.scales import project_root
+
+    run_pipeline(scale, root=project_root(), cores=cores or os.cpu_count() or 1, extra=shlex.split(snakemake_args))
 
 
 def presets(

@@ -328,16 +328,15 @@ def test_an_unknown_faiss_is_refused(with_python):
 # --- the commands ------------------------------------------------------------------------------------------------
 
 
-def test_figures_calls_snakemake(with_python):
+def test_figures_calls_the_pipeline(with_python):
     with_python.make("env")
-    snakemake = with_python.folder / ".venv" / "bin" / "snakemake"
-    snakemake.write_text('#!/bin/sh\necho "$* MPLBACKEND=$MPLBACKEND PATH=$PATH"\n')
-    snakemake.chmod(0o755)
+    tla = with_python.folder / ".venv" / "bin" / "tla"
+    tla.write_text('#!/bin/sh\necho "$* MPLBACKEND=$MPLBACKEND PATH=$PATH"\n')
+    tla.chmod(0o755)
     result = with_python.make("figures", "SCALE=small", "CORES=3", "SNAKEMAKE_ARGS=-n")
     assert result.returncode == 0
     *_, said = result.stdout.splitlines()
-    assert said.startswith("--snakefile workflow/Snakefile --config scale=small --cores 3 ")
-    assert " --rerun-triggers mtime params input --rerun-incomplete -n MPLBACKEND=Agg " in said
+    assert said.startswith("figures --scale small --cores 3 --snakemake-args=-n MPLBACKEND=Agg ")
     assert f"PATH={with_python.folder}/.venv/bin:" in said
 
 

@@ -1,0 +1,58 @@
+"""Runs the Snakemake pipeline of a scale, also after a run of it that was killed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class PipelineError(RuntimeError):
+    """The pipeline failed, or another one is at work in the same checkout."""
+
+
+def run_pipeline(scale: str, *, root: Path, cores: int, extra: Sequence[str] = ()) -> None:
+    """Make everything of a scale that is missing or out of date.
+
+    Parameters
+    ----------
+    scale : str
+    root : Path
+        Root of the project.
+    cores : int
+        Jobs that run side by side; at mini each takes one.
+    extra : sequence of str
+        Further arguments of Snakemake, such as ``-n``.
+
+    Raises
+    ------
+    PipelineError
+        If a job failed (Snakemake has said which), or another pipeline is at work here.
+    """
+    import fcntl
+
+    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "workflow" / "Snakefile")]
+    snakemake += ["--directory", str(root), "--config", f"scale={scale}"]
+    settings = ["--cores", str(cores), "--rerun-triggers", "mtime", "params", "input", "--rerun-incomplete"]
+    beside_this_python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, "PATH": beside_this_python}  # the rules call `tla`
+    state = root / ".snakemake"
+    state.mkdir(exist_ok=True)
+    with (state / "tla.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PipelineError(f"another pipeline is at work in {root}. Wait for it, or end it.") from error
+        # Snakemake inherits our lock, which goes with the last process that holds it. Its own does not: one that is
+        # here now was left by a Snakemake that was killed. A training that outlived it is not touched: it holds the
+        # lock of its own run folder.
+        if any((state / "locks").glob("*")):
+            subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True, env=environment)
+        status = subprocess.run(
+            [*snakemake, *settings, "--quiet", "host", "reason", *extra], env=environment, pass_fds=[lock.fileno()]
+        ).returncode
+    if status:
+        raise PipelineError(
+            f"the pipeline failed (Snakemake's status {status}); the messages above say where. What was made is kept:"
+            " the same command goes on from there."
+        )
