@@ -32,7 +32,8 @@ figures: .venv/.stamp-run
 	  --snakemake-args='$(SNAKEMAKE_ARGS)'
 
 test: .venv/.stamp-test
-	PATH="$$(pwd)/.venv/bin:$$PATH" .venv/bin/python -m pytest $(PYTEST_ARGS)
+	PATH="$$(pwd)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 .venv/bin/python -m pytest \
+	  -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
 env: .venv/.stamp-run
 
