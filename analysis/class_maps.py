@@ -11,7 +11,7 @@ from analysis.projection import project
 from analysis.representations import RepresentationSet
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ClassMap:
     """The map of one class.
 
@@ -35,7 +35,8 @@ class ClassMap:
     params: dict[str, Any]
 
     def __repr__(self) -> str:
-        return f"ClassMap(class {self.true_class}, {len(self.clean_rows)} clean and {len(self.adv_rows)} adversarial points)"
+        points = f"{len(self.clean_rows)} clean and {len(self.adv_rows)} adversarial points"
+        return f"ClassMap(class {self.true_class}, {points})"
 
 
 def map_class(
@@ -56,10 +57,13 @@ def map_class(
     Raises
     ------
     ValueError
-        Without an adversarial part, or for a class that the set does not hold.
+        Without an adversarial part, for a class that the set does not hold, or a limit that leaves no points.
     """
     if reps.adv_features is None or reps.adv_predictions is None:
         raise ValueError("the set has no adversarial part: pass attack= to extract.")
+    for name, value in (("n_clean", n_clean), ("n_adversarial", n_adversarial)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1. Got {value!r}.")
     of_class = np.flatnonzero(reps.labels == true_class)
     if not len(of_class):
         raise ValueError(f"the set holds no image of class {true_class}. There are: {np.unique(reps.labels).tolist()}.")
@@ -78,9 +82,7 @@ def map_class(
     )
 
 
-def map_classes(
-    reps: RepresentationSet, *, progress: bool = False, **settings: Any
-) -> dict[int, ClassMap]:
+def map_classes(reps: RepresentationSet, *, progress: bool = False, **settings: Any) -> dict[int, ClassMap]:
     """`map_class` for every class of a set."""
     classes = [int(k) for k in np.unique(reps.labels)]
     bar = tqdm(classes, desc="map", unit="class", disable=not progress)
@@ -110,11 +112,11 @@ def load_maps(path: Path | str) -> dict[int, ClassMap]:
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != "class maps":
         raise CheckpointError(f"{path} holds no class maps. Got the kind {metadata.get('kind')!r}.")
-    arrays: dict[str, dict[str, np.ndarray]] = {}
+    arrays: dict[int, dict[str, np.ndarray]] = {}
     for name, tensor in tensors.items():
         k, _, part = name.partition("/")
-        arrays.setdefault(k, {})[part] = tensor.numpy()
-    return {int(k): ClassMap(true_class=int(k), params=metadata["params"][k], **a) for k, a in sorted(arrays.items())}
+        arrays.setdefault(int(k), {})[part] = tensor.numpy()
+    return {k: ClassMap(true_class=k, params=metadata["params"][str(k)], **arrays[k]) for k in sorted(arrays)}
 
 
 def _evenly(rows: np.ndarray, n: int) -> np.ndarray:

@@ -55,8 +55,8 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
 
 def _train_command(args: Sequence[str]) -> Callable[..., None]:
     """`tla train`, with the fields of the preset that the command line names as defaults."""
-    named = len(args) > 1 and args[0] == "train" and not args[1].startswith("-")
-    default = TrainConfig.preset(args[1]) if named else TrainConfig()
+    named = _named(args, "train")
+    default = TrainConfig.preset(named) if named else TrainConfig()
 
     def train(
         preset: Positional[Annotated[str, arg(metavar="PRESET", help="See `tla presets`.")]],
@@ -74,6 +74,8 @@ def _train_command(args: Sequence[str]) -> Callable[..., None]:
         from analysis.results import train_run
         from analysis.scales import project_root
 
+        if preset != named:
+            raise ValueError("PRESET must come before the flags: `tla train PRESET --epochs 2`.")
         folder = out or project_root() / "runs" / preset / f"seed{config.seed}"
         options: dict[str, Any] = {"init_from": init_from, "device": device, "progress": progress}
         if replace:
@@ -89,12 +91,12 @@ def _train_command(args: Sequence[str]) -> Callable[..., None]:
 
 def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
     """`tla evaluate`, with the attack of the run that the command line names as default."""
-    default = AttackConfig()
-    if len(args) > 1 and args[0] == "evaluate" and not args[1].startswith("-"):
+    named, default = _named(args, "evaluate"), AttackConfig()
+    if named:
         from analysis.results import run_config
         from tla_core.presets import analysis_attack
 
-        default = analysis_attack(run_config(args[1]))
+        default = analysis_attack(run_config(named))
 
     def evaluate(
         run: Positional[RunDir],
@@ -111,6 +113,8 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         """
         from analysis.results import evaluate_run
 
+        if named is None:
+            raise ValueError("RUN must come before the flags: `tla evaluate RUN --attack.steps 100`.")
         name = f"{attack.name.upper()}-{attack.steps}" + (f" x{attack.restarts}" if attack.restarts > 1 else "")
         result, path = evaluate_run(
             run, {name: attack}, split=split, batch_size=batch_size, device=device, progress=progress
@@ -122,6 +126,11 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         print(f"stored in {path}")
 
     return evaluate
+
+
+def _named(args: Sequence[str], command: str) -> str | None:
+    """What stands right behind the command, if that is not a flag."""
+    return args[1] if len(args) > 1 and args[0] == command and not args[1].startswith("-") else None
 
 
 def extract(
@@ -145,10 +154,11 @@ def project(
     progress: bool = True,
 ) -> None:
     """Store a t-SNE map of each class of a run: its clean and adversarial test images, embedded together."""
-    from analysis.results import Results, extract_run, project_run
+    from analysis.results import extract_run, project_run
+    from analysis.scales import load_scale
 
     extract_run(run, eps, progress=progress)
-    print(project_run(run, eps, Results(scale).map_settings(), progress=progress))
+    print(project_run(run, eps, load_scale(scale).map_settings(), progress=progress))
 
 
 def notebooks(

@@ -7,10 +7,13 @@ the provenance (commit, date, command) differs.
 import datetime
 import hashlib
 import io
+import math
 import os
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from analysis.display.style import figure_style
 from analysis.tables import Table
@@ -40,7 +43,7 @@ def save_figure(
     path : Path or str
         Without an ending: ``figures/mini/fig1`` gives ``fig1.pdf`` and so on.
     numbers : JSON value
-        What the figure shows, in numbers.
+        What the figure shows, in numbers. numpy's are welcome; NaN and infinity, which JSON does not have, become null.
     caption : str
     sources : list of dict
         For each model: its run, configuration identity and checkpoint checksum.
@@ -98,7 +101,7 @@ def _save(contents: dict[str, bytes], path, numbers, caption, sources, command) 
         "files": {
             files[ending].name: hashlib.sha256(content).hexdigest() for ending, content in sorted(contents.items())
         },
-        "numbers": numbers,
+        "numbers": _plain(numbers),
         "sources": sources or [],
         "provenance": {
             "command": command or os.environ.get("TLA_COMMAND") or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -110,3 +113,13 @@ def _save(contents: dict[str, bytes], path, numbers, caption, sources, command) 
     files["json"] = path.with_name(f"{path.name}.json")
     write_json(files["json"], sidecar)
     return files
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ _ARRAYS = ("features", "labels", "indices", "logits", "predictions", "adv_featur
            "adv_images")  # fmt: skip
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class RepresentationSet:
     """Representations of n images, row by row; numpy arrays throughout. Make one with `extract` or `from_arrays`.
 
@@ -102,14 +102,15 @@ class RepresentationSet:
             "adv_logits": adv_logits, "predictions": predictions, "adv_predictions": adv_predictions,
             "adv_images": adv_images, "indices": np.arange(len(features)) if indices is None else indices,
         }  # fmt: skip
-        for kind in ("", "adv_"):
-            if arrays[f"{kind}predictions"] is None and arrays[f"{kind}logits"] is not None:
-                arrays[f"{kind}predictions"] = np.argmax(arrays[f"{kind}logits"], axis=1)
         arrays = {name: _converted(name, value) for name, value in arrays.items() if value is not None}
+        for kind in ("", "adv_"):
+            if f"{kind}predictions" not in arrays and f"{kind}logits" in arrays:
+                arrays[f"{kind}predictions"] = arrays[f"{kind}logits"].argmax(-1)
         if class_names is None:
-            seen = [arrays[name].max() for name in ("labels", "predictions", "adv_predictions") if name in arrays]
-            wide = [arrays[name].shape[1] - 1 for name in ("logits", "adv_logits") if name in arrays]
-            class_names = tuple(str(k) for k in range(int(max([*seen, *wide])) + 1)) if len(features) else ()
+            integers = [arrays[name] for name in ("labels", "predictions", "adv_predictions") if name in arrays]
+            counts = [int(value.max(initial=-1)) + 1 for value in integers]
+            counts += [arrays[name].shape[-1] for name in ("logits", "adv_logits") if name in arrays]
+            class_names = tuple(str(k) for k in range(max(counts)))
         return cls(class_names=tuple(class_names), meta=dict(meta or {}), **arrays)
 
     @property

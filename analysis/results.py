@@ -1,13 +1,14 @@
 """Finds the runs and results of a scale, and makes what is missing or stale: the same calls that the pipeline makes."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from analysis.class_maps import ClassMap, load_maps, map_classes, save_maps
 from analysis.representations import RepresentationSet
 from analysis.scales import load_scale, results_dir
-from tla_core.checkpoint import CheckpointError, file_sha256, read_metadata, write_json
-from tla_core.config import AttackConfig, TrainConfig
+from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, write_json
+from tla_core.config import AttackConfig, TrainConfig, canonical_json
 from tla_core.presets import ANALYSIS_LEVELS, analysis_attack
 from tla_core.run_folder import RunFolder
 
@@ -66,8 +67,8 @@ class Results:
         config = self.scale.config(dataset, method, seed)
         path = self.scale.run_dir(dataset, method, seed)
         if not is_trained(path, config):
-            preset = f"{self.scale.name}/{dataset}/{method}"
-            self._may_make(path, f"tla train {preset} --seed {seed} --out {path} --replace")
+            preset, flags = self.scale.preset(dataset, method), self.scale.flags(dataset, method)
+            self._may_make(path, f"tla train {preset} --seed {seed} --out {quote(str(path))} {flags} --replace")
             train_run(config, path, progress=self.progress)
         return path
 
@@ -78,7 +79,7 @@ class Results:
         run = self.run(method, dataset=dataset, seed=seed)
         path, expected = representations_target(run, eps)
         if not _is_current(path, expected):
-            self._may_make(path, f"tla extract {run} --eps {expected['attack']['eps']:g}")
+            self._may_make(path, f"tla extract {quote(str(run))} --eps {expected['attack']['eps']:g}")
             extract_run(run, eps, progress=self.progress)
         return RepresentationSet.load(path)
 
@@ -90,17 +91,15 @@ class Results:
         settings = self.map_settings()
         path, expected = maps_target(run, eps, settings)
         if not _is_current(path, expected):
-            self._may_make(path, f"tla project {run} --eps {expected['eps']:g}")
+            level = f"--eps {expected['attack']['eps']:g} --scale {self.scale.name}"
+            self._may_make(path, f"tla project {quote(str(run))} {level}")
             self.representations(method, eps, dataset=dataset, seed=seed)
             project_run(run, eps, settings, progress=self.progress)
         return load_maps(path)
 
     def map_settings(self) -> dict[str, Any]:
         """What this scale passes to `map_classes`."""
-        points = self.scale.points_per_class
-        return {
-            "n_clean": points["clean"], "n_adversarial": points["adversarial"], "n_iter": self.scale.tsne_iterations
-        }  # fmt: skip
+        return self.scale.map_settings()
 
     def source(self, method: str, *, dataset: str | None = None, seed: int = 0) -> dict[str, Any]:
         """Where a method's numbers come from, for the sidecar of a figure."""
@@ -139,8 +138,6 @@ def train_run(config: TrainConfig, out_dir: Path | str, *, progress: bool = True
     folder = RunFolder(out_dir)
     record = folder.record()
     if record is not None and record["config_identity"] != config.identity:
-        with folder.locked():  # nobody moves a run that is being trained
-            pass
         folder.move_aside()
     return train(config, out_dir, progress=progress, **options)
 
@@ -164,9 +161,7 @@ def representations_target(run_dir: Path | str, eps: float | None = None) -> tup
     from tla_core.evaluation import describe_attack
 
     attack = analysis_attack(run_config(run_dir), eps)
-    model_path = RunFolder(run_dir).model_path
-    if not model_path.exists():
-        raise FileNotFoundError(f"{run_dir} holds no finished run: there is no {model_path.name}. Run `tla train` again.")
+    model_path = RunFolder(run_dir).finished_model()
     path = results_dir(run_dir) / f"representations-eps{attack.eps:g}.safetensors"
     expected = {"checkpoint_sha256": file_sha256(model_path), "layer": "penultimate", "attack": describe_attack(attack)}
     return path, expected
@@ -189,7 +184,7 @@ def extract_run(
     config = run_config(run_dir)
     test = load_dataset(config.dataset, "test")
     reps = extract(
-        load_model(run_dir, device=_device(device)),
+        load_model(run_dir, device=device),
         test.images,
         test.labels,
         attack=AttackConfig(**expected["attack"]),
@@ -204,9 +199,7 @@ def extract_run(
 def maps_target(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Path of a run's class maps, and what their metadata must say."""
     path, expected = representations_target(run_dir, eps)
-    eps = expected["attack"]["eps"]
-    target = path.with_name(f"class-maps-eps{eps:g}.safetensors")
-    return target, {"checkpoint_sha256": expected["checkpoint_sha256"], "eps": eps, "settings": settings}
+    return path.with_name(path.name.replace("representations", "class-maps")), {**expected, "settings": settings}
 
 
 def project_run(run_dir: Path | str, eps: float | None, settings: dict[str, Any], *, progress: bool = True) -> Path:
@@ -229,7 +222,7 @@ def evaluate_run(
     from tla_core.training import load_model
 
     data = load_dataset(run_config(run_dir).dataset, split)
-    model = load_model(run_dir, device=_device(device))
+    model = load_model(run_dir, device=device)
     evaluation = evaluate(model, data.images, data.labels, attacks, batch_size=batch_size, progress=progress)
     path = results_dir(run_dir) / f"evaluation-{split}.json"
     write_json(
@@ -248,18 +241,10 @@ def evaluate_run(
 
 
 def _is_current(path: Path, expected: dict[str, Any]) -> bool:
-    """Whether the file's metadata say what is expected; a file that cannot be read is not current."""
-    from tla_core.config import canonical_json
-
+    """Whether the file says that it is what is expected; a missing, truncated or altered one is not."""
     try:
-        metadata = read_metadata(path)
+        _, metadata = load_tensors(path)
     except (FileNotFoundError, CheckpointError):
         return False
     found = metadata.get("meta", metadata)
     return canonical_json({key: found.get(key) for key in expected}) == canonical_json(expected)
-
-
-def _device(name: str):
-    from tla_core.runtime import pick_device
-
-    return pick_device(name)

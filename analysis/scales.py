@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tla_core.config import METHODS, AttackConfig, TrainConfig
+from tla_core.config import METHODS, AttackConfig, TrainConfig, parse_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +47,26 @@ class Scale:
 
     def config(self, dataset: str, method: str, seed: int = 0) -> TrainConfig:
         """The settings of one training: the preset, with this scale's overrides."""
-        config = TrainConfig.preset(f"{self.name}/{dataset}/{method}", seed=seed)
-        changes = dict(self.overrides.get(method, {}))
-        for name in ("attack", "selection_attack"):
-            if isinstance(changes.get(name), dict):
-                changes[name] = dataclasses.replace(getattr(config, name), **changes[name])
-        known = {f.name for f in dataclasses.fields(TrainConfig)}
-        if unknown := sorted(set(changes) - known):
-            raise ValueError(f"overrides of {method} hold an unknown field: {', '.join(unknown)}.")
-        return dataclasses.replace(config, **changes)
+        preset = TrainConfig.preset(self.preset(dataset, method), seed=seed)
+        return _replaced(preset, self.overrides.get(method, {}), f"overrides of {method}")
+
+    def preset(self, dataset: str, method: str) -> str:
+        """Name of the preset of a training."""
+        return f"{self.name}/{dataset}/{method}"
+
+    def flags(self, dataset: str, method: str) -> str:
+        """What `tla train PRESET` must be told for this scale's overrides, quoted for the shell."""
+        preset = TrainConfig.preset(self.preset(dataset, method))
+        return shlex.join(override_flags(self.config(dataset, method), preset))
 
     def run_dir(self, dataset: str, method: str, seed: int = 0) -> Path:
         """Folder of a training: ``runs/<scale>/<dataset>/<method>/seed<n>``."""
         return self.root / "runs" / self.name / dataset / method / f"seed{seed}"
+
+    def map_settings(self) -> dict[str, Any]:
+        """What this scale passes to `map_classes`."""
+        points = self.points_per_class
+        return {"n_clean": points["clean"], "n_adversarial": points["adversarial"], "n_iter": self.tsne_iterations}
 
     @property
     def figures_dir(self) -> Path:
@@ -91,17 +99,19 @@ def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:
     Raises
     ------
     ValueError
-        For an unknown scale (they are listed), or a file with unknown keys.
+        For an unknown scale (they are listed), or a file with unknown or missing keys.
     """
     root = Path(root) if root is not None else project_root()
     path = root / "workflow" / "scales" / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise ValueError(f"unknown scale {name!r}. There are: {', '.join(known) or 'none'} in {path.parent}.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    unknown = sorted(set(values) - {f.name for f in dataclasses.fields(Scale)})
-    if unknown:
-        raise ValueError(f"{path.name} holds unknown keys: {', '.join(unknown)}.")
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    known = {f.name for f in dataclasses.fields(Scale)} - {"name", "root"}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"{path.name} holds unknown keys: {', '.join(unknown)}. There are: {', '.join(sorted(known))}.")
+    if missing := sorted(known - {"tsne_iterations", "overrides"} - set(values)):
+        raise ValueError(f"{path.name} lacks {', '.join(missing)}.")
     lists = {key: tuple(values[key]) for key in ("datasets", "methods", "seeds", "notebooks")}
     return Scale(**{**values, **lists, "name": name, "root": root, "overrides": values.get("overrides") or {}})
 
@@ -131,6 +141,22 @@ def override_flags(config: TrainConfig, preset: TrainConfig) -> list[str]:
         else:
             flags += _flag(name, value)
     return flags
+
+
+def _replaced(settings: Any, changes: dict[str, Any], what: str) -> Any:
+    """Settings with fields replaced: an attack by its own fields; numbers may be fractions, or ``1e-4``, text to YAML."""
+    known = [f.name for f in dataclasses.fields(settings) if f.name not in ("method", "seed")]
+    if unknown := sorted(set(changes) - set(known)):
+        raise ValueError(f"{what} hold an unknown field: {', '.join(unknown)}. There are: {', '.join(known)}.")
+    values = {}
+    for name, value in changes.items():
+        before = getattr(settings, name)
+        if isinstance(before, AttackConfig) and isinstance(value, dict):
+            value = _replaced(before, value, f"{what}, {name},")
+        elif isinstance(before, float) and isinstance(value, str):
+            value = parse_number(value)
+        values[name] = value
+    return dataclasses.replace(settings, **values)
 
 
 def _flag(name: str, value: Any) -> list[str]:

@@ -4,9 +4,11 @@ import csv
 import html
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Column:
 
     def text(self, value: Any) -> str:
         """A value as printed; an en dash where there is none."""
-        if value is None or (isinstance(value, float) and math.isnan(value)):
+        if _is_missing(value):
             return "–"
-        if isinstance(value, float):
+        if isinstance(value, (float, np.floating)):
             return f"{value * 100 if self.percent else value:.{self.digits}f}"
         return str(value)
 
@@ -69,37 +71,35 @@ class Table:
 
     def is_best(self, row: dict[str, Any], column: Column) -> bool:
         """Whether the row's value is the best of its column, as printed: ties at that precision are all marked."""
-        if column.best is None or column.text(row.get(column.key)) == "–":
+        if column.best is None or _is_missing(row.get(column.key)):
             return False
-        values = [r[column.key] for r in self.rows if column.text(r.get(column.key)) != "–"]
+        values = [r[column.key] for r in self.rows if not _is_missing(r.get(column.key))]
         pick = min if column.best == "min" else max
         return len(values) > 1 and column.text(row[column.key]) == column.text(pick(values))
 
     def to_csv(self) -> str:
-        """Full precision, one line per record, keys as the header."""
+        """Full precision, one line per record, keys as the header; a missing value is an empty field."""
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, [c.key for c in self.columns], extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.rows)
+        writer.writerows({k: None if _is_missing(v) else v for k, v in row.items()} for row in self.rows)
         return buffer.getvalue()
 
     def to_markdown(self) -> str:
-        """A pipe table with the best values in bold."""
-        lines = [[c.title for c in self.columns], ["---" if not i else "---:" for i in range(len(self.columns))]]
-        lines += [[self._cell(row, c, "**{}**") for c in self.columns] for row in self.rows]
+        """A pipe table with the best values in bold; all text is escaped."""
+        lines = [[_markdown(c.title) for c in self.columns], ["---", *["---:"] * (len(self.columns) - 1)]]
+        lines += [[self._cell(row, c, "**{}**", _markdown) for c in self.columns] for row in self.rows]
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return f"{body}\n\n{self.caption}\n" if self.caption else f"{body}\n"
+        return f"{body}\n\n{_markdown(self.caption)}\n" if self.caption else f"{body}\n"
 
     def to_latex(self) -> str:
-        """A booktabs tabular with the best values in bold."""
+        """A booktabs tabular with the best values in bold, the caption as a comment; all text is escaped."""
         align = "l" + "r" * (len(self.columns) - 1)
         lines = [" & ".join(_latex(c.title) for c in self.columns) + r" \\", r"\midrule"]
         for row in self.rows:
-            cells = [_latex(c.text(row.get(c.key))) for c in self.columns]
-            bold = [self.is_best(row, c) for c in self.columns]
-            lines.append(" & ".join(rf"\textbf{{{t}}}" if b else t for t, b in zip(cells, bold, strict=True)) + r" \\")
+            lines.append(" & ".join(self._cell(row, c, r"\textbf{{{}}}", _latex) for c in self.columns) + r" \\")
         body = "\n".join(lines)
-        caption = f"% {self.caption}\n" if self.caption else ""
+        caption = "".join(f"% {line}\n" for line in self.caption.splitlines())
         return f"{caption}\\begin{{tabular}}{{{align}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
     def to_html(self) -> str:
@@ -118,12 +118,25 @@ class Table:
     def __repr__(self) -> str:
         return f"Table({len(self.rows)} rows x {len(self.columns)} columns)"
 
-    def _cell(self, row: dict[str, Any], column: Column, mark: str, escape=str) -> str:
+    def _cell(self, row: dict[str, Any], column: Column, mark: str, escape: Callable[[str], str]) -> str:
         text = escape(column.text(row.get(column.key)))
         return mark.format(text) if self.is_best(row, column) else text
 
 
+_LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "–": "--", "′": "$'$", "ε": r"$\varepsilon$", "±": r"$\pm$",
+})  # fmt: skip
+
+
 def _latex(text: str) -> str:
-    for character, written in (("\\", r"\textbackslash{}"), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
-        text = text.replace(character, written)
-    return text.replace("–", "--").replace("′", "$'$").replace("ε", r"$\varepsilon$").replace("±", r"$\pm$")
+    return text.translate(_LATEX)
+
+
+def _markdown(text: str) -> str:
+    return text.replace("<", "&lt;").replace("|", r"\|")
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, (float, np.floating)) and math.isnan(value))

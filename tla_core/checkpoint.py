@@ -28,6 +28,8 @@ class CheckpointError(ValueError):
 def save_tensors(path: Path | str, tensors: dict[str, Tensor | np.ndarray], metadata: dict[str, Any]) -> None:
     """Write tensors and JSON metadata into one safetensors file, atomically and with a checksum of both.
 
+    The same content gives the same bytes.
+
     Parameters
     ----------
     path : Path or str
@@ -47,7 +49,7 @@ def save_tensors(path: Path | str, tensors: dict[str, Tensor | np.ndarray], meta
     }
     text = canonical_json(metadata)
     header = {"format": f"tla/{FORMAT}", "metadata": text, "sha256": _digest(owned, text)}
-    write_atomic(path, to_bytes(owned, header))
+    write_atomic(path, _sort_metadata(to_bytes(owned, header)))
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -160,6 +162,16 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _sort_metadata(content: bytes) -> bytes:
+    """safetensors writes the entries of its metadata in random order: sort them, for the checksum of the whole file."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def _read_header(content: bytes, path: Path) -> dict[str, str]:

@@ -166,6 +166,8 @@ class RunFolder:
         before = self.record()
         state = read_metadata(self.state_path).get("run", {}) if self.state_path.exists() else None
         model = read_metadata(self.model_path) if self.model_path.exists() else None
+        if state is None and model is None:
+            before = None  # a run that was refused, or ended before its first state: nothing is lost with it
         for found in (before, state, model):
             if found is not None and found.get("identity") != record["identity"]:
                 raise RunConflictError(

@@ -1,6 +1,5 @@
 """The training loop. What it draws depends on (seed, step) alone, so a resumed run equals an uninterrupted one."""
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ class TrainingDivergedError(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a run lies, and the records of its ``metrics.jsonl``: of some steps, and of each epoch on held-out images."""
+    """Where a run lies, and the records of its ``metrics.jsonl``: of some steps, and of the held-out images."""
 
     run_dir: Path
     metrics: list[dict[str, Any]]
@@ -210,29 +209,30 @@ class _Training:
         loss = STEPS[config.method](self.model, self.source, self.step, config, attack)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
-        if self.device.type == "cpu" or self.step % LOG_EVERY_STEPS == 0:  # a GPU is not waited for at each step
-            self._check_finite(loss.total)
+        # A GPU is not waited for at each step; what diverges in between is found before it is saved.
+        if (self.device.type == "cpu" or self.step % LOG_EVERY_STEPS == 0) and not torch.isfinite(loss.total):
+            self._diverged(f"the loss ({loss.total.item()})")
         self.optimizer.step()
         self.step += 1
         return loss
 
     def _log(self, loss: StepLoss) -> None:
-        share = (self.step - 1) / self.total_steps
+        step = self.step - 1
         self.folder.append_metrics(
             {
                 "step": self.step,
                 "epoch": round(self.step / self.source.steps_per_epoch, 4),
                 "loss": round(loss.total.item(), 6),
                 "terms": {name: round(term.item(), 6) for name, term in loss.terms.items()},
-                "learning_rate": learning_rate(self.config, share),
-                "eps": ramped_attack(self.config, self.step - 1, self.total_steps).eps,
+                "learning_rate": learning_rate(self.config, step / self.total_steps),
+                "eps": ramped_attack(self.config, step, self.total_steps).eps,
                 "time": round(time.time(), 3),
             }
         )
 
     def _select(self, epoch: int, bar) -> None:
         """Keep these weights if they are the best on the held-out images; a later epoch wins a tie."""
-        held_out = {}
+        held_out: dict[str, float] = {}
         if len(self.held_out[1]):
             attacks = {} if self.config.method == "um" else {"robust": self.config.selection_attack}
             self.model.eval()
@@ -274,16 +274,11 @@ class _Training:
             logits = self.model(scale_images(self.source.images[:1]))
         check_label_range(torch.tensor([self.n_classes - 1]), logits.cpu())
 
-    def _check_finite(self, loss: Tensor) -> None:
-        if not math.isfinite(loss.item()):
-            self._diverged(f"the loss ({loss.item()})")
-
     def _diverged(self, what: str) -> None:
-        kept = "No state had been saved yet"
-        if self.saved_step >= 0:
-            kept = f"The state of step {self.saved_step} is kept in {self.folder.path}"
+        kept = f"The state of step {self.saved_step} is kept in {self.folder.path}"
         raise TrainingDivergedError(
-            f"{what} is not finite at step {self.step} (epoch {self.step // self.source.steps_per_epoch + 1}). {kept}."
+            f"{what} is not finite at step {self.step} (epoch {self.step // self.source.steps_per_epoch + 1})."
+            f" {kept if self.saved_step >= 0 else 'No state had been saved yet'}."
             f" Lower learning_rate (now {self.config.learning_rate:g}), or check the images and the model for NaN."
         )
 
@@ -292,14 +287,13 @@ def _fresh_model(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
     _, channels, height, width = dataset.images.shape
     if height != width:
         raise ValueError(f"the preset's network takes square images. Got {height} x {width}; crop, or pass model=.")
-    return build_model(
-        config.network, width=config.width, in_channels=channels, image_size=height,
-        n_classes=len(dataset.class_names),
-    )  # fmt: skip
+    sizes = {"in_channels": channels, "image_size": height, "n_classes": len(dataset.class_names)}
+    return build_model(config.network, width=config.width, **sizes)
 
 
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], run_dir: Path | str) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"the weights of {run_dir} are those of another network: {error}") from error
+        what = " ".join(str(error).split("\n\t")[:2])  # the first of the tensors that torch lists
+        raise ValueError(f"the weights of {run_dir} are those of another network: {what}") from error

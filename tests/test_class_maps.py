@@ -1,0 +1,120 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from analysis.class_maps import ClassMap, load_maps, map_class, map_classes, save_maps
+from analysis.projection import project
+from analysis.representations import RepresentationSet
+from tla_core.checkpoint import CheckpointError
+
+
+def make_set(n=120, n_classes=2, adversarial=True):
+    """Classes in separate directions; every second adversarial example has moved to the next class."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % n_classes
+    centres = np.eye(n_classes, 8)
+    taken_for = np.where(np.arange(n) // n_classes % 2, labels, (labels + 1) % n_classes)
+    adversarial_part = {
+        "adv_features": centres[taken_for] + 0.1 * rng.normal(size=(n, 8)), "adv_predictions": taken_for
+    }  # fmt: skip
+    return RepresentationSet.from_arrays(
+        centres[labels] + 0.1 * rng.normal(size=(n, 8)), labels, predictions=labels,
+        **adversarial_part if adversarial else {},
+    )  # fmt: skip
+
+
+def assert_same(a, b):
+    assert (a.true_class, a.params) == (b.true_class, b.params)
+    for field in dataclasses.fields(ClassMap):
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(x, np.ndarray):
+            np.testing.assert_array_equal(x, y)
+            assert x.dtype == y.dtype
+
+
+def test_rows_belong_to_the_class_and_coordinates_to_the_rows():
+    reps = make_set()
+    mapped = map_class(reps, 1, n_iter=250)
+    np.testing.assert_array_equal(mapped.clean_rows, np.arange(1, 120, 2))
+    np.testing.assert_array_equal(mapped.adv_rows, np.arange(1, 120, 2))
+    assert mapped.clean_coords.shape == mapped.adv_coords.shape == (60, 2)
+    np.testing.assert_array_equal(mapped.adv_predictions, reps.adv_predictions[mapped.adv_rows])
+    together = np.concatenate([reps.features[mapped.clean_rows], reps.adv_features[mapped.adv_rows]])
+    projected = project(together, n_iter=250)
+    np.testing.assert_array_equal(np.concatenate([mapped.clean_coords, mapped.adv_coords]), projected.coords.astype("f4"))
+    assert mapped.params == projected.params and mapped.params["perplexity"] == 15
+
+
+def test_examples_that_left_their_class_lie_apart_from_its_clean_images():
+    mapped = map_class(make_set(), 0, n_iter=500)
+    distances = np.linalg.norm(mapped.adv_coords[:, None] - mapped.clean_coords[None], axis=2).min(1)
+    false = mapped.adv_predictions != 0
+    assert distances[false].min() > distances[~false].max()
+
+
+def test_limits_take_rows_evenly():
+    mapped = map_class(make_set(), 0, n_clean=40, n_adversarial=20, n_iter=250)
+    for rows, n in ((mapped.clean_rows, 40), (mapped.adv_rows, 20)):
+        assert len(np.unique(rows)) == n and (rows % 2 == 0).all()
+        assert (rows[0], rows[-1]) == (0, 118)
+        assert np.diff(rows).max() <= 2 * np.ceil(59 / (n - 1))
+    assert mapped.adv_coords.shape == (20, 2)
+    everything = map_class(make_set(), 0, n_clean=60, n_adversarial=10**6, n_iter=250)
+    assert (len(everything.clean_rows), len(everything.adv_rows)) == (60, 60)
+
+
+def test_settings_reach_the_projection():
+    mapped = map_class(make_set(), 0, method="pca", metric="euclidean")
+    assert (mapped.params["method"], mapped.params["metric"]) == ("pca", "euclidean")
+    with pytest.raises(ValueError, match="perplexity=200"):
+        map_class(make_set(), 0, perplexity=200)
+
+
+def test_every_class_of_a_set_is_mapped():
+    maps = map_classes(make_set(), method="pca")
+    assert list(maps) == [0, 1] and [m.true_class for m in maps.values()] == [0, 1]
+    assert_same(maps[1], map_class(make_set(), 1, method="pca"))
+
+
+def test_sets_without_an_adversarial_part_or_the_class_are_refused():
+    with pytest.raises(ValueError, match="no adversarial part: pass attack= to extract"):
+        map_class(make_set(adversarial=False), 0)
+    with pytest.raises(ValueError, match=r"no image of class 7\. There are: \[0, 1\]"):
+        map_class(make_set(), 7)
+
+
+@pytest.mark.parametrize("name", ["n_clean", "n_adversarial"])
+@pytest.mark.parametrize("value", [0, -1, 2.5])
+def test_limits_must_leave_points(name, value):
+    with pytest.raises(ValueError, match=rf"{name} must be a whole number of at least 1\. Got {value}"):
+        map_class(make_set(), 0, **{name: value})
+
+
+def test_save_and_load_round_trip_with_more_than_ten_classes(tmp_path):
+    maps = map_classes(make_set(n=120, n_classes=12), method="pca")
+    save_maps(tmp_path / "maps.safetensors", maps, {"checkpoint_sha256": "abc"})
+    loaded = load_maps(tmp_path / "maps.safetensors")
+    assert list(loaded) == list(range(12))
+    for k, mapped in maps.items():
+        assert_same(loaded[k], mapped)
+
+
+def test_files_of_another_kind_and_altered_ones_are_refused(tmp_path):
+    path = tmp_path / "reps"
+    make_set().save(path)
+    with pytest.raises(CheckpointError, match=r"holds no class maps\. Got the kind 'representations'"):
+        load_maps(path)
+    save_maps(path, map_classes(make_set(), method="pca"), {})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="altered"):
+        load_maps(path)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        load_maps(tmp_path / "nothing")
+
+
+def test_repr_says_what_it_shows():
+    mapped = map_class(make_set(), 1, method="pca", n_adversarial=5)
+    assert repr(mapped) == "ClassMap(class 1, 60 clean and 5 adversarial points)"

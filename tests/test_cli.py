@@ -1,0 +1,241 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from tiny import project_folder, use_few_images
+
+from analysis import cli, results
+from tla_core.config import AttackConfig, TrainConfig
+from tla_core.presets import ANALYSIS_ATTACKS, list_presets
+
+COMMANDS = ("train", "evaluate", "extract", "project", "notebooks", "figures", "presets", "data")
+
+
+def run(*args, **options):
+    return subprocess.run([sys.executable, "-m", "analysis.cli", *args], capture_output=True, text=True, **options)
+
+
+def fails(capsys, *args):
+    """The message of a command that fails: one line on standard error, status 1, and nothing else."""
+    assert cli.main(args) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("tla: error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A project with one tiny um run, trained by the command line."""
+    root = project_folder(tmp_path_factory.mktemp("project"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_few_images(monkeypatch)
+        monkeypatch.chdir(root)
+        flags = ["--width", "1/16", "--epochs", "1", "--holdout", "20"]
+        assert cli.main(["train", "mini/mnist/um", *flags, "--no-progress"]) == 0
+    return root
+
+
+@pytest.fixture
+def project(trained, tmp_path, monkeypatch):
+    use_few_images(monkeypatch)
+    shutil.copytree(trained, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+# Help -----------------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_the_commands_without_importing_anything_heavy():
+    code = """
+import sys
+from analysis import cli
+try:
+    cli.main(["--help"])
+except SystemExit as end:
+    print("status", end.code)
+print(sorted({"torch", "numpy", "matplotlib", "sklearn", "openTSNE", "snakemake", "papermill"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *_, status, heavy = done.stdout.splitlines()
+    assert (status, heavy) == ("status 0", "[]")
+    assert all(f"• {command} " in done.stdout for command in COMMANDS)
+    assert set(COMMANDS) == set(cli.commands([]))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and f"usage: tla {command}" in text
+    first_words = cli.commands([])[command].__doc__.split()[:4]
+    assert " ".join(first_words) in " ".join(text.split())
+
+
+def test_no_command_shows_the_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([])
+    assert end.value.code == 0 and "usage: tla" in capsys.readouterr().out
+
+
+def test_the_help_of_train_shows_the_presets_values(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "mini/mnist/tla", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "(default: 0.006)" in text and "--attack.eps NUMBER" in text and "(default: 0.3)" in text
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_is_one_line_on_standard_error_without_a_traceback(tmp_path):
+    done = run("train", "mini/mnist/trades", cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == f"tla: error: unknown preset 'mini/mnist/trades'. There are: {', '.join(list_presets())}.\n"
+
+
+def test_wrong_usage_is_refused_with_status_2(capsys):
+    for args in (["frobnicate"], ["train"], ["train", "mini/mnist/um", "--lamda", "3"], ["extract", "x", "--eps", "big"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(args)
+        captured = capsys.readouterr()
+        assert end.value.code == 2 and "Traceback" not in captured.out + captured.err
+        assert captured.out == "" and captured.err
+
+
+def test_bad_settings_say_what_was_expected(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(project_folder(tmp_path))
+    assert "margin must be a finite number, at least 0. Got -1" in fails(capsys, "train", "mini/mnist/tla", "--margin", "-1")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "mini/mnist/tla", "--attack.eps", "8"])
+    assert end.value.code == 2 and "did you mean 8/255?" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_is_not_there_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(project_folder(tmp_path))
+    for command in ("evaluate", "extract", "project"):
+        assert "nowhere holds no run: there is no config.json" in fails(capsys, command, "nowhere")
+    assert "there is no notebook fig9.ipynb" in fails(capsys, "notebooks", "fig9")
+    assert "unknown scale 'huge'. There are: mini" in fails(capsys, "notebooks", "--scale", "huge")
+    assert "unknown preset 'x'. There are: mini/mnist/um" in fails(capsys, "presets", "x")
+    assert "tla data get needs a name" in fails(capsys, "data", "get")
+    assert "atlantis cannot be downloaded" in fails(capsys, "data", "get", "atlantis")
+    monkeypatch.chdir(tmp_path.parent)
+    assert "expected a folder with workflow/scales" in fails(capsys, "notebooks")
+
+
+def test_flags_before_the_preset_or_run_are_refused_rather_than_misread(capsys, monkeypatch):
+    """The preset decides the defaults: were it overlooked, another network would be trained in its name."""
+    monkeypatch.setattr("tla_core.training.train", lambda *args, **options: pytest.fail("it must not train"))
+    assert "PRESET must come before the flags" in fails(capsys, "train", "--margin", "0.1", "mini/mnist/tla")
+    assert "PRESET must come before the flags" in fails(capsys, "train", "--no-progress", "mini/mnist/tla")
+    assert "RUN must come before the flags" in fails(capsys, "evaluate", "--attack.eps", "0.1", "nowhere")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("tla_core.presets.list_presets", lambda: json.loads("{"))
+    with pytest.raises(json.JSONDecodeError, match="Expecting property name"):
+        cli.main(["presets"])
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tla_core.training.train", interrupted)
+    assert cli.main(["train", "mini/mnist/um", "--out", "x"]) == 130
+    assert "interrupted. The same command goes on" in capsys.readouterr().err
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_may_be_fractions(monkeypatch):
+    seen = []
+    monkeypatch.setattr("tla_core.training.train", lambda config, out, **options: seen.append(config))
+    flags = ["--attack.eps", "8/255", "--attack.step-size", "2/255", "--learning-rate", "1e-4", "--milestones", "1/2", "3/4"]
+    assert cli.main(["train", "mini/mnist/tla", *flags, "--out", "x"]) == 0
+    preset = TrainConfig.preset("mini/mnist/tla")
+    attack = AttackConfig(eps=8 / 255, step_size=2 / 255, steps=preset.attack.steps)
+    expected = TrainConfig.preset(
+        "mini/mnist/tla", attack=attack, learning_rate=1e-4, milestones=(0.5, 0.75)
+    )
+    assert seen == [expected]
+
+
+def test_levels_may_be_fractions(monkeypatch, capsys):
+    monkeypatch.setattr(results, "extract_run", lambda run, eps, **options: f"{run} {eps!r}")
+    assert cli.main(["extract", "run", "--eps", "8/255", "0.3"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"run {8 / 255!r}", "run 0.3"]
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def test_presets_are_a_table(capsys):
+    assert cli.main(["presets"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["preset", "network", "epochs", "batch", "training", "attack"]
+    assert [row.split()[0] for row in rows] == list(list_presets())
+    assert rows[0].endswith("none") and rows[3].endswith("PGD 3 x 0.15, eps 0.3 (linf)")
+
+
+def test_one_preset_is_shown_with_the_source_of_each_value(capsys):
+    assert cli.main(["presets", "mini/mnist/tla"]) == 0
+    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert shown["margin"].split() == ["margin", "0.05", "supplement"]
+    assert shown["epochs"].split()[-1] == "ours" and shown["seed"].split()[-1] == "default"
+
+
+def test_datasets_are_listed_whether_they_are_there_or_not(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TLA_DATA", str(tmp_path))
+    assert cli.main(["data", "list"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert str(tmp_path) in first and "TLA_DATA" in first
+    listed = {line.split()[0]: line for line in lines}
+    assert list(listed) == ["mnist-mini", "mnist", "cifar10", "cifar10-jpeg", "tiny-imagenet"]
+    assert "MNIST (5,000 + 5,000 subset)" in listed["mnist-mini"] and "not there" in listed["cifar10"]
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def test_train_writes_a_run_below_the_project(trained):
+    record = json.loads((trained / "runs/mini/mnist/um/seed0/config.json").read_text())
+    assert record["config"] == TrainConfig.preset("mini/mnist/um", width=1 / 16, epochs=1, holdout=20).to_dict()
+
+
+def test_train_refuses_other_settings_unless_told_to_replace(project, capsys):
+    flags = ["--width", "1/16", "--epochs", "1", "--holdout", "20", "--learning-rate", "0.001", "--no-progress"]
+    message = fails(capsys, "train", "mini/mnist/um", *flags)
+    assert "config.learning_rate was 0.006, is 0.001" in message and "--replace" in message
+    assert cli.main(["train", "mini/mnist/um", *flags, "--replace"]) == 0
+    assert "TrainResult(" in capsys.readouterr().out
+    assert (project / "runs/mini/mnist/um/seed0.old-1/model.safetensors").exists()
+
+
+def test_evaluate_prints_and_stores_the_accuracies(project, capsys):
+    run_dir = "runs/mini/mnist/um/seed0"
+    assert cli.main(["evaluate", run_dir, "--attack.steps", "2", "--no-progress"]) == 0
+    clean, robust, where = capsys.readouterr().out.splitlines()
+    stored = json.loads((project / "results/mini/mnist/um/seed0/evaluation-test.json").read_text())
+    accuracy, error = stored["accuracy"]["clean"] * 100, stored["standard_error"]["clean"] * 100
+    assert clean.split() == ["clean", f"{accuracy:.2f}", "%", "+-", f"{error:.2f}"]
+    assert robust.startswith("PGD-2 ") and robust.endswith("PGD 2 x 0.03, eps 0.3 (linf)")
+    assert where == "stored in results/mini/mnist/um/seed0/evaluation-test.json"
+    # The other settings are those of the attack that the dataset is analysed with.
+    attack = ANALYSIS_ATTACKS["mnist-mini"]
+    assert stored["attacks"]["PGD-2"] == {**AttackConfig(eps=attack.eps, step_size=attack.step_size, steps=2).__dict__}
+    assert stored["images"] == 400
+
+
+def test_extract_and_project_store_results_and_say_where(project, capsys):
+    run_dir, below = "runs/mini/mnist/um/seed0", "results/mini/mnist/um/seed0"
+    assert cli.main(["extract", run_dir, "--no-progress"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{below}/representations-eps{eps}.safetensors" for eps in (0.03, 0.3)]
+    assert cli.main(["project", run_dir, "--eps", "3/10", "--no-progress"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{below}/class-maps-eps0.3.safetensors"]
+    assert (project / below / "class-maps-eps0.3.safetensors").exists()

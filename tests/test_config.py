@@ -1,0 +1,335 @@
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from tla_core.config import AttackConfig, TrainConfig, canonical_json, identity_of, parse_number
+from tla_core.presets import ANALYSIS_ATTACKS, analysis_attack, list_presets, preset_fields, preset_sources
+
+# Attacks --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "autoattack"}, r"attack name must be one of fgsm, bim, pgd, mim, cw\. Got 'autoattack'"),
+        ({"norm": "l1"}, r"norm must be one of linf, l2\. Got 'l1'"),
+        ({"loss": "hinge"}, r"loss must be one of ce, margin\. Got 'hinge'"),
+        ({"eps": -0.1}, r"eps must be a finite number, at least 0\. Got -0\.1"),
+        ({"eps": math.nan}, "eps must be a finite number, at least 0. Got nan"),
+        ({"eps": math.inf, "norm": "l2"}, "eps must be a finite number, at least 0. Got inf"),
+        ({"eps": "0.3"}, "eps must be a finite number, at least 0. Got '0.3'"),
+        ({"eps": None}, "eps must be a finite number, at least 0. Got None"),
+        ({"eps": True}, "eps must be a finite number, at least 0. Got True"),
+        ({"eps": 8}, r"eps must be at most 1 for linf, since images are in \[0, 1\]\. Got 8; did you mean 8/255\?"),
+        ({"eps": 25.0}, r"did you mean 25/255\?"),
+        ({"eps": 1000}, r"Got 1000; did you mean 8/255\?"),
+        ({"step_size": 2}, r"step_size must be at most 1 for linf.* did you mean 2/255\?"),
+        ({"step_size": -2 / 255}, "step_size must be a finite number, at least 0"),
+        ({"step_size": math.nan}, "step_size must be a finite number, at least 0"),
+        ({"eps": 1, "step_size": True}, "step_size must be a finite number, at least 0. Got True"),
+        ({"steps": 0}, r"steps must be a whole number of at least 1\. Got 0"),
+        ({"steps": 2.5}, "steps must be a whole number of at least 1. Got 2.5"),
+        ({"steps": 20.0}, "steps must be a whole number of at least 1. Got 20.0"),
+        ({"steps": True}, "steps must be a whole number of at least 1. Got True"),
+        ({"steps": "20"}, "steps must be a whole number of at least 1. Got '20'"),
+        ({"restarts": 0}, "restarts must be a whole number of at least 1. Got 0"),
+        ({"restarts": 3, "random_start": False}, r"restarts must be 1 without a random start.* Got 3"),
+        ({"restarts": 3, "name": "bim"}, "restarts must be 1 without a random start"),
+        ({"restarts": 2, "name": "fgsm"}, "restarts must be 1 without a random start"),
+        ({"random_start": "no"}, "random_start must be True or False. Got 'no'"),
+        ({"random_start": 1}, "random_start must be True or False. Got 1"),
+        ({"momentum": -0.1}, "momentum must be a finite number, at least 0. Got -0.1"),
+        ({"momentum": math.nan}, "momentum must be a finite number, at least 0. Got nan"),
+    ],
+)
+def test_attack_refuses(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AttackConfig(**settings)
+
+
+def test_radii_above_one_are_fine_in_l2():
+    assert AttackConfig(norm="l2", eps=3, step_size=2).eps == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "implied"),
+    [
+        ("pgd", {}, {"random_start": True, "loss": "ce", "momentum": 0.0, "steps": 20, "step_size": 2 / 255}),
+        ("fgsm", {"eps": 0.3, "steps": 40}, {"steps": 1, "step_size": 0.3, "random_start": False}),
+        ("fgsm", {"norm": "l2", "eps": 5}, {"steps": 1, "step_size": 5, "random_start": False}),
+        ("bim", {"steps": 7}, {"steps": 7, "random_start": False, "momentum": 0.0}),
+        ("mim", {}, {"momentum": 1.0, "random_start": True}),
+        ("mim", {"momentum": 0.9}, {"momentum": 0.9}),
+        ("cw", {"restarts": 2}, {"loss": "margin", "restarts": 2}),
+    ],
+)
+def test_an_attacks_name_sets_what_it_stands_for(name, given, implied):
+    attack = AttackConfig(name=name, **given)
+    assert {key: getattr(attack, key) for key in implied} == implied
+
+
+def test_scaled_keeps_the_steps_and_the_proportion_of_their_size():
+    attack = AttackConfig(name="mim", eps=0.3, step_size=0.03, steps=20, momentum=0.9)
+    scaled = attack.scaled(0.03)
+    assert scaled == dataclasses.replace(attack, eps=0.03, step_size=scaled.step_size)
+    assert scaled.step_size == pytest.approx(0.003)
+    assert AttackConfig(name="fgsm", eps=0.3).scaled(0.1).step_size == pytest.approx(0.1)
+    assert attack.scaled(0).step_size == 0
+    with pytest.raises(ValueError, match="eps 0 cannot be scaled"):
+        attack.scaled(0).scaled(0.1)
+    with pytest.raises(ValueError, match="did you mean 8/255"):
+        attack.scaled(8)
+
+
+def test_an_attack_reads_as_one_line():
+    assert str(AttackConfig(name="fgsm", eps=0.3)) == "FGSM, eps 0.3 (linf)"
+    assert str(AttackConfig(eps=0.3, step_size=0.01, steps=40)) == "PGD 40 x 0.01, eps 0.3 (linf)"
+    assert str(AttackConfig(eps=0.3, restarts=3)).endswith("eps 0.3 (linf), 3 restarts")
+
+
+# Trainings ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "trades"}, r"method must be one of um, at, alp, tla\. Got 'trades'"),
+        ({"optimizer": "lion"}, r"optimizer must be one of adam, sgd\. Got 'lion'"),
+        ({"schedule": "cosine"}, r"schedule must be one of constant, onecycle, steps\. Got 'cosine'"),
+        ({"width": 0}, r"width must be a finite number, more than 0\. Got 0"),
+        ({"width": math.inf}, "width must be a finite number, more than 0. Got inf"),
+        ({"learning_rate": 0.0}, "learning_rate must be a finite number, more than 0. Got 0.0"),
+        ({"learning_rate": "1e-4"}, "learning_rate must be a finite number, more than 0. Got '1e-4'"),
+        ({"learning_rate": math.nan}, "learning_rate must be a finite number, more than 0. Got nan"),
+        ({"weight_decay": -1e-4}, "weight_decay must be a finite number, at least 0. Got -0.0001"),
+        ({"lambda_triplet": -1}, "lambda_triplet must be a finite number, at least 0"),
+        ({"lambda_norm": math.nan}, "lambda_norm must be a finite number, at least 0"),
+        ({"lambda_alp": math.inf}, "lambda_alp must be a finite number, at least 0"),
+        ({"margin": True}, "margin must be a finite number, at least 0. Got True"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be a finite number, at least 0 and less than 1\. Got 1\.0"),
+        ({"eps_ramp": 1.1}, r"eps_ramp must be a finite number, at least 0 and at most 1\. Got 1\.1"),
+        ({"warmup": 0}, r"warmup must be a finite number, more than 0 and less than 1\. Got 0"),
+        ({"warmup": 1.0}, "warmup must be a finite number, more than 0 and less than 1. Got 1.0"),
+        ({"milestones": (0.5, 1.0)}, "milestones must be a finite number, more than 0 and less than 1. Got 1.0"),
+        ({"milestones": (50,)}, "milestones must be a finite number, more than 0 and less than 1. Got 50"),
+        ({"epochs": 0}, r"epochs must be a whole number of at least 1\. Got 0"),
+        ({"epochs": 1.5}, "epochs must be a whole number of at least 1. Got 1.5"),
+        ({"batch_size": 1}, r"batch_size must be a whole number of at least 2\. Got 1"),
+        ({"pool_size": 1}, "pool_size must be a whole number of at least 2. Got 1"),
+        ({"holdout": -1}, "holdout must be a whole number of at least 0. Got -1"),
+        ({"seed": -1}, "seed must be a whole number of at least 0. Got -1"),
+        ({"seed": True}, "seed must be a whole number of at least 0. Got True"),
+        ({"attack": "pgd"}, r"attack must be an AttackConfig\. Got 'pgd'"),
+        ({"selection_attack": {"eps": 0.3}}, r"selection_attack must be an AttackConfig\. Got \{'eps': 0\.3\}"),
+        ({"version": 2}, r"version must be 1, which this code trains\. Got 2"),
+    ],
+)
+def test_training_refuses(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**settings)
+
+
+def test_settings_are_keyword_only():
+    with pytest.raises(TypeError, match="positional"):
+        AttackConfig("pgd")
+    with pytest.raises(TypeError, match="positional"):
+        TrainConfig("tla")
+
+
+def test_settings_are_frozen():
+    config = TrainConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError, match="margin"):
+        config.margin = 0.1
+    with pytest.raises(dataclasses.FrozenInstanceError, match="eps"):
+        config.attack.eps = 0.1
+    assert isinstance(TrainConfig(milestones=[0.5, 0.75]).milestones, tuple)
+
+
+def test_repr_can_be_pasted_back():
+    config = TrainConfig(method="at", milestones=(0.5,), attack=AttackConfig(name="mim", eps=0.3))
+    assert eval(repr(config), {"TrainConfig": TrainConfig, "AttackConfig": AttackConfig}) == config
+    assert "method='at'" in repr(config) and "eps=0.3" in repr(config)
+
+
+# Identity -------------------------------------------------------------------------------------------------------------
+
+# A value other than the default for every field, so that a field added later must be thought of here.
+OTHER_TRAINING = {
+    "method": "at", "dataset": "mnist", "network": "lenet", "width": 0.5, "epochs": 2, "batch_size": 51,
+    "optimizer": "sgd", "learning_rate": 2e-4, "schedule": "steps", "warmup": 0.2, "milestones": (0.5,),
+    "weight_decay": 0.0, "label_smoothing": 0.1, "lambda_triplet": 0.6, "lambda_norm": 0.0, "lambda_alp": 0.4,
+    "margin": 0.06, "pool_size": 51, "layer": "logits", "attack": AttackConfig(steps=21), "eps_ramp": 0.5, "holdout": 1,
+    "selection_attack": AttackConfig(steps=21), "seed": 1, "version": 1,
+}  # fmt: skip
+OTHER_ATTACK = {
+    "name": "cw", "norm": "l2", "eps": 0.1, "step_size": 0.01, "steps": 21, "restarts": 2, "random_start": False,
+    "loss": "margin", "momentum": 0.5,
+}  # fmt: skip
+
+
+def test_every_field_changes_the_identity():
+    assert set(OTHER_TRAINING) == {f.name for f in dataclasses.fields(TrainConfig)}
+    assert set(OTHER_ATTACK) == {f.name for f in dataclasses.fields(AttackConfig)}
+    only_one_value = {"network", "version"}
+    changed = [TrainConfig(**{key: value}) for key, value in OTHER_TRAINING.items() if key not in only_one_value]
+    changed += [TrainConfig(attack=AttackConfig(**{key: value})) for key, value in OTHER_ATTACK.items()]
+    changed += [TrainConfig(selection_attack=AttackConfig(**{key: value})) for key, value in OTHER_ATTACK.items()]
+    identities = {config.identity for config in [TrainConfig(), *changed]}
+    # Two pairs coincide: TrainConfig(attack=AttackConfig(steps=21)) is in both lists, and so for selection_attack.
+    assert len(identities) == len(changed) + 1 - 2
+    values = TrainConfig().to_dict()
+    assert all(identity_of(values | {key: "other"}) not in identities for key in only_one_value)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"lambda_triplet": 2},
+        {"lambda_triplet": np.float64(2)},
+        {"lambda_triplet": np.float32(2)},
+        {"lambda_triplet": np.int64(2)},
+        {"lambda_triplet": 2.0, "epochs": np.int32(1), "milestones": []},
+        {"attack": AttackConfig(eps=np.float64(8 / 255), steps=np.int64(20)), "lambda_triplet": 2.0},
+    ],
+)
+def test_equal_settings_have_one_identity_whatever_their_number_types(same):
+    config = TrainConfig(**same)
+    assert config.identity == TrainConfig(lambda_triplet=2.0).identity
+    assert len(config.identity) == 64
+    json.dumps(config.to_dict())
+
+
+def test_identity_does_not_depend_on_the_order_of_fields():
+    values = TrainConfig().to_dict()
+    assert identity_of(dict(reversed(values.items()))) == TrainConfig().identity
+
+
+def test_identity_is_the_same_in_another_process():
+    """Hash randomisation must not reach it, or each process would train again."""
+    code = "from tla_core.config import TrainConfig; print(TrainConfig.preset('mini/mnist/tla').identity)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert found == TrainConfig.preset("mini/mnist/tla").identity
+
+
+def test_dict_round_trip():
+    for config in [TrainConfig(**OTHER_TRAINING), *map(TrainConfig.preset, list_presets())]:
+        stored = json.loads(json.dumps(config.to_dict()))
+        assert TrainConfig.from_dict(stored) == config
+        assert TrainConfig.from_dict(stored).identity == config.identity
+        assert isinstance(stored["attack"], dict) and TrainConfig.from_dict(config.to_dict() | {"seed": 5}).seed == 5
+
+
+def test_from_dict_refuses_fields_of_a_newer_version():
+    with pytest.raises(ValueError, match=r"unknown field dropout: was it written by a newer version"):
+        TrainConfig.from_dict(TrainConfig().to_dict() | {"dropout": 0.5})
+    values = TrainConfig().to_dict()
+    values["attack"]["targeted"] = True
+    with pytest.raises(ValueError, match=r"unknown field .*targeted"):
+        TrainConfig.from_dict(values)
+
+
+def test_canonical_json_has_one_spelling():
+    assert canonical_json({"b": 1.0, "a": (np.float64(0.5), np.int64(3), True, None)}) == '{"a":[0.5,3,true,null],"b":1}'
+    assert canonical_json(-0.0) == canonical_json(0)
+    assert canonical_json({"ratio": 1e-7}) == '{"ratio":1e-07}'
+    with pytest.raises(ValueError, match="JSON compliant"):
+        canonical_json({"loss": math.nan})
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("8/255", 8 / 255), ("0.3", 0.3), ("1e-4", 1e-4), (" 2 / 255 ", 2 / 255), ("-1", -1.0), ("3", 3.0), ("1/3", 1 / 3)],
+)
+def test_numbers_may_be_fractions(text, value):
+    assert parse_number(text) == value
+    assert "/" not in text or parse_number(text) == float(Fraction(text.replace(" ", "")))
+
+
+@pytest.mark.parametrize("text", ["", "eight", "8/", "/255", "8/255/2", "1/0", "8\\255", "0,3"])
+def test_what_is_no_number_is_refused(text):
+    with pytest.raises(ValueError, match=r"expected a number such as 0\.3 or 8/255\. Got"):
+        parse_number(text)
+
+
+# Presets --------------------------------------------------------------------------------------------------------------
+
+
+def test_presets_are_listed_by_scale_dataset_and_method():
+    assert list_presets()[:4] == ("mini/mnist/um", "mini/mnist/at", "mini/mnist/alp", "mini/mnist/tla")
+    for name in list_presets():
+        config = TrainConfig.preset(name)
+        assert config.method == name.split("/")[2] and config.seed == 0
+
+
+def test_a_preset_with_fields_replaced():
+    base = TrainConfig.preset("mini/mnist/tla")
+    config = TrainConfig.preset("mini/mnist/tla", seed=3, margin=0.1, attack=AttackConfig(eps=0.1))
+    assert config == dataclasses.replace(base, seed=3, margin=0.1, attack=AttackConfig(eps=0.1))
+    with pytest.raises(ValueError, match="margin must be a finite number"):
+        TrainConfig.preset("mini/mnist/tla", margin=-1)
+
+
+def test_unknown_presets_and_fields_list_what_there_is():
+    listing = r"unknown preset 'mini/mnist/trades'\. There are: .*mini/mnist/um, mini/mnist/at"
+    for call in (TrainConfig.preset, preset_fields, preset_sources):
+        with pytest.raises(ValueError, match=listing):
+            call("mini/mnist/trades")
+    with pytest.raises(ValueError, match=r"unknown field alpha, lamda\. A TrainConfig has: method, dataset, .*seed"):
+        TrainConfig.preset("mini/mnist/tla", lamda=1, alpha=2)
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_every_value_of_a_preset_has_a_source(name):
+    fields, sources = preset_fields(name), preset_sources(name)
+    assert set(fields) == set(sources) and set(sources.values()) <= {"supplement", "code", "ours"}
+    TrainConfig(**fields)
+    # What a preset leaves at its default must not matter to its method, or it would have no source.
+    unused = {
+        "um": {"lambda_triplet", "lambda_norm", "lambda_alp", "margin", "pool_size", "layer"},
+        "at": {"lambda_triplet", "lambda_norm", "lambda_alp", "margin", "pool_size", "layer"},
+        "alp": {"lambda_triplet", "lambda_norm", "margin", "pool_size", "layer"},
+        "tla": {"lambda_alp"},
+    }[fields["method"]]
+    unused |= {"seed", "version"}
+    unused |= {"milestones"} if fields["schedule"] != "steps" else set()
+    unused |= {"warmup"} if fields["schedule"] != "onecycle" else set()
+    assert {f.name for f in dataclasses.fields(TrainConfig)} - set(fields) - unused == set()
+
+
+def test_what_mini_takes_from_the_supplement_is_what_the_supplement_says():
+    """Transcribed by hand from the section on settings, column MNIST, and from the definition of ALP."""
+    supplement = {
+        "network": "lenet",  # its Table 1
+        "optimizer": "adam", "learning_rate": 1e-4, "epochs": 200, "batch_size": 50, "label_smoothing": 0.1,
+        "weight_decay": 2e-4, "lambda_triplet": 0.5, "lambda_norm": 0.001, "margin": 0.05, "pool_size": 50,
+        "lambda_alp": 0.5, "layer": "penultimate", "attack": AttackConfig(eps=0.3, step_size=0.01, steps=40),
+    }  # fmt: skip
+    for method in ("um", "at", "alp", "tla"):
+        fields, sources = preset_fields(f"mini/mnist/{method}"), preset_sources(f"mini/mnist/{method}")
+        claimed = {key for key, source in sources.items() if source == "supplement"} - {"method"}
+        assert {key: fields[key] for key in claimed} == {key: supplement[key] for key in claimed}
+        assert {key for key, value in supplement.items() if fields.get(key, value) != value}.isdisjoint(claimed)
+        assert fields["attack"].eps == 0.3 == fields["selection_attack"].eps
+
+
+def test_the_analysis_attack_is_that_of_the_dataset_or_follows_the_training():
+    mini = TrainConfig.preset("mini/mnist/um")
+    assert analysis_attack(mini) == ANALYSIS_ATTACKS["mnist-mini"] == analysis_attack(mini, 0.3)
+    assert analysis_attack(mini, 0.03) == ANALYSIS_ATTACKS["mnist-mini"].scaled(0.03)
+    own = analysis_attack(TrainConfig(dataset="my/folder", attack=AttackConfig(norm="l2", eps=2, step_size=1, steps=7)))
+    assert (own.norm, own.eps, own.step_size, own.steps) == ("l2", 2, pytest.approx(0.2), 20)
+
+
+def test_a_level_read_from_a_file_name_is_the_level_itself():
+    """Paths and commands say `{eps:g}`, six digits: 0.0313725 must give the attack of 8/255."""
+    config = TrainConfig(dataset="cifar10", attack=AttackConfig(eps=8 / 255))
+    assert analysis_attack(config, float(f"{8 / 255:g}")) == analysis_attack(config)

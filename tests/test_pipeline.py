@@ -1,0 +1,158 @@
+"""The pipeline with a `tla` that only makes the files: which jobs it runs, and that Snakemake itself agrees."""
+
+import fcntl
+import os
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections import Counter
+
+import pytest
+import yaml
+from tiny import REPOSITORY
+
+from analysis import cli, results
+from analysis.pipeline import PipelineError, run_pipeline
+from analysis.scales import load_scale
+from tla_core.config import METHODS, TrainConfig
+
+FAKE_TLA = """#!/bin/sh
+call=$*
+echo "$call" >> calls.log
+if [ "$1 $2" = "${FAIL:-none}" ]; then echo "made to fail" >&2; exit 1; fi
+make() { mkdir -p "$(dirname "$1")" && echo "$call" > "$1"; }
+case $1 in
+  train) while [ "$1" != --out ]; do shift; done; make "$2/model.safetensors" ;;
+  extract) make "results/${2#runs/}/representations-eps$4.safetensors" ;;
+  project) make "results/${2#runs/}/class-maps-eps$4.safetensors" ;;
+  notebooks) make "figures/$4/notebooks/$2.ipynb" ;;
+esac
+"""
+FROM_NOTHING = {"train": 4, "extract": 8, "project": 4, "notebooks": 2}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A project with the repository's workflow and notebooks, a fake `tla`, and a Python that stands beside it."""
+    root = tmp_path_factory.mktemp("checkout")
+    for folder in ("workflow", "notebooks"):
+        shutil.copytree(REPOSITORY / folder, root / folder)
+    binaries = root / "bin"
+    binaries.mkdir()
+    (binaries / "tla").write_text(FAKE_TLA)
+    (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    for program in binaries.iterdir():
+        program.chmod(0o755)
+    return root
+
+
+@pytest.fixture
+def pipeline(checkout, monkeypatch):
+    """Run the pipeline in that project; the calls of `tla` that it made."""
+    monkeypatch.setattr("sys.executable", str(checkout / "bin" / "python"))
+
+    def run(*extra):
+        log = checkout / "calls.log"
+        log.unlink(missing_ok=True)
+        run_pipeline("mini", root=checkout, cores=2, extra=extra)
+        return log.read_text().splitlines() if log.exists() else []
+
+    return run
+
+
+def by_command(calls):
+    return dict(Counter(call.split()[0] for call in calls))
+
+
+def change_scale(checkout, **changes):
+    path = checkout / "workflow" / "scales" / "mini.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+
+def test_a_dry_run_from_nothing_lists_every_job_and_makes_nothing(pipeline, checkout, capfd):
+    assert pipeline("-n") == []
+    listed = dict(re.findall(r"^(\w+) +(\d+)$", capfd.readouterr().out, re.M))
+    assert listed == {"train": "4", "extract": "8", "project": "4", "notebook": "2", "all": "1", "total": "19"}
+    assert not (checkout / "runs").exists()
+
+
+def test_it_makes_everything_once(pipeline, checkout):
+    calls = pipeline()
+    assert by_command(calls) == FROM_NOTHING
+    # Each is a command that works without Snakemake, and says all that it needs.
+    assert "train mini/mnist/um --seed 0 --out runs/mini/mnist/um/seed0 --replace --no-progress" in calls
+    assert "extract runs/mini/mnist/at/seed0 --eps 0.03 --no-progress" in calls
+    assert "project runs/mini/mnist/tla/seed0 --eps 0.3 --scale mini --no-progress" in calls
+    assert "notebooks table3_distance_ratios --scale mini" in calls
+    order = {call: place for place, call in enumerate(calls)}
+    assert order["extract runs/mini/mnist/at/seed0 --eps 0.3 --no-progress"] > next(
+        place for call, place in order.items() if call.startswith("train mini/mnist/at")
+    )
+    assert pipeline() == []
+
+
+def test_a_changed_setting_of_one_method_makes_only_what_depends_on_it(pipeline, checkout):
+    change_scale(checkout, overrides={"at": {"margin": 0.05, "epochs": 7, "attack": {"steps": 4, "eps": "1/4"}}})
+    calls = pipeline()
+    assert by_command(calls) == {"train": 1, "extract": 2, "project": 1, "notebooks": 2}
+    (train,) = [call for call in calls if call.startswith("train")]
+    assert train == (
+        "train mini/mnist/at --seed 0 --out runs/mini/mnist/at/seed0 --epochs 7 --attack.eps 0.25 --attack.steps 4"
+        " --replace --no-progress"
+    )
+    assert all("/at/" in call for call in calls if call.startswith(("extract", "project")))
+
+
+def test_other_map_settings_make_maps_and_their_figures_only(pipeline, checkout):
+    change_scale(checkout, tsne_iterations=500)
+    calls = pipeline()
+    assert by_command(calls) == {"project": 4, "notebooks": 1}
+    assert "notebooks fig1_3_false_classes --scale mini" in calls
+
+
+def test_a_changed_notebook_is_executed_again_and_one_that_only_looks_newer_is_not(pipeline, checkout):
+    """In a fresh clone, file times mean nothing. Also here: the lock of a Snakemake that was killed is removed."""
+    changed, touched = sorted((checkout / "notebooks").glob("*.ipynb"), reverse=True)
+    changed.write_text(changed.read_text().replace("The claim.", "A claim."))
+    os.utime(touched, (time.time() + 5, time.time() + 5))
+    locks = checkout / ".snakemake" / "locks"
+    locks.mkdir(exist_ok=True)
+    (locks / "0.output.lock").write_text(f"{checkout}/figures/mini/notebooks/{changed.name}\n")
+    assert pipeline() == [f"notebooks {changed.stem} --scale mini"]
+    assert not any(locks.glob("*"))
+
+
+def test_a_failing_job_fails_the_pipeline_and_the_next_run_goes_on_from_there(pipeline, checkout, monkeypatch, capfd):
+    change_scale(checkout, overrides={"um": {"epochs": 3}})
+    monkeypatch.setenv("FAIL", "train mini/mnist/um")
+    with pytest.raises(PipelineError, match=r"Snakemake's status 1\).* the same command goes on from there"):
+        pipeline()
+    assert "made to fail" in capfd.readouterr().err
+    monkeypatch.delenv("FAIL")
+    calls = pipeline()
+    assert any(call.startswith("train mini/mnist/um --seed 0 --out runs/mini/mnist/um/seed0 --epochs 3") for call in calls)
+    assert {call.split()[1] for call in calls} >= {"runs/mini/mnist/um/seed0", "fig1_3_false_classes"}
+
+
+def test_a_second_pipeline_is_refused_while_one_is_at_work(pipeline, checkout):
+    with (checkout / ".snakemake" / "tla.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(PipelineError, match=r"another pipeline is at work in .*\. Wait for it, or end it"):
+            pipeline()
+
+
+def test_every_setting_of_a_training_reaches_its_command(pipeline, checkout, monkeypatch):
+    """The identity decides whether a run is trained again, the flags what is trained: both must agree."""
+    overrides = {m: {"margin": 0.2, "selection_attack": {"name": "cw", "steps": 2}, "milestones": [0.5]} for m in METHODS}
+    change_scale(checkout, overrides=overrides)
+    calls = pipeline("--until", "train")
+    assert by_command(calls) == {"train": 4}
+    trained = []
+    monkeypatch.setattr(results, "train_run", lambda config, out, **options: trained.append(config))
+    for call in calls:
+        assert cli.main(shlex.split(call)) == 0
+    scale = load_scale("mini", checkout)
+    assert {c.identity for c in trained} == {scale.config("mnist", method).identity for method in METHODS}
+    assert {c.identity for c in trained}.isdisjoint(TrainConfig.preset(f"mini/mnist/{m}").identity for m in METHODS)

@@ -1,0 +1,71 @@
+"""Small models, images and project folders that several test files share."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from tla_core.datasets import ImageDataset, load_dataset
+from tla_core.models import LeNet
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@functools.cache
+def mnist_images(n: int, split: str = "test") -> ImageDataset:
+    """The first n images of the embedded MNIST subset, whose classes alternate."""
+    data = load_dataset("mnist-mini", split)
+    return ImageDataset(data.images[:n], data.labels[:n], data.class_names, data.name, split, data.source)
+
+
+def tiny_lenet(seed: int = 0) -> LeNet:
+    """Table 1 at a 16th of its width, in eval mode, with batch norm statistics of real images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LeNet(width=1 / 16)
+        with torch.no_grad():
+            model(mnist_images(64).images / 255)
+    return model.eval()
+
+
+def project_folder(root: Path, **changes) -> Path:
+    """A project root whose scale `mini` is small enough for a test: seconds to train, milliseconds to map."""
+    scale = {
+        "datasets": ["mnist"],
+        "methods": ["um", "tla"],
+        "seeds": [0],
+        "notebooks": ["fig1_3_false_classes", "table3_distance_ratios"],
+        "points_per_class": {"clean": 36, "adversarial": 12},
+        "tsne_iterations": 250,
+        "overrides": {method: tiny_training() for method in ("um", "at", "alp", "tla")},
+    }
+    path = root / "workflow" / "scales" / "mini.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(scale | changes))
+    return root
+
+
+def tiny_training(**changes) -> dict:
+    """Overrides of a preset that make one epoch a matter of a second."""
+    attack = {"steps": 1}
+    return {"width": 0.0625, "epochs": 1, "holdout": 20, "attack": attack, "selection_attack": attack} | changes
+
+
+def use_few_images(monkeypatch, n_train: int = 200, n_test: int = 400) -> None:
+    """Let every `load_dataset` of this process give the first images only."""
+    few = {"train": mnist_images(n_train, "train"), "test": mnist_images(n_test)}
+
+    def load_few(name, split, **_):
+        assert name == "mnist-mini"
+        return few[split]
+
+    monkeypatch.setattr("tla_core.datasets.load_dataset", load_few)
+    monkeypatch.setattr("tla_core.training.load_dataset", load_few)
+
+
+def numpy_images(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 images (n, 1, 28, 28) and labels (n,)."""
+    data = mnist_images(n)
+    return data.images.numpy(), data.labels.numpy()
