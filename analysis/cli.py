@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -71,20 +71,14 @@ def _train_command(args: Sequence[str]) -> Callable[..., None]:
 
         With a PRESET, every one of its settings can be changed by a flag: `tla train PRESET --help` shows their values.
         """
-        from analysis.results import train_run
         from analysis.scales import project_root
+        from tla_core.training import train as train_model
 
         if preset != named:
             raise ValueError("PRESET must come before the flags: `tla train PRESET --epochs 2`.")
         folder = out or project_root() / "runs" / preset / f"seed{config.seed}"
-        options: dict[str, Any] = {"init_from": init_from, "device": device, "progress": progress}
-        if replace:
-            result = train_run(config, folder, **options)
-        else:
-            from tla_core.training import train as train_or_refuse
-
-            result = train_or_refuse(config, folder, **options)
-        print(result)
+        options = {"init_from": init_from, "device": device, "replace": replace, "progress": progress}
+        print(train_model(config, folder, **options))
 
     return train
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class NotebookError(RuntimeError):
-    """A cell of a notebook failed; the message names the notebook, the cell and the error."""
+    """A notebook failed; the message names it, the cell and the error."""
 
 
 def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str, Any], root: Path | str) -> Path:
@@ -30,9 +30,10 @@ def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str
     FileNotFoundError
         If there is no such notebook.
     NotebookError
-        If a cell fails.
+        If a cell fails, or the kernel dies.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     source, target = Path(source), Path(target)
@@ -47,15 +48,15 @@ def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str
     try:
         papermill.execute_notebook(
             str(source), str(unfinished), parameters=parameters, cwd=str(root), kernel_name="python3",
-            progress_bar=False,
+            language="python", progress_bar=False,
         )  # fmt: skip
-    except PapermillExecutionError as error:
+    except (PapermillExecutionError, DeadKernelError) as error:
         failed = target.with_suffix(".failed.ipynb")
         os.replace(unfinished, failed)
-        raise NotebookError(
-            f"{source.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}. The executed part is in"
-            f" {failed}."
-        ) from error
+        what = "the kernel died; was there enough memory"
+        if isinstance(error, PapermillExecutionError):
+            what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
+        raise NotebookError(f"{source.name}: {what}. The executed part is in {failed}.") from error
     finally:
         if before is None:
             del os.environ["TLA_COMMAND"]

@@ -135,11 +135,7 @@ def train_run(config: TrainConfig, out_dir: Path | str, *, progress: bool = True
     """Train, and move a run with other settings aside first. Options as for `tla_core.train`."""
     from tla_core.training import train
 
-    folder = RunFolder(out_dir)
-    record = folder.record()
-    if record is not None and record["config_identity"] != config.identity:
-        folder.move_aside()
-    return train(config, out_dir, progress=progress, **options)
+    return train(config, out_dir, replace=True, progress=progress, **options)
 
 
 def run_config(run_dir: Path | str) -> TrainConfig:

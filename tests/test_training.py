@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -331,6 +332,16 @@ def test_resume_false_moves_the_run_aside_and_both_can_be_loaded(digits, finishe
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old-1", "run.old-2"]
     for folder in tmp_path.iterdir():
         assert_same_run(folder, finished)
+
+
+def test_replace_moves_a_run_with_other_settings_or_data_aside(digits, finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    half = digits.subset(range(60))
+    fit(tiny(), run, half, replace=True)
+    assert_same_run(tmp_path / "run.old-1", finished)
+    fit(tiny(), run, half, replace=True)  # the same again: returned as it is
+    assert not (tmp_path / "run.old-2").exists()
 
 
 def test_a_damaged_run_can_be_moved_aside(digits, tmp_path):

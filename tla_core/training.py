@@ -51,6 +51,7 @@ def train(
     init_from: Path | str | None = None,
     device: str | torch.device = "auto",
     resume: bool = True,
+    replace: bool = False,
     progress: bool = True,
 ) -> TrainResult:
     """Train a model, or go on with a training that was interrupted.
@@ -72,6 +73,8 @@ def train(
         No part of the run's identity.
     resume : bool
         False moves a run of the same settings aside and starts again.
+    replace : bool
+        True moves a run with another configuration, data or start aside; otherwise it is refused.
     progress : bool
         Show a progress bar.
 
@@ -94,7 +97,8 @@ def train(
     dataset = load_dataset(config.dataset, "train") if dataset is None else dataset
     folder = RunFolder(out_dir)
     record = run_record(config, dataset, model, init_from, device)
-    if not resume and (before := folder.record()) is not None and before["identity"] == record["identity"]:
+    before = folder.record()
+    if before is not None and (replace if before["identity"] != record["identity"] else not resume):
         folder.move_aside()
     with folder.locked():
         folder.start(record)

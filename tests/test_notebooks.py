@@ -1,0 +1,181 @@
+import json
+import os
+import shutil
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from tiny import REPOSITORY, project_folder, use_few_images
+
+from analysis import cli
+from analysis.notebook_runner import NotebookError, run_notebook
+from analysis.results import Results
+from analysis.scales import load_scale
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+FIGURES = [f"fig{k}.{ending}" for k in (1, 2, 3) for ending in ("pdf", "png", "svg", "json")]
+TABLES = [f"table3.{ending}" for ending in ("csv", "html", "json", "md", "tex")]
+
+
+def write_notebook(path, *code):
+    cells = [new_markdown_cell("# A claim"), new_code_cell('SCALE = "mini"', metadata={"tags": ["parameters"]})]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=[*cells, *map(new_code_cell, code)]), path)
+    return path
+
+
+# As committed ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_short_and_committed_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert 0 < len(notebook.cells) < 12
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_one_parameters_cell_and_derives_nothing_in_it(path):
+    cells = nbformat.read(path, as_version=4).cells
+    (parameters,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert parameters.source.strip() == 'SCALE = "mini"'
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_with_its_claim_and_only_calls(path):
+    first, *rest = nbformat.read(path, as_version=4).cells
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    assert "**The claim.**" in first.source and "**What to look for" in first.source
+    code = "\n".join(cell.source for cell in rest if cell.cell_type == "code")
+    assert not any(f"import {name}" in code for name in ("numpy", "torch", "matplotlib", "sklearn", "scipy"))
+
+
+def test_every_notebook_belongs_to_a_scale():
+    assert {path.stem for path in NOTEBOOKS} == set(load_scale("mini", REPOSITORY).notebooks)
+
+
+# Executed -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A project with small results, in which `tla notebooks` ran the repository's notebooks and one that fails."""
+    names = ["broken", *(path.stem for path in NOTEBOOKS)]
+    root = project_folder(tmp_path_factory.mktemp("project"), notebooks=names)
+    shutil.copytree(REPOSITORY / "notebooks", root / "notebooks")
+    write_notebook(root / "notebooks" / "broken.ipynb", "x = 1", "x / 0", "open('never', 'w')")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_few_images(monkeypatch)
+        results = Results("mini", root=root, progress=False)
+        for method in results.methods:
+            results.class_maps(method)
+            for eps in results.levels():
+                results.representations(method, eps)
+        monkeypatch.chdir(root)
+        stored = {path: path.stat().st_mtime_ns for path in (root / "results").rglob("*.safetensors")}
+        status = cli.main(["notebooks"])
+    assert {path: path.stat().st_mtime_ns for path in (root / "results").rglob("*.safetensors")} == stored
+    return root, status
+
+
+def test_notebooks_leave_every_figure_and_table(executed):
+    root, _ = executed
+    made = {path.name for path in (root / "figures" / "mini").iterdir() if path.is_file()}
+    assert made == {*FIGURES, *TABLES}
+
+
+def test_executed_copies_are_kept_with_their_outputs_and_the_scale(executed):
+    root, _ = executed
+    for path in NOTEBOOKS:
+        copy = nbformat.read(root / "figures/mini/notebooks" / path.name, as_version=4)
+        assert all(cell.execution_count for cell in copy.cells if cell.cell_type == "code")
+        assert not any(output.output_type == "error" for cell in copy.cells for output in cell.get("outputs", []))
+        assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in copy.cells)
+
+
+def test_a_failing_notebook_is_named_and_the_others_go_on(executed, capsys):
+    root, status = executed
+    assert status == 1
+    folder = root / "figures/mini/notebooks"
+    assert {path.name for path in folder.iterdir()} == {"broken.failed.ipynb", *(path.name for path in NOTEBOOKS)}
+    assert not (root / "never").exists()
+
+
+def test_sidecars_name_the_notebook_the_runs_and_the_numbers(executed):
+    root, _ = executed
+    results = Results("mini", root=root, make=False)
+    figure, table = (json.loads((root / f"figures/mini/{name}.json").read_text()) for name in ("fig1", "table3"))
+    assert figure["provenance"]["command"] == "tla notebooks fig1_3_false_classes --scale mini"
+    assert table["provenance"]["command"] == "tla notebooks table3_distance_ratios --scale mini"
+    assert figure["sources"] == table["sources"] == [results.source(method) for method in results.methods]
+    assert len(figure["numbers"]["panels"]) == 4 * 2
+    for panel in figure["numbers"]["panels"]:
+        assert panel["adversarial_points"] == 12 == sum(panel["predicted_as"].values())
+    records = {record["method"]: record for record in table["numbers"]["records"]}
+    for method in ("um", "tla"):
+        reps = results.representations(method, 0.3)
+        assert records[method.upper()]["clean"] == reps.accuracy
+        assert records[method.upper()]["robust_0.3"] == reps.robust_accuracy
+    assert "eps 0.3" in figure["caption"] and "MNIST (5,000 + 5,000 subset)" in figure["caption"]
+
+
+def test_executing_again_gives_the_same_bytes(executed):
+    root, _ = executed
+    folder = root / "figures" / "mini"
+    before = {name: (folder / name).read_bytes() for name in (*FIGURES, *TABLES)}
+    for path in NOTEBOOKS:
+        run_notebook(path, folder / "notebooks" / path.name, parameters={"SCALE": "mini"}, root=root)
+    for name, content in before.items():
+        if name.endswith(".json"):
+            first, second = json.loads(content), json.loads((folder / name).read_text())
+            assert {k: v for k, v in first.items() if k != "provenance"} == {
+                k: v for k, v in second.items() if k != "provenance"
+            }
+        else:
+            assert (folder / name).read_bytes() == content, name
+
+
+# The runner -----------------------------------------------------------------------------------------------------------
+
+
+def run_in(folder, *code):
+    source = write_notebook(folder / "notebooks" / "mine.ipynb", *code)
+    return run_notebook(source, folder / "out" / "mine.ipynb", parameters={"SCALE": "small"}, root=folder)
+
+
+def test_a_notebook_runs_in_the_root_with_its_parameters_and_knows_its_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("TLA_COMMAND", "outer")
+    code = "import os; from pathlib import Path; Path('said').write_text(f'{SCALE} {os.environ[\"TLA_COMMAND\"]}')"
+    assert run_in(tmp_path, code) == tmp_path / "out" / "mine.ipynb"
+    assert (tmp_path / "said").read_text() == "small tla notebooks mine --scale small"
+    assert os.environ["TLA_COMMAND"] == "outer"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import json; json.loads('{')", r"mine\.ipynb: cell \d+ failed with JSONDecodeError: Expecting property name"),
+        ("import os; os._exit(3)", r"mine\.ipynb: .*[Kk]ernel died"),
+    ],
+)
+def test_a_failed_notebook_leaves_no_half_made_output(tmp_path, code, message):
+    run_in(tmp_path, "x = 1")
+    good = (tmp_path / "out" / "mine.ipynb").read_bytes()
+    with pytest.raises(NotebookError, match=message) as error:
+        run_in(tmp_path, "x = 1", code)
+    failed = tmp_path / "out" / "mine.failed.ipynb"
+    assert str(failed) in str(error.value)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine.ipynb", "mine.failed.ipynb"}
+    assert (tmp_path / "out" / "mine.ipynb").read_bytes() == good
+    run_in(tmp_path, "x = 1")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine.ipynb"}
+
+
+def test_an_unknown_notebook_lists_those_there_are(tmp_path):
+    write_notebook(tmp_path / "notebooks" / "mine.ipynb")
+    with pytest.raises(FileNotFoundError, match=r"there is no notebook fig9\.ipynb\. In .*notebooks there are: mine"):
+        run_notebook(tmp_path / "notebooks" / "fig9.ipynb", tmp_path / "out.ipynb", parameters={}, root=tmp_path)
+    assert not (tmp_path / "out.ipynb").exists()
