@@ -53,7 +53,7 @@ def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str
     except (PapermillExecutionError, DeadKernelError) as error:
         failed = target.with_suffix(".failed.ipynb")
         os.replace(unfinished, failed)
-        what = "the kernel died; was there enough memory"
+        what = "the kernel died, perhaps for want of memory"
         if isinstance(error, PapermillExecutionError):
             what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
         raise NotebookError(f"{source.name}: {what}. The executed part is in {failed}.") from error

@@ -64,7 +64,8 @@ def train(
         returned as it is.
     model : nn.Module, optional
         Images in [0, 1] -> logits, trained in place of the preset's network from the weights that it has. It ends
-        with the weights of the last step; `load_model` gives the selected ones.
+        with the weights of the last step; `load_model` gives the selected ones. Of the network, a run's identity
+        holds the layout only: train other initial weights in another folder.
     dataset : ImageDataset, optional
         In place of the configuration's training set.
     init_from : Path or str, optional
