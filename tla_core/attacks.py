@@ -14,6 +14,9 @@ from tla_core.folding import fold_batch_norm
 from tla_core.layers import model_device
 from tla_core.validation import as_images, as_labels, check_label_range
 
+# On a CPU so many images at once: their activations stay in the cache. 256 take 1.4 times as long for each image.
+_CPU_CHUNK = 64
+
 Attack = AttackConfig | Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -155,6 +158,9 @@ def attack_loss(logits: Tensor, y: Tensor, loss: str) -> Tensor:
 
 
 def _one_start(attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+    if x.device.type == "cpu" and len(x) > _CPU_CHUNK:
+        parts = zip(x.split(_CPU_CHUNK), y.split(_CPU_CHUNK), x_adv.split(_CPU_CHUNK), strict=True)
+        return torch.cat([_one_start(attack, model, *part) for part in parts])
     velocity = torch.zeros_like(x) if attack.momentum else None
     for step in range(attack.steps):
         with torch.enable_grad():
