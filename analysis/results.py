@@ -63,13 +63,16 @@ class Results:
 
     def run(self, method: str, *, dataset: str | None = None, seed: int = 0) -> Path:
         """The run folder of a method, trained if it is missing or was trained with other settings."""
+        from tla_core.training import train
+
         dataset = dataset or self.scale.datasets[0]
         config = self.scale.config(dataset, method, seed)
         path = self.scale.run_dir(dataset, method, seed)
         if not is_trained(path, config):
             preset, flags = self.scale.preset(dataset, method), self.scale.flags(dataset, method)
-            self._may_make(path, f"tla train {preset} --seed {seed} --out {quote(str(path))} {flags} --replace")
-            train_run(config, path, progress=self.progress)
+            command = f"tla train {preset} --seed {seed} --out {quote(str(path))} --replace {flags}"
+            self._may_make(path, command.rstrip())
+            train(config, path, replace=True, progress=self.progress)
         return path
 
     def representations(
@@ -129,13 +132,6 @@ def is_trained(run_dir: Path | str, config: TrainConfig) -> bool:
     folder = RunFolder(run_dir)
     record = folder.record()
     return record is not None and record["config_identity"] == config.identity and folder.model_path.exists()
-
-
-def train_run(config: TrainConfig, out_dir: Path | str, *, progress: bool = True, **options: Any):
-    """Train, and move a run with other settings aside first. Options as for `tla_core.train`."""
-    from tla_core.training import train
-
-    return train(config, out_dir, replace=True, progress=progress, **options)
 
 
 def run_config(run_dir: Path | str) -> TrainConfig:

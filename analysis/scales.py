@@ -109,7 +109,9 @@ def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     known = {f.name for f in dataclasses.fields(Scale)} - {"name", "root"}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"{path.name} holds unknown keys: {', '.join(unknown)}. There are: {', '.join(sorted(known))}.")
+        raise ValueError(
+            f"{path.name} holds unknown keys: {', '.join(unknown)}. There are: {', '.join(sorted(known))}."
+        )
     if missing := sorted(known - {"tsne_iterations", "overrides"} - set(values)):
         raise ValueError(f"{path.name} lacks {', '.join(missing)}.")
     lists = {key: tuple(values[key]) for key in ("datasets", "methods", "seeds", "notebooks")}
@@ -144,7 +146,7 @@ def override_flags(config: TrainConfig, preset: TrainConfig) -> list[str]:
 
 
 def _replaced(settings: Any, changes: dict[str, Any], what: str) -> Any:
-    """Settings with fields replaced: an attack by its own fields; numbers may be fractions, or ``1e-4``, text to YAML."""
+    """Settings with fields replaced, an attack's one by one. Numbers may be text: 8/255, or 1e-4 as YAML reads it."""
     known = [f.name for f in dataclasses.fields(settings) if f.name not in ("method", "seed")]
     if unknown := sorted(set(changes) - set(known)):
         raise ValueError(f"{what} hold an unknown field: {', '.join(unknown)}. There are: {', '.join(known)}.")

@@ -42,7 +42,9 @@ def test_rows_belong_to_the_class_and_coordinates_to_the_rows():
     np.testing.assert_array_equal(mapped.adv_predictions, reps.adv_predictions[mapped.adv_rows])
     together = np.concatenate([reps.features[mapped.clean_rows], reps.adv_features[mapped.adv_rows]])
     projected = project(together, n_iter=250)
-    np.testing.assert_array_equal(np.concatenate([mapped.clean_coords, mapped.adv_coords]), projected.coords.astype("f4"))
+    np.testing.assert_array_equal(
+        np.concatenate([mapped.clean_coords, mapped.adv_coords]), projected.coords.astype("f4")
+    )
     assert mapped.params == projected.params and mapped.params["perplexity"] == 15
 
 

@@ -13,6 +13,11 @@ from tla_core.presets import ANALYSIS_ATTACKS, list_presets
 COMMANDS = ("train", "evaluate", "extract", "project", "notebooks", "figures", "presets", "data")
 
 
+@pytest.fixture(autouse=True)
+def _nothing_written_here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
 def run(*args, **options):
     return subprocess.run([sys.executable, "-m", "analysis.cli", *args], capture_output=True, text=True, **options)
 
@@ -98,7 +103,12 @@ def test_an_error_is_one_line_on_standard_error_without_a_traceback(tmp_path):
 
 
 def test_wrong_usage_is_refused_with_status_2(capsys):
-    for args in (["frobnicate"], ["train"], ["train", "mini/mnist/um", "--lamda", "3"], ["extract", "x", "--eps", "big"]):
+    for args in (
+        ["frobnicate"],
+        ["train"],
+        ["train", "mini/mnist/um", "--lamda", "3"],
+        ["extract", "x", "--eps", "big"],
+    ):
         with pytest.raises(SystemExit) as end:
             cli.main(args)
         captured = capsys.readouterr()
@@ -108,7 +118,9 @@ def test_wrong_usage_is_refused_with_status_2(capsys):
 
 def test_bad_settings_say_what_was_expected(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(project_folder(tmp_path))
-    assert "margin must be a finite number, at least 0. Got -1" in fails(capsys, "train", "mini/mnist/tla", "--margin", "-1")
+    assert "margin must be a finite number, at least 0. Got -1" in fails(
+        capsys, "train", "mini/mnist/tla", "--margin", "-1"
+    )
     with pytest.raises(SystemExit) as end:
         cli.main(["train", "mini/mnist/tla", "--attack.eps", "8"])
     assert end.value.code == 2 and "did you mean 8/255?" in " ".join(capsys.readouterr().err.split())
@@ -156,13 +168,21 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
 def test_numbers_may_be_fractions(monkeypatch):
     seen = []
     monkeypatch.setattr("tla_core.training.train", lambda config, out, **options: seen.append(config))
-    flags = ["--attack.eps", "8/255", "--attack.step-size", "2/255", "--learning-rate", "1e-4", "--milestones", "1/2", "3/4"]
+    flags = [
+        "--attack.eps",
+        "8/255",
+        "--attack.step-size",
+        "2/255",
+        "--learning-rate",
+        "1e-4",
+        "--milestones",
+        "1/2",
+        "3/4",
+    ]
     assert cli.main(["train", "mini/mnist/tla", *flags, "--out", "x"]) == 0
     preset = TrainConfig.preset("mini/mnist/tla")
     attack = AttackConfig(eps=8 / 255, step_size=2 / 255, steps=preset.attack.steps)
-    expected = TrainConfig.preset(
-        "mini/mnist/tla", attack=attack, learning_rate=1e-4, milestones=(0.5, 0.75)
-    )
+    expected = TrainConfig.preset("mini/mnist/tla", attack=attack, learning_rate=1e-4, milestones=(0.5, 0.75))
     assert seen == [expected]
 
 
@@ -235,7 +255,9 @@ def test_evaluate_prints_and_stores_the_accuracies(project, capsys):
 def test_extract_and_project_store_results_and_say_where(project, capsys):
     run_dir, below = "runs/mini/mnist/um/seed0", "results/mini/mnist/um/seed0"
     assert cli.main(["extract", run_dir, "--no-progress"]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{below}/representations-eps{eps}.safetensors" for eps in (0.03, 0.3)]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{below}/representations-eps{eps}.safetensors" for eps in (0.03, 0.3)
+    ]
     assert cli.main(["project", run_dir, "--eps", "3/10", "--no-progress"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{below}/class-maps-eps0.3.safetensors"]
     assert (project / below / "class-maps-eps0.3.safetensors").exists()

@@ -159,7 +159,8 @@ def test_a_grid_names_models_above_and_classes_beside_and_has_one_legend():
 def test_legend_and_points_have_the_same_colours():
     display = make_grid().plot()
     (legend,) = display.figure_.legends
-    shown = {t.get_text(): to_hex(h.get_markerfacecolor()) for t, h in zip(legend.get_texts(), legend.legend_handles)}
+    entries = zip(legend_labels(legend), legend.legend_handles, strict=True)
+    shown = {label: to_hex(handle.get_markerfacecolor()) for label, handle in entries}
     assert shown == {"clean images": CLEAN_COLOUR, **{name: class_colour(k) for k, name in enumerate(NAMES)}}
     drawn = {colour for ax in display.axes_.ravel() for colour, _ in drawn_points(ax)}
     assert drawn == set(shown.values())

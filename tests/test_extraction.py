@@ -12,7 +12,9 @@ from torchvision.models import resnet18
 from analysis.extraction import extract
 from tla_core.attacks import pgd
 from tla_core.config import AttackConfig
+from tla_core.folding import fold_batch_norm
 
+wanted = pytest.mark.xfail(reason="needs the suggested change of tla_core", strict=True)
 ATTACK = AttackConfig(eps=0.3, step_size=0.1, steps=3)
 ARRAYS = ("features", "logits", "predictions", "adv_features", "adv_logits", "adv_predictions", "adv_images", "labels",
           "indices")  # fmt: skip
@@ -151,7 +153,9 @@ def test_a_model_in_training_mode_draws_a_warning_and_is_left_as_it_was(data):
     model.classifier.bias.requires_grad_(False)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    with pytest.warns(UserWarning, match="the model is in training mode: its representations are taken in eval mode") as r:
+    with pytest.warns(
+        UserWarning, match="the model is in training mode: its representations are taken in eval mode"
+    ) as r:
         reps = extract(model, data.images, data.labels, attack=ATTACK)
     assert len(r) == 1 and r[0].filename == __file__
     assert [module.training for module in model.modules()] == modes
@@ -177,6 +181,47 @@ def test_folding_changes_hardly_anything(model, data, whole):
     assert np.abs(unfolded.adv_images - whole.adv_images).max() <= 2 * 0.3 + 1e-6
 
 
+class OptionalPart(nn.Module):
+    """As many networks are written: a submodule that may be None."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+        self.register_module("shortcut", None)
+
+    def forward(self, x):
+        return self.body(x) if self.shortcut is None else self.body(x) + self.shortcut(x)
+
+
+class OwnForward(nn.Sequential):
+    """A Sequential that does not run its children one after the other."""
+
+    def forward(self, x):
+        return self[0](x) + self[1](x[:, :1].repeat(1, 4, 1, 1))[:, :, 1:-1, 1:-1]
+
+
+def one_relu_for_all():
+    relu = nn.ReLU()
+    first, second = (nn.Sequential(nn.Conv2d(c, 4, 3), nn.BatchNorm2d(4)) for c in (1, 4))
+    return nn.Sequential(*first, relu, *second, relu)
+
+
+@wanted
+@pytest.mark.parametrize(
+    "make", [one_relu_for_all, OptionalPart, lambda: OwnForward(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))]
+)
+def test_folding_keeps_every_network_what_it_is(make, data):
+    """A layer lost in folding would make the attack weaker and the model seem robust, silently."""
+    torch.manual_seed(0)
+    model = make()
+    with torch.no_grad():
+        model(data.images / 255)
+    model.eval()
+    torch.testing.assert_close(
+        fold_batch_norm(model)(data.images / 255), model(data.images / 255), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_layer_and_attack_are_recorded(model, data, whole):
     assert whole.meta == {"layer": "penultimate", "attack": {
         "name": "pgd", "norm": "linf", "eps": 0.3, "step_size": 0.1, "steps": 3, "restarts": 1, "random_start": True,
@@ -197,20 +242,43 @@ def test_the_layer_is_the_one_asked_for(model, data):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"images": np.zeros((2, 1, 28, 28))}, TypeError, r"uint8 in 0\.\.255 or float32 in \[0, 1\]\. Got torch\.float64"),
-        ({"images": np.full((2, 1, 28, 28), 7, np.float32)}, ValueError, r"must lie in \[0, 1\]\. Got values from 7 to 7"),
-        ({"images": np.full((2, 1, 28, 28), np.nan, np.float32)}, ValueError, r"must lie in \[0, 1\]\. Got values from nan"),
+        (
+            {"images": np.zeros((2, 1, 28, 28))},
+            TypeError,
+            r"uint8 in 0\.\.255 or float32 in \[0, 1\]\. Got torch\.float64",
+        ),
+        (
+            {"images": np.full((2, 1, 28, 28), 7, np.float32)},
+            ValueError,
+            r"must lie in \[0, 1\]\. Got values from 7 to 7",
+        ),
+        (
+            {"images": np.full((2, 1, 28, 28), np.nan, np.float32)},
+            ValueError,
+            r"must lie in \[0, 1\]\. Got values from nan",
+        ),
         ({"images": np.zeros((1, 28, 28), np.uint8)}, ValueError, r"shape \(n, c, h, w\)\. Got \(1, 28, 28\)"),
         ({"images": [[0]]}, TypeError, "torch tensor or a numpy array. Got list"),
         ({"images": np.zeros((0, 1, 28, 28), np.uint8), "labels": np.zeros(0, int)}, ValueError, "at least one image"),
         ({"labels": np.array([0, 1, 2])}, ValueError, r"labels must have the shape \(2,\).* Got \(3,\)"),
         ({"labels": np.array([0.0, 1.0])}, TypeError, "labels must be integers. Got torch.float64"),
         ({"labels": np.array([0, -1])}, ValueError, "labels must be 0 or more. Got labels from -1 to 0"),
-        ({"labels": np.array([0, 10])}, ValueError, r"labels must be in 0\.\.9, since the model has 10 outputs.* label 10"),
+        (
+            {"labels": np.array([0, 10])},
+            ValueError,
+            r"labels must be in 0\.\.9, since the model has 10 outputs.* label 10",
+        ),
         ({"class_names": ("a",)}, ValueError, r"labels must be in 0\.\.0, since there are 1 classes"),
         ({"layer": "lowest"}, ValueError, "no layer 'lowest'. The nearest names are: .*lower"),
-        ({"indices": np.array([0, 1, 2])}, ValueError, r"indices must have the shape \(2,\).* Got \(3,\)"),
-        ({"indices": np.array([0.0, 1.0])}, TypeError, "indices must be integers. Got torch.float64"),
+        pytest.param(
+            {"indices": np.array([0, 1, 2])},
+            ValueError,
+            r"indices must have the shape \(2,\).* Got \(3,\)",
+            marks=wanted,
+        ),
+        pytest.param(
+            {"indices": np.array([0.0, 1.0])}, TypeError, "indices must be integers. Got torch.float64", marks=wanted
+        ),
         ({"batch_size": 0}, ValueError, r"batch_size must be a whole number of at least 1\. Got 0"),
         ({"batch_size": -5}, ValueError, r"batch_size must be a whole number of at least 1\. Got -5"),
         ({"batch_size": 2.5}, ValueError, r"batch_size must be a whole number of at least 1\. Got 2\.5"),
@@ -219,7 +287,7 @@ def test_the_layer_is_the_one_asked_for(model, data):
         ({"attack": lambda m, x, y: x.double()}, TypeError, r"Got torch\.float64"),
         ({"attack": lambda m, x, y: None}, ValueError, "Got NoneType"),
     ],
-)  # fmt: skip
+)
 def test_refuses(model, changes, error, message):
     arguments = {"images": np.full((2, 1, 28, 28), 9, np.uint8), "labels": np.array([0, 1])} | changes
     with pytest.raises(error, match=message):
@@ -230,7 +298,9 @@ def test_nan_features_are_refused(data):
     model = tiny_lenet()
     with torch.no_grad():
         model.hidden[0].weight[3, 5] = torch.nan
-    with pytest.raises(ValueError, match=r"features must be finite\. Got NaN or infinity in 40 of 40 rows, the first is row 0"):
+    with pytest.raises(
+        ValueError, match=r"features must be finite\. Got NaN or infinity in 40 of 40 rows, the first is row 0"
+    ):
         extract(model, data.images, data.labels)
 
 

@@ -6,12 +6,13 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from test_display import make_grid
+from test_display import make_panel
 
 from analysis.figures import save_figure, save_table
 from analysis.tables import Column, Table
 
 IMAGES = ("pdf", "png", "svg")
+NUMBERS = {"false_share": 0.6, "points": [30, 20]}
 
 
 @pytest.fixture(autouse=True)
@@ -22,11 +23,9 @@ def _close_figures():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    display = make_grid().plot()
     path = tmp_path_factory.mktemp("figures") / "fig1"
     sources = [{"method": "um", "run": "runs/mini/mnist/um/seed0"}]
-    files = save_figure(display.figure_, path, numbers=display.numbers(), caption="Figure 1: ε.", sources=sources)
-    return files
+    return save_figure(make_panel().plot().figure_, path, numbers=NUMBERS, caption="Figure 1: ε.", sources=sources)
 
 
 def make_table():
@@ -42,9 +41,9 @@ def test_a_figure_is_written_in_three_formats_and_a_sidecar(saved):
 
 
 def test_the_same_data_give_the_same_bytes_and_numbers(saved, tmp_path):
-    display = make_grid().plot()
-    again = save_figure(display.figure_, tmp_path / "fig1", numbers=display.numbers(), caption="Figure 1: ε.")
-    twice = save_figure(display.figure_, tmp_path / "twice", numbers=display.numbers())
+    figure = make_panel().plot().figure_
+    again = save_figure(figure, tmp_path / "fig1", numbers=NUMBERS, caption="Figure 1: ε.")
+    twice = save_figure(figure, tmp_path / "twice", numbers=NUMBERS)
     for ending in IMAGES:
         assert again[ending].read_bytes() == saved[ending].read_bytes(), ending
         assert twice[ending].read_bytes() == saved[ending].read_bytes(), f"{ending}, from one figure"
@@ -53,9 +52,7 @@ def test_the_same_data_give_the_same_bytes_and_numbers(saved, tmp_path):
 
 
 def test_another_figure_gives_other_bytes(saved, tmp_path):
-    display = make_grid()
-    display.rows[0][0].adv_coords[0] += 1
-    other = save_figure(display.plot().figure_, tmp_path / "fig1")
+    other = save_figure(make_panel(seed=1).plot().figure_, tmp_path / "fig1")
     assert all(other[ending].read_bytes() != saved[ending].read_bytes() for ending in IMAGES)
 
 
@@ -63,7 +60,7 @@ def test_the_sidecar_says_what_is_shown_and_where_it_comes_from(saved):
     sidecar = json.loads(saved["json"].read_text(encoding="utf-8"))
     assert set(sidecar) == {"format", "name", "caption", "files", "numbers", "sources", "provenance"}
     assert (sidecar["name"], sidecar["caption"]) == ("fig1", "Figure 1: ε.")
-    assert sidecar["numbers"] == make_grid().numbers()
+    assert sidecar["numbers"] == NUMBERS
     assert sidecar["sources"] == [{"method": "um", "run": "runs/mini/mnist/um/seed0"}]
     assert sidecar["files"] == {
         f"fig1.{ending}": hashlib.sha256(saved[ending].read_bytes()).hexdigest() for ending in IMAGES
@@ -114,7 +111,9 @@ def test_a_failed_write_leaves_the_old_files(saved, tmp_path, monkeypatch):
 def test_a_table_is_written_in_four_formats_and_a_sidecar(tmp_path):
     table = make_table()
     files = save_table(table, tmp_path / "below" / "table3", numbers={"per_class": [1, 2]})
-    assert sorted(p.name for p in (tmp_path / "below").iterdir()) == [f"table3.{e}" for e in ("csv", "html", "json", "md", "tex")]
+    assert sorted(p.name for p in (tmp_path / "below").iterdir()) == [
+        f"table3.{e}" for e in ("csv", "html", "json", "md", "tex")
+    ]
     texts = {"csv": table.to_csv(), "md": table.to_markdown(), "tex": table.to_latex(), "html": table.to_html()}
     assert {ending: files[ending].read_text(encoding="utf-8") for ending in texts} == texts
     sidecar = json.loads(files["json"].read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny import REPOSITORY
 
-from analysis import cli, results
+from analysis import cli
 from analysis.pipeline import PipelineError, run_pipeline
 from analysis.scales import load_scale
 from tla_core.config import METHODS, TrainConfig
@@ -119,7 +119,7 @@ def test_a_changed_notebook_is_executed_again_and_one_that_only_looks_newer_is_n
     os.utime(touched, (time.time() + 5, time.time() + 5))
     locks = checkout / ".snakemake" / "locks"
     locks.mkdir(exist_ok=True)
-    (locks / "0.output.lock").write_text(f"{checkout}/figures/mini/notebooks/{changed.name}\n")
+    (locks / "0.output.lock").write_text(f"figures/mini/notebooks/{changed.name}\n")
     assert pipeline() == [f"notebooks {changed.stem} --scale mini"]
     assert not any(locks.glob("*"))
 
@@ -132,7 +132,9 @@ def test_a_failing_job_fails_the_pipeline_and_the_next_run_goes_on_from_there(pi
     assert "made to fail" in capfd.readouterr().err
     monkeypatch.delenv("FAIL")
     calls = pipeline()
-    assert any(call.startswith("train mini/mnist/um --seed 0 --out runs/mini/mnist/um/seed0 --epochs 3") for call in calls)
+    assert any(
+        call.startswith("train mini/mnist/um --seed 0 --out runs/mini/mnist/um/seed0 --epochs 3") for call in calls
+    )
     assert {call.split()[1] for call in calls} >= {"runs/mini/mnist/um/seed0", "fig1_3_false_classes"}
 
 
@@ -145,12 +147,15 @@ def test_a_second_pipeline_is_refused_while_one_is_at_work(pipeline, checkout):
 
 def test_every_setting_of_a_training_reaches_its_command(pipeline, checkout, monkeypatch):
     """The identity decides whether a run is trained again, the flags what is trained: both must agree."""
-    overrides = {m: {"margin": 0.2, "selection_attack": {"name": "cw", "steps": 2}, "milestones": [0.5]} for m in METHODS}
+    overrides = {
+        m: {"margin": 0.2, "selection_attack": {"name": "cw", "steps": 2}, "milestones": [0.5]} for m in METHODS
+    }
     change_scale(checkout, overrides=overrides)
     calls = pipeline("--until", "train")
     assert by_command(calls) == {"train": 4}
     trained = []
-    monkeypatch.setattr(results, "train_run", lambda config, out, **options: trained.append(config))
+    monkeypatch.setattr("tla_core.training.train", lambda config, out, **options: trained.append(config))
+    monkeypatch.chdir(checkout)
     for call in calls:
         assert cli.main(shlex.split(call)) == 0
     scale = load_scale("mini", checkout)

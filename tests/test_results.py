@@ -13,7 +13,7 @@ from analysis import cli, results
 from analysis.class_maps import map_classes
 from analysis.extraction import extract
 from analysis.representations import RepresentationSet
-from analysis.results import MissingResultError, Results, evaluate_run, is_trained, run_config, train_run
+from analysis.results import MissingResultError, Results, evaluate_run, is_trained, run_config
 from analysis.scales import load_scale, override_flags, project_root, results_dir
 from tla_core.checkpoint import file_sha256
 from tla_core.config import AttackConfig, TrainConfig
@@ -22,8 +22,9 @@ from tla_core.training import load_model
 
 
 @pytest.fixture(autouse=True)
-def _few_images(monkeypatch):
+def _few_images_and_nothing_written_here(monkeypatch, tmp_path):
     use_few_images(monkeypatch)
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -163,14 +164,12 @@ def test_another_level_is_a_file_of_its_own(root):
     assert changed(root, before) == {"um/representations-eps0.03.safetensors"}
 
 
-@pytest.mark.parametrize("damage", ["deleted", "empty", "no header", "truncated"])
+@pytest.mark.parametrize("damage", ["empty", "truncated", "altered"])
 def test_a_damaged_result_is_made_again(root, damage):
     path = root / "results/mini/mnist/um/seed0/representations-eps0.3.safetensors"
     expected = RepresentationSet.load(path)
     content = path.read_bytes()
-    path.unlink()
-    if damage != "deleted":
-        path.write_bytes({"empty": b"", "no header": b"x" * 1000, "truncated": content[:-100]}[damage])
+    path.write_bytes({"empty": b"", "truncated": content[:-100], "altered": content[:-1] + b"x"}[damage])
     reps = Results("mini", root=root, progress=False).representations("um")
     np.testing.assert_array_equal(reps.adv_features, expected.adv_features)
 
@@ -207,7 +206,9 @@ def test_a_missing_result_names_the_command_that_makes_it(tmp_path, monkeypatch,
     nothing_made = Results("mini", root=root, make=False)
     followed = []
     for ask in (nothing_made.run, nothing_made.representations, nothing_made.class_maps):
-        with pytest.raises(MissingResultError, match=r"is missing or stale\. Make it with `tla .*SCALE=mini make fig") as e:
+        with pytest.raises(
+            MissingResultError, match=r"is missing or stale\. Make it with `tla .*SCALE=mini make fig"
+        ) as e:
             ask("um")
         command = str(e.value).split("`")[1]
         followed.append(shlex.split(command)[1])
@@ -249,17 +250,6 @@ def test_an_evaluation_is_stored_beside_the_results(root):
     assert stored["checkpoint_sha256"] == file_sha256(run / "model.safetensors")
 
 
-def test_training_a_folder_of_other_settings_moves_it_aside_each_time(root):
-    run = root / "runs/mini/mnist/um/seed0"
-    config = run_config(run)
-    for k in (1, 2):
-        train_run(dataclasses.replace(config, learning_rate=0.001 * k), run, progress=False)
-        assert (run.parent / f"seed0.old-{k}" / "model.safetensors").exists()
-    before = files(root)
-    train_run(dataclasses.replace(config, learning_rate=0.002), run, progress=False)
-    assert files(root) == before
-
-
 # Scales ---------------------------------------------------------------------------------------------------------------
 
 
@@ -295,8 +285,14 @@ def test_a_scales_overrides_change_the_presets_fields(tmp_path):
     ("overrides", "message"),
     [
         ({"trades": {}}, r"overrides must name methods \(um, at, alp, tla\)\. Got trades"),
-        ({"tla": {"alpha": 1, "marge": 2}}, r"overrides of tla hold an unknown field: alpha, marge\. There are: .*margin"),
-        ({"tla": {"attack": {"stepz": 1}}}, r"overrides of tla, attack, hold an unknown field: stepz\. There are: .*steps"),
+        (
+            {"tla": {"alpha": 1, "marge": 2}},
+            r"overrides of tla hold an unknown field: alpha, marge\. There are: .*margin",
+        ),
+        (
+            {"tla": {"attack": {"stepz": 1}}},
+            r"overrides of tla, attack, hold an unknown field: stepz\. There are: .*steps",
+        ),
         ({"tla": {"seed": 1}}, "overrides of tla hold an unknown field: seed"),
         ({"tla": {"method": "at"}}, "overrides of tla hold an unknown field: method"),
         ({"tla": {"margin": -1}}, "margin must be a finite number, at least 0. Got -1"),
@@ -327,7 +323,7 @@ def test_the_project_is_found_from_below_or_named(tmp_path, monkeypatch):
     monkeypatch.chdir(root / "notebooks" / "deep")
     assert project_root() == root == Results("mini").scale.root
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no project above .*: expected a folder with workflow/scales"):
+    with pytest.raises(FileNotFoundError, match=r"no project above .*: expected a folder with workflow/scales"):
         project_root()
     monkeypatch.setenv("TLA_ROOT", str(root))
     assert project_root() == root
@@ -355,7 +351,10 @@ def test_results_lie_at_the_path_of_the_run(run, expected):
         {"margin": 0.1, "epochs": 3, "layer": "features.4", "lambda_norm": 1e-7, "weight_decay": 0},
         {"milestones": (0.5, 0.75), "schedule": "steps", "optimizer": "sgd"},
         {"attack": AttackConfig(eps=8 / 255, step_size=1 / 3, steps=7, random_start=False)},
-        {"attack": AttackConfig(name="fgsm", eps=0.3), "selection_attack": AttackConfig(name="mim", norm="l2", eps=2.5)},
+        {
+            "attack": AttackConfig(name="fgsm", eps=0.3),
+            "selection_attack": AttackConfig(name="mim", norm="l2", eps=2.5),
+        },
         {"dataset": "a folder/with 'quotes'", "holdout": 0},
     ],
 )
@@ -363,7 +362,7 @@ def test_flags_give_the_same_settings_through_the_command_line(changes, monkeypa
     preset = TrainConfig.preset("mini/mnist/tla", seed=2)
     config = dataclasses.replace(preset, **changes)
     trained = []
-    monkeypatch.setattr(results, "train_run", lambda config, out, **options: trained.append((config, out)))
+    monkeypatch.setattr("tla_core.training.train", lambda config, out, **options: trained.append((config, out)))
     flags = shlex.split(shlex.join(override_flags(config, preset)))
     assert cli.main(["train", "mini/mnist/tla", "--seed", "2", "--out", "x", *flags, "--replace", "--no-progress"]) == 0
     assert trained == [(config, Path("x"))] and trained[0][0].identity == config.identity
