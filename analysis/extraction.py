@@ -76,7 +76,7 @@ def extract(
     """
     images = check_images(images)
     labels = as_labels(labels, len(images), n_classes=None if class_names is None else len(class_names))
-    rows = torch.arange(len(images)) if indices is None else as_labels(indices, len(images))
+    rows = torch.arange(len(images)) if indices is None else as_labels(indices, len(images), name="indices")
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:

@@ -8,7 +8,7 @@ from analysis.class_maps import ClassMap, load_maps, map_classes, save_maps
 from analysis.representations import RepresentationSet
 from analysis.scales import load_scale, results_dir
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, write_json
-from tla_core.config import AttackConfig, TrainConfig, canonical_json
+from tla_core.config import AttackConfig, TrainConfig, canonical_json, identity_of
 from tla_core.presets import ANALYSIS_LEVELS, analysis_attack
 from tla_core.run_folder import RunFolder
 
@@ -216,7 +216,8 @@ def evaluate_run(
     data = load_dataset(run_config(run_dir).dataset, split)
     model = load_model(run_dir, device=device)
     evaluation = evaluate(model, data.images, data.labels, attacks, batch_size=batch_size, progress=progress)
-    path = results_dir(run_dir) / f"evaluation-{split}.json"
+    # One file for each set of attacks: its name carries what they were.
+    path = results_dir(run_dir) / f"evaluation-{split}-{identity_of(evaluation.attacks)[:8]}.json"
     write_json(
         path,
         {

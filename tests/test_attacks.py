@@ -202,6 +202,23 @@ def test_a_folded_attack_breaks_the_same_images(trained):
     assert (folded != plain).float().mean() <= 0.001
 
 
+def test_a_network_that_reads_before_its_batch_norm_is_not_folded(batch):
+    class ReadsBefore(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+            self.classifier = nn.Linear(8, 10)
+            self.layers[1].running_mean.fill_(0.5)
+
+        def forward(self, x):
+            before = self.layers[0](x)
+            return self.classifier(torch.cat([before.mean((2, 3)), self.layers[1](before).amax((2, 3))], 1))
+
+    torch.manual_seed(0)
+    model, attack = ReadsBefore().eval(), tla.AttackConfig(eps=0.1, step_size=0.05, steps=3)
+    assert torch.equal(run_attack(attack, model, *batch, fold=True), run_attack(attack, model, *batch))
+
+
 # no trace ------------------------------------------------------------------------------------------------------------
 
 

@@ -241,11 +241,12 @@ def test_evaluate_prints_and_stores_the_accuracies(project, capsys):
     run_dir = "runs/mini/mnist/um/seed0"
     assert cli.main(["evaluate", run_dir, "--attack.steps", "2", "--no-progress"]) == 0
     clean, robust, where = capsys.readouterr().out.splitlines()
-    stored = json.loads((project / "results/mini/mnist/um/seed0/evaluation-test.json").read_text())
+    path = where.removeprefix("stored in ")
+    assert path.startswith("results/mini/mnist/um/seed0/evaluation-test-")
+    stored = json.loads((project / path).read_text())
     accuracy, error = stored["accuracy"]["clean"] * 100, stored["standard_error"]["clean"] * 100
     assert clean.split() == ["clean", f"{accuracy:.2f}", "%", "+-", f"{error:.2f}"]
     assert robust.startswith("PGD-2 ") and robust.endswith("PGD 2 x 0.03, eps 0.3 (linf)")
-    assert where == "stored in results/mini/mnist/um/seed0/evaluation-test.json"
     # The other settings are those of the attack that the dataset is analysed with.
     attack = ANALYSIS_ATTACKS["mnist-mini"]
     assert stored["attacks"]["PGD-2"] == {**AttackConfig(eps=attack.eps, step_size=attack.step_size, steps=2).__dict__}

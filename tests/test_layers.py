@@ -141,7 +141,6 @@ def test_no_hook_stays_behind_even_after_an_error(x):
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
 
-@pytest.mark.xfail(reason="needs the suggested change of tla_core", strict=True)
 def test_tla_mines_by_the_layer_that_it_trains(monkeypatch):
     """Mining folds batch norm; a convolution that is the layer itself must still give its own output."""
     mined = {}

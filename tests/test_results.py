@@ -243,7 +243,9 @@ def test_an_unfinished_run_has_no_results(root):
 def test_an_evaluation_is_stored_beside_the_results(root):
     run = root / "runs/mini/mnist/um/seed0"
     evaluation, path = evaluate_run(run, {"FGSM": AttackConfig(name="fgsm", eps=0.1)}, progress=False)
-    assert path == root / "results/mini/mnist/um/seed0/evaluation-test.json"
+    assert path.parent == root / "results/mini/mnist/um/seed0"
+    _, other = evaluate_run(run, {"FGSM": AttackConfig(name="fgsm", eps=0.2)}, progress=False)
+    assert other != path  # evaluations under another attack stand side by side
     stored = json.loads(path.read_text())
     assert stored["accuracy"] == evaluation.accuracy and set(stored["accuracy"]) == {"clean", "FGSM"}
     assert stored["images"] == 400 and stored["attacks"]["FGSM"]["name"] == "fgsm"

@@ -70,11 +70,12 @@ class AttackConfig:
             implied = {"loss": "margin"}
         for key, value in implied.items():
             object.__setattr__(self, key, value)
-        if not self.step_size == self.eps:
-            check_radius("step_size", self.step_size, self.norm)
+        check_radius("step_size", self.step_size, self.norm)
         _whole("steps", self.steps, 1)
         _whole("restarts", self.restarts, 1)
         _number("momentum", self.momentum, 0.0, math.inf)
+        if not isinstance(self.random_start, bool):
+            raise ValueError(f"random_start must be True or False. Got {self.random_start!r}.")
         if self.restarts > 1 and not self.random_start:
             raise ValueError(
                 f"restarts must be 1 without a random start, since each would be the same. Got {self.restarts}."
@@ -239,14 +240,14 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
         """The inverse of `to_dict`."""
-        values = dict(values)
-        for name in ("attack", "selection_attack"):
-            if isinstance(values.get(name), dict):
-                values[name] = AttackConfig(**values[name])
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        attacks = {name: values[name] for name in ("attack", "selection_attack") if isinstance(values.get(name), dict)}
+        unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
+        for attack in attacks.values():
+            unknown |= set(attack) - {f.name for f in dataclasses.fields(AttackConfig)}
         if unknown:
-            raise ValueError(f"unknown field {', '.join(unknown)}: was it written by a newer version of the toolkit?")
-        return cls(**values)
+            written = "was it written by a newer version of the toolkit?"
+            raise ValueError(f"unknown field {', '.join(sorted(unknown))}: {written}")
+        return cls(**{**values, **{name: AttackConfig(**attack) for name, attack in attacks.items()}})
 
 
 def canonical_json(value: Any) -> str:

@@ -13,7 +13,7 @@ from tla_core.attacks import attack_mode, run_attack
 from tla_core.batches import BatchSource
 from tla_core.config import AttackConfig, TrainConfig
 from tla_core.folding import fold_batch_norm
-from tla_core.layers import forward_with_layer
+from tla_core.layers import forward_with_layer, resolve_layer
 from tla_core.losses import logit_pairing_loss, norm_loss, triplet_loss
 from tla_core.mining import hardest_negatives
 from tla_core.runtime import derive_seed
@@ -85,7 +85,8 @@ def tla_step(model: nn.Module, source: BatchSource, step: int, config: TrainConf
     # Line 5: the hardest negatives of a fresh pool, sought with batch norm in eval mode and without gradients.
     pool = source.pool(config.pool_size, step)
     with attack_mode(model), torch.inference_mode():
-        frozen = fold_batch_norm(model)
+        path = resolve_layer(model, config.layer)
+        frozen = fold_batch_norm(model, keep=dict(model.named_modules()).get(path))
         _, anchor_features = forward_with_layer(frozen, x_adv, config.layer)
         _, pool_features = forward_with_layer(frozen, pool.images, config.layer)
     chosen = hardest_negatives(anchor_features, batch.labels, pool_features, pool.labels)

@@ -16,6 +16,7 @@ _MINI_MNIST: dict[str, tuple[Any, str]] = {
     "optimizer": ("adam", SUPPLEMENT),
     "learning_rate": (0.006, OURS),
     "schedule": ("onecycle", OURS),
+    "warmup": (0.3, OURS),
     "weight_decay": (2e-4, SUPPLEMENT),
     "label_smoothing": (0.1, SUPPLEMENT),
     "attack": (AttackConfig(eps=0.3, step_size=0.15, steps=3), OURS),
@@ -79,11 +80,16 @@ def preset_sources(name: str) -> dict[str, str]:
 def analysis_attack(config: TrainConfig, eps: float | None = None) -> AttackConfig:
     """The attack that a run is analysed with, at any perturbation level.
 
-    That of its dataset; for a dataset of the user's, 20 steps of a tenth of the eps that it was trained with.
+    That of its dataset; for a dataset of the user's, 20 steps of a tenth of the eps that it was trained with. File
+    names and commands give a level with six digits: 0.0313725 stands for the level 8/255.
     """
     own = AttackConfig(norm=config.attack.norm, eps=config.attack.eps, step_size=config.attack.eps / 10, steps=20)
     attack = ANALYSIS_ATTACKS.get(config.dataset, own)
-    return attack if eps is None or eps == attack.eps else attack.scaled(eps)
+    if eps is None:
+        return attack
+    levels = (attack.eps, *ANALYSIS_LEVELS.get(config.dataset, ()))
+    eps = next((level for level in levels if f"{level:g}" == f"{eps:g}"), eps)
+    return attack if eps == attack.eps else attack.scaled(eps)
 
 
 def _preset(name: str) -> dict[str, tuple[Any, str]]:

@@ -59,8 +59,10 @@ def scale_images(images: Tensor) -> Tensor:
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
-def as_labels(labels: Tensor | np.ndarray, n: int, *, n_classes: int | None = None) -> Tensor:
-    """Check labels and return them as int64, (n,).
+def as_labels(
+    labels: Tensor | np.ndarray, n: int, *, n_classes: int | None = None, name: str = "labels"
+) -> Tensor:
+    """Check labels, or other whole numbers called `name`, and return them as int64, (n,).
 
     Raises
     ------
@@ -69,17 +71,17 @@ def as_labels(labels: Tensor | np.ndarray, n: int, *, n_classes: int | None = No
     ValueError
         If there are not `n` of them, or one is outside 0..n_classes-1.
     """
-    labels = _as_tensor(labels, "labels")
+    labels = _as_tensor(labels, name)
     if labels.dtype.is_floating_point or labels.dtype in (torch.bool, torch.complex64, torch.complex128):
-        raise TypeError(f"labels must be integers. Got {labels.dtype}.")
+        raise TypeError(f"{name} must be integers. Got {labels.dtype}.")
     if labels.shape != (n,):
-        raise ValueError(f"labels must have the shape ({n},), one for each image. Got {tuple(labels.shape)}.")
+        raise ValueError(f"{name} must have the shape ({n},), one for each image. Got {tuple(labels.shape)}.")
     labels = labels.long()
     if labels.numel():
         low, high = (value.item() for value in torch.aminmax(labels))
         if low < 0 or (n_classes is not None and high >= n_classes):
             bound = "0 or more" if n_classes is None else f"in 0..{n_classes - 1}, since there are {n_classes} classes"
-            raise ValueError(f"labels must be {bound}. Got labels from {low} to {high}.")
+            raise ValueError(f"{name} must be {bound}. Got {name} from {low} to {high}.")
     return labels
 
 

@@ -37,6 +37,13 @@ class FalseClassPanel:
     class_names: tuple[str, ...]
     title: str = ""
 
+    def __post_init__(self) -> None:
+        if len(self.adv_predictions) != len(self.adv_coords):
+            raise ValueError(
+                f"adv_predictions must have one entry for each of the {len(self.adv_coords)} adversarial points."
+                f" Got {len(self.adv_predictions)}."
+            )
+
     @classmethod
     def from_map(cls, class_map: ClassMap, class_names: Sequence[str], *, title: str = "") -> "FalseClassPanel":
         """Take the points of a `ClassMap`, as `map_class` makes it."""
@@ -67,7 +74,8 @@ class FalseClassPanel:
             for k in order:
                 self._scatter(ax, k, size=6)
             finish_map(ax)
-            ax.set_title(self.title or f"{self.false_share:.0%} false", pad=2)
+            share = f"{self.false_share:.0%} false" if len(self.adv_predictions) else "no adversarial examples"
+            ax.set_title(self.title or share, pad=2)
             if alone:
                 handles, labels = legend_entries(self.class_names, classes)
                 ax.legend(handles, labels, loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
