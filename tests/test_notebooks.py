@@ -111,7 +111,7 @@ def test_sidecars_name_the_notebook_the_runs_and_the_numbers(executed):
     assert figure["provenance"]["command"] == "tla notebooks fig1_3_false_classes --scale mini"
     assert table["provenance"]["command"] == "tla notebooks table3_distance_ratios --scale mini"
     assert figure["sources"] == table["sources"] == [results.source(method) for method in results.methods]
-    assert len(figure["numbers"]["panels"]) == 4 * 2
+    assert len(figure["numbers"]["panels"]) == 3 * 2
     for panel in figure["numbers"]["panels"]:
         assert panel["adversarial_points"] == 12 == sum(panel["predicted_as"].values())
     records = {record["method"]: record for record in table["numbers"]["records"]}
