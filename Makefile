@@ -19,8 +19,8 @@ unexport PYTHONHOME PYTHONPATH
 .PHONY: help figures test env lint FORCE
 
 help:
-	@echo 'make figures   train, analyse and draw the whole supplement: figures, tables, notebooks and site.'
-	@echo '               SCALE=mini (default: no data to fetch, minutes), small or paper; CORES=2; SNAKEMAKE_ARGS=-n'
+	@echo 'make figures   train the four methods, analyse them, and execute the notebooks: figures and tables.'
+	@echo '               SCALE=mini (the default: no data to fetch, minutes); CORES=2; SNAKEMAKE_ARGS=-n'
 	@echo 'make test      run the tests. PYTEST_ARGS="-k attacks -x"'
 	@echo 'make env       only make the environment .venv, which the other commands make when it is missing or out of date'
 	@echo 'make lint      check the source files with ruff'
