@@ -110,7 +110,7 @@ def train(
             model = _fresh_model(config, dataset) if model is None else model
             if init_from is not None:
                 _load_weights(model, load_tensors(RunFolder(init_from).finished_model())[0], init_from)
-            model = model.to(device, memory_format=torch.channels_last)  # measured: 1.3 times faster on two cores
+            model = model.to(device, memory_format=torch.channels_last)  # see benchmarks/
             _Training(config, folder, record, model, dataset, device).run(progress)
     return TrainResult(folder.path, folder.metrics())
 
