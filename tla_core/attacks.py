@@ -14,7 +14,7 @@ from tla_core.folding import fold_batch_norm
 from tla_core.layers import model_device
 from tla_core.validation import as_images, as_labels, check_label_range
 
-# On a CPU so many images at once: their activations stay in the cache. 256 at once take 1.2 to 1.4 times as long for
+# On a CPU so many images at once: their activations stay in the cache. 256 at once take 1.1 to 1.4 times as long for
 # each image (benchmarks/attack_gradient.py).
 _CPU_CHUNK = 64
 
@@ -92,7 +92,7 @@ def run_attack(
     """Run an attack given by its configuration, or by a callable ``(model, x, y) -> x_adv``. See `pgd`.
 
     `restart` runs that one of the restarts alone. `fold` computes the gradients of a configured attack with batch norm
-    folded into the convolutions: 1.5 to 1.8 times as fast on a CPU, and equal up to rounding.
+    folded into the convolutions: 1.5 to 1.9 times as fast on a CPU, and equal up to rounding.
     """
     device = model_device(model)
     x = as_images(x, device=device)

@@ -1,6 +1,6 @@
 """Folds batch norm into the layer before it, for as long as the weights stand still.
 
-An attack forwards one set of weights many times, so what can be multiplied once should be: 1.5 to 1.8 times as fast on
+An attack forwards one set of weights many times, so what can be multiplied once should be: 1.5 to 1.9 times as fast on
 one core and the network of `mini` (benchmarks/attack_gradient.py).
 """
 
