@@ -1,6 +1,7 @@
 """Gradient attacks on images in [0, 1]: one PGD loop, of which FGSM, BIM, MIM and C&W margin are settings."""
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,11 @@ from tla_core.validation import as_images, as_labels, check_label_range
 # On a CPU so many images at once: their activations stay in the cache. 256 at once take 1.1 to 1.4 times as long for
 # each image (benchmarks/attack_gradient.py).
 _CPU_CHUNK = 64
+# On a GPU broken images are looked for after so many steps, since the processor has to wait for the answer.
+_GPU_STEPS_BETWEEN_CHECKS = 5
+
+# Networks of which one image has shown that they give the same outputs when folded.
+_folds_equally: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 Attack = AttackConfig | Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -87,16 +93,40 @@ def run_attack(
     generator: torch.Generator | None = None,
     indices: Tensor | None = None,
     restart: int | None = None,
+    start: Tensor | None = None,
     fold: bool = False,
+    stop_margin: float | None = None,
+    trusted: bool = False,
 ) -> Tensor:
     """Run an attack given by its configuration, or by a callable ``(model, x, y) -> x_adv``. See `pgd`.
 
-    `restart` runs that one of the restarts alone. `fold` computes the gradients of a configured attack with batch norm
-    folded into the convolutions: 1.5 to 1.9 times as fast on a CPU, and equal up to rounding.
+    Parameters
+    ----------
+    attack : AttackConfig or callable
+    model, x, y, generator, indices
+        As in `pgd`.
+    restart : int, optional
+        Run that one of the restarts alone.
+    start : Tensor, (n, c, h, w), optional
+        Images within `eps` of `x` at which the first step begins, in place of the attack's own start.
+    fold : bool
+        Compute the gradients of a configured attack with batch norm folded into the convolutions: faster on a CPU, and
+        equal up to rounding.
+    stop_margin : float, optional
+        An image that is misclassified by more than this, as ``max_other - z_y``, keeps the iterate that shows it and
+        takes no further steps. For measuring accuracies: the examples are weaker than those of a whole attack.
+    trusted : bool
+        Images and labels were checked before, and are where the model is: a GPU is not waited for.
+
+    Returns
+    -------
+    Tensor, (n, c, h, w), float32 in [0, 1]
     """
-    device = model_device(model)
-    x = as_images(x, device=device)
-    y = as_labels(y, len(x)).to(device)
+    if not trusted:
+        device = model_device(model)
+        x = as_images(x, device=device)
+        y = as_labels(y, len(x)).to(device)
+        indices = None if indices is None else as_labels(indices, len(x), name="indices").to(device)
     if not len(x):
         return x.clone()
     if model.training:
@@ -108,14 +138,18 @@ def run_attack(
     with attack_mode(model):
         if not isinstance(attack, AttackConfig):
             return _check_returned(attack(model, x, y), x)
+        if not trusted:
+            with torch.no_grad():
+                check_label_range(y[y.argmax()][None], model(x[:1]))
         seed = 0 if generator is None else generator.initial_seed()
-        if indices is None:
-            indices = torch.arange(len(x))
-        indices = as_labels(indices, len(x), name="indices").to(device)
-        model = _folded_if_equal(model, x) if fold else model
-        if attack.restarts == 1 or restart is not None:
-            return _one_start(attack, model, x, y, _start(attack, x, seed, indices, restart or 0))
-        return _worst_of_restarts(attack, model, x, y, seed, indices)
+        indices = torch.arange(len(x), device=x.device) if indices is None else indices
+        model = _folded_if_equal(model, x, trusted) if fold else model
+        if attack.restarts > 1 and restart is None and start is None:
+            return _worst_of_restarts(attack, model, x, y, seed, indices)
+        x_adv = _start(attack, x, seed, indices, restart or 0) if start is None else start
+        if stop_margin is None:
+            return _ascend(attack, model, x, y, x_adv)
+        return _ascend_until_broken(attack, model, x, y, x_adv, stop_margin)
 
 
 @contextmanager
@@ -161,36 +195,86 @@ def attack_loss(logits: Tensor, y: Tensor, loss: str) -> Tensor:
 
 
 @torch.no_grad()
-def _folded_if_equal(model: nn.Module, x: Tensor) -> nn.Module:
+def _folded_if_equal(model: nn.Module, x: Tensor, trusted: bool) -> nn.Module:
     """The folded model, or the model itself where folding changes its output: one image tells.
 
     It does in a network that reads what lies between a convolution and its batch norm. The gradients of another network
-    would make the attack weaker than it is said to be.
+    would make the attack weaker than it is said to be. A training asks once, not at each step.
     """
     folded = fold_batch_norm(model)
-    if folded is model or torch.allclose(folded(x[:1]), model(x[:1]), rtol=1e-3, atol=1e-3):
+    if folded is model or (trusted and model in _folds_equally):
+        return folded
+    if torch.allclose(folded(x[:1]), model(x[:1]), rtol=1e-3, atol=1e-3):
+        _folds_equally.add(model)
         return folded
     return model
 
 
-def _one_start(attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+def _ascend(attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+    """All steps from a start."""
     if x.device.type == "cpu" and len(x) > _CPU_CHUNK:
         parts = zip(x.split(_CPU_CHUNK), y.split(_CPU_CHUNK), x_adv.split(_CPU_CHUNK), strict=True)
-        return torch.cat([_one_start(attack, model, *part) for part in parts])
+        return torch.cat([_ascend(attack, model, *part) for part in parts])
     velocity = torch.zeros_like(x) if attack.momentum else None
-    for step in range(attack.steps):
-        with torch.enable_grad():
-            x_adv = x_adv.detach().requires_grad_()
-            logits = model(x_adv)
-            if step == 0:
-                check_label_range(y, logits)
-            # The sum, not the mean: an image's gradient must not depend on how many share its batch.
-            (gradient,) = torch.autograd.grad(attack_loss(logits, y, attack.loss).sum(), x_adv)
-        if velocity is not None:
-            velocity = attack.momentum * velocity + gradient / _norms(gradient, 1)
-            gradient = velocity
-        x_adv = _step_and_project(attack, x, x_adv.detach(), gradient)
+    for _ in range(attack.steps):
+        _, x_adv, velocity = _one_step(attack, model, x, y, x_adv, velocity)
     return x_adv
+
+
+def _ascend_until_broken(
+    attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, stop_margin: float
+) -> Tensor:
+    """`_ascend`, without the steps of images that are misclassified by more than `stop_margin`.
+
+    On a CPU the next images take the places of those that are done, so that every chunk is full.
+    """
+    result = x_adv.clone()
+    on_cpu = x.device.type == "cpu"
+    places = min(_CPU_CHUNK, len(x)) if on_cpu else len(x)
+    # What moves along with an image: its position, and all that a step reads and changes.
+    active = torch.arange(places, device=x.device)
+    state = [x[active], y[active], x_adv[active], torch.zeros_like(x[active])]
+    left = torch.full((places,), attack.steps, device=x.device)
+    following = places
+    turn = 0
+    while len(active):
+        here = state[2]
+        logits, moved, velocity = _one_step(attack, model, *state[:3], state[3] if attack.momentum else None)
+        state[2], state[3] = moved, state[3] if velocity is None else velocity
+        left -= 1
+        turn += 1
+        if not on_cpu and turn % _GPU_STEPS_BETWEEN_CHECKS and turn < attack.steps:
+            continue
+        broken = attack_loss(logits, state[1], "margin") > stop_margin
+        done = broken | (left == 0)
+        finished = done.nonzero()[:, 0]
+        if not len(finished):
+            continue
+        keeps_here = broken[finished].view(-1, *[1] * (x.ndim - 1))
+        result[active[finished]] = torch.where(keeps_here, here[finished], moved[finished])
+        stay = (~done).nonzero()[:, 0]
+        new = torch.arange(following, min(following + len(finished), len(x)), device=x.device)
+        following += len(new)
+        active = torch.cat([active[stay], new])
+        fresh = (x[new], y[new], x_adv[new], torch.zeros_like(x[new]))
+        state = [torch.cat([old[stay], more]) for old, more in zip(state, fresh, strict=True)]
+        left = torch.cat([left[stay], torch.full((len(new),), attack.steps, device=x.device)])
+    return result
+
+
+def _one_step(
+    attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, velocity: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The logits at `x_adv`, the next iterate, and the next velocity."""
+    with torch.enable_grad():
+        x_adv = x_adv.detach().requires_grad_()
+        logits = model(x_adv).float()
+        # The sum, not the mean: an image's gradient must not depend on how many share its batch.
+        (gradient,) = torch.autograd.grad(attack_loss(logits, y, attack.loss).sum(), x_adv)
+    if velocity is not None:
+        velocity = attack.momentum * velocity + gradient / _norms(gradient, 1)
+        gradient = velocity
+    return logits.detach(), _step_and_project(attack, x, x_adv.detach(), gradient), velocity
 
 
 def _step_and_project(attack: AttackConfig, x: Tensor, x_adv: Tensor, gradient: Tensor) -> Tensor:
@@ -207,7 +291,7 @@ def _worst_of_restarts(
 ) -> Tensor:
     worst = worst_key = None
     for restart in range(attack.restarts):
-        x_adv = _one_start(attack, model, x, y, _start(attack, x, seed, indices, restart))
+        x_adv = _ascend(attack, model, x, y, _start(attack, x, seed, indices, restart))
         with torch.no_grad():
             logits = model(x_adv)
         broken = logits.argmax(1) != y

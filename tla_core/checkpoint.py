@@ -91,22 +91,33 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     return _parse_metadata(header, path)
 
 
-def pack_state(model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor]) -> dict[str, Tensor]:
+def pack_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], average: nn.Module | None = None
+) -> dict[str, Tensor]:
     """All tensors that a training goes on from, by one flat name each."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average/{name}": tensor for name, tensor in average.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items() if value is not None}
     return tensors
 
 
-def unpack_state(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Put what `pack_state` packed back into the model and the optimizer; returns the best weights."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+def unpack_state(
+    tensors: dict[str, Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None = None,
+) -> dict[str, Tensor]:
+    """Put what `pack_state` packed back into the model, its average and the optimizer; returns the best weights."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "average": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
     model.load_state_dict(parts["model"])
+    if average is not None:
+        average.load_state_dict(parts["average"])
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in parts["optimizer"].items():
         index, slot = name.split("/")

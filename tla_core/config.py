@@ -8,7 +8,8 @@ import numbers
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-METHODS = ("um", "at", "alp", "tla")
+METHODS = ("um", "at", "alp", "tla")  # the four of every figure
+VARIANTS = ("tla-rn", "tla-sa")  # of TLA, in the paper's accuracy tables
 ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw")
 
 
@@ -100,14 +101,23 @@ class TrainConfig:
 
     Parameters
     ----------
-    method : {"um", "at", "alp", "tla"}
+    method : {"um", "at", "alp", "tla", "tla-rn", "tla-sa"}
+        ``tla-rn`` draws the negatives at random, ``tla-sa`` swaps the anchor: clean, with an adversarial positive.
     dataset : str
         A name or folder that `load_dataset` knows.
     network : str
         Family of the network, see `tla_core.models`.
     width : float
         Factor on the network's channels; 1 is the published size.
+    blocks : tuple of int
+        Residual blocks of each group; () is the published number.
+    normalization : {"none", "per-image"}
+        Of the input, inside the network: per-image standardisation as CIFAR-10's networks have it.
     epochs, batch_size : int
+    iterations : int
+        Length of the training in steps, in place of `epochs`; 0 counts epochs.
+    augmentation : {"none", "crop-flip", "crop-flip-saturation"}
+        Random crops of the image padded by an eighth of its size, mirroring; and a saturation between 0.5 and 1.5.
     optimizer : {"adam", "sgd"}
         SGD has momentum 0.9.
     learning_rate : float
@@ -128,6 +138,19 @@ class TrainConfig:
         Of the triplet term, in angular distance.
     pool_size : int
         Clean images among which the hardest negative is sought.
+    positives : {"class", "own+class"}
+        A random image of the anchor's class; or two triplet terms, the other with the anchor's own clean image.
+    own_margin_factor : float
+        On the margin of the triplet with the own clean image.
+    norm_term : {"l2", "mean-square"}
+        The sum of the three L2 norms, times `lambda_norm`; or the released code's mean of the squares over batch and
+        features, times `lambda_triplet` and `lambda_norm`.
+    mining : {"angular", "cosine"}
+        The closest negative under the angular distance, or under the signed cosine.
+    noise : {"triplet", "own"}
+        Uniform noise of size eps on all clean images of the triplet, or on the anchor's own alone.
+    lambda_feature : float
+        Weight of the squared distance between the representations of an image and its adversarial example.
     layer : str
         Whose output is the representation of the triplet term: ``penultimate``, ``logits``, a name that the network
         gives (``lower``, ``middle``, ``higher``) or a module path.
@@ -139,6 +162,12 @@ class TrainConfig:
         Training images held out to select the epoch, balanced over the classes; 0 keeps the last epoch.
     selection_attack : AttackConfig
         The attack on the held-out images; um selects by clean accuracy.
+    averaging : float
+        Decay of an exponential moving average of the weights, which is what is selected and stored; 0 is none.
+    precision : {"fp32", "bf16"}
+        bf16 runs the network under autocast; the perturbation, the loss, and all that is reported stay fp32.
+    fine_tune : bool
+        The training must start from another run's weights (`init_from`).
     seed : int
     version : int
         Raised when the training code changes what the same settings give.
@@ -153,8 +182,12 @@ class TrainConfig:
     dataset: str = "mnist-mini"
     network: str = "lenet"
     width: float = 1.0
+    blocks: tuple[int, ...] = ()
+    normalization: str = "none"
     epochs: int = 1
+    iterations: int = 0
     batch_size: int = 50
+    augmentation: str = "none"
     optimizer: str = "adam"
     learning_rate: float = 1e-4
     schedule: str = "constant"
@@ -167,33 +200,57 @@ class TrainConfig:
     lambda_alp: float = 0.5
     margin: float = 0.05
     pool_size: int = 50
+    positives: str = "class"
+    own_margin_factor: float = 1.0
+    norm_term: str = "l2"
+    mining: str = "angular"
+    noise: str = "triplet"
+    lambda_feature: float = 0.0
     layer: str = "penultimate"
     attack: AttackConfig = field(default_factory=AttackConfig)
     eps_ramp: float = 0.0
     holdout: int = 0
     selection_attack: AttackConfig = field(default_factory=AttackConfig)
+    averaging: float = 0.0
+    precision: str = "fp32"
+    fine_tune: bool = False
     seed: int = 0
     version: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        _one_of("method", self.method, METHODS)
+        for name in ("milestones", "blocks"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _one_of("method", self.method, METHODS + VARIANTS)
+        _one_of("normalization", self.normalization, ("none", "per-image"))
+        _one_of("augmentation", self.augmentation, ("none", "crop-flip", "crop-flip-saturation"))
+        _one_of("positives", self.positives, ("class", "own+class"))
+        _one_of("norm_term", self.norm_term, ("l2", "mean-square"))
+        _one_of("mining", self.mining, ("angular", "cosine"))
+        _one_of("noise", self.noise, ("triplet", "own"))
+        _one_of("precision", self.precision, ("fp32", "bf16"))
         _one_of("optimizer", self.optimizer, ("adam", "sgd"))
         _one_of("schedule", self.schedule, ("constant", "onecycle", "steps"))
         for name in ("width", "learning_rate"):
             _number(name, getattr(self, name), 0.0, math.inf, open_low=True)
-        for name in ("weight_decay", "lambda_triplet", "lambda_norm", "lambda_alp", "margin"):
+        for name in ("weight_decay", "lambda_triplet", "lambda_norm", "lambda_alp", "lambda_feature", "margin"):
             _number(name, getattr(self, name), 0.0, math.inf)
+        _number("own_margin_factor", self.own_margin_factor, 0.0, math.inf)
+        _number("averaging", self.averaging, 0.0, 1.0, open_high=True)
         _number("label_smoothing", self.label_smoothing, 0.0, 1.0, open_high=True)
         _number("eps_ramp", self.eps_ramp, 0.0, 1.0)
         _number("warmup", self.warmup, 0.0, 1.0, open_low=True, open_high=True)
         for share in self.milestones:
             _number("milestones", share, 0.0, 1.0, open_low=True, open_high=True)
+        for count in self.blocks:
+            _whole("blocks", count, 1)
         _whole("epochs", self.epochs, 1)
+        _whole("iterations", self.iterations, 0)
         _whole("batch_size", self.batch_size, 2)  # batch norm has no statistics of one image
         _whole("pool_size", self.pool_size, 2)
         _whole("holdout", self.holdout, 0)
         _whole("seed", self.seed, 0)
+        if not isinstance(self.fine_tune, bool):
+            raise ValueError(f"fine_tune must be True or False. Got {self.fine_tune!r}.")
         for name in ("attack", "selection_attack"):
             if not isinstance(getattr(self, name), AttackConfig):
                 raise ValueError(f"{name} must be an AttackConfig. Got {getattr(self, name)!r}.")
@@ -230,8 +287,16 @@ class TrainConfig:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the canonical JSON: equal settings have equal identities, on every machine."""
-        return identity_of(self.to_dict())
+        """SHA-256 of the settings that differ from the defaults: equal settings have equal identities everywhere."""
+        return identity_of(self.identifying_fields())
+
+    def identifying_fields(self) -> dict[str, Any]:
+        """The fields, as JSON values, that differ from their defaults.
+
+        A field that is added later, with a default that changes nothing, leaves the identity of old runs as it was.
+        """
+        changed = _changed(self.to_dict(), TrainConfig().to_dict())
+        return {**changed, "version": self.version}
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
@@ -248,6 +313,14 @@ class TrainConfig:
             written = "was it written by a newer version of the toolkit?"
             raise ValueError(f"unknown field {', '.join(sorted(unknown))}: {written}")
         return cls(**{**values, **{name: AttackConfig(**attack) for name, attack in attacks.items()}})
+
+
+def _changed(values: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _changed(value, default[key]) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value != default[key]
+    }
 
 
 def canonical_json(value: Any) -> str:
@@ -300,9 +373,7 @@ def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}. Got {value!r}.")
 
 
-def _number(
-    name: str, value: Any, low: float, high: float, *, open_low: bool = False, open_high: bool = False
-) -> None:
+def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> None:
     okay = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     okay = okay and (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
     if not okay:

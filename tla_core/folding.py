@@ -5,27 +5,53 @@ one core and the network of `mini` (benchmarks/attack_gradient.py).
 """
 
 import copy
+import inspect
 import itertools
+import weakref
+from collections import Counter
+from typing import NamedTuple
 
 import torch
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch import Tensor, nn
+from torch.fx import Graph, Node, Tracer
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-_FOLDS = {nn.Conv2d: (nn.BatchNorm2d, fuse_conv_bn_eval), nn.Linear: (nn.BatchNorm1d, fuse_linear_bn_eval)}
+_FOLDS = {nn.Conv2d: (nn.BatchNorm2d, fuse_conv_bn_weights), nn.Linear: (nn.BatchNorm1d, fuse_linear_bn_weights)}
+_NORMS = tuple(norm for norm, _ in _FOLDS.values())
+
+
+class _Pair(NamedTuple):
+    """Paths of a layer, of the batch norm that alone reads it, and of the modules left and entered between the two."""
+
+    layer: str
+    norm: str
+    left: tuple[str, ...] = ()
+    entered: tuple[str, ...] = ()
+
+
+class _Found(NamedTuple):
+    layout: list[tuple[str, weakref.ref, tuple[bool, ...]]]
+    pairs: list[_Pair]
+
+
+# Tracing takes as long as many attack steps, and a training folds anew at each step.
+_FOUND: weakref.WeakKeyDictionary[nn.Module, _Found] = weakref.WeakKeyDictionary()
 
 
 def fold_batch_norm(model: nn.Module, *, keep: nn.Module | None = None) -> nn.Module:
     """Return a model with the same outputs up to rounding, in which batch norm costs nothing.
 
-    A convolution or linear layer directly followed by batch norm in an ``nn.Sequential`` becomes one layer; all else is
-    shared with the model, which is not changed. A model without such pairs is returned as it is.
+    A convolution or linear layer whose output only a batch norm reads becomes one layer with it; all else is shared
+    with the model, which is not changed. The pairs are found by tracing the model with torch.fx, once: a later call
+    traces again only if modules or their flags (such as ``training``) have changed. In a model that cannot be traced
+    the pairs are the neighbours in each ``nn.Sequential``. A model without pairs is returned as it is.
 
     Parameters
     ----------
     model : nn.Module
-        In eval mode: folding uses the running statistics.
+        In eval mode: folding uses the running statistics. Tracing runs its forward on a copy without data.
     keep : nn.Module, optional
-        A layer that is not folded, since somebody reads its output.
+        A module that keeps its output, since somebody reads it.
 
     Returns
     -------
@@ -39,33 +65,177 @@ def fold_batch_norm(model: nn.Module, *, keep: nn.Module | None = None) -> nn.Mo
     """
     if model.training:
         raise ValueError("only a model in eval mode can be folded: call model.eval() first, or use attack_mode.")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if not any(type(module) in _NORMS for module in modules.values()):
+        return model
+    replacements: dict[str, nn.Module] = {}
     with torch.no_grad():
-        return _folded(model, keep)
+        for pair in _pairs(model, modules):
+            if not _is_read_between(pair, modules, keep) and _is_foldable(modules[pair.layer], modules[pair.norm]):
+                replacements[pair.layer] = _fused(modules[pair.layer], modules[pair.norm])
+                replacements[pair.norm] = nn.Identity()
+    return _with_replaced(model, replacements) if replacements else model
 
 
-def _folded(module: nn.Module, keep: nn.Module | None) -> nn.Module:
-    # Not named_children(), which leaves out None, and a module that occurs a second time.
-    before = module._modules
-    children = {name: None if child is None else _folded(child, keep) for name, child in before.items()}
-    if type(module).forward is nn.Sequential.forward:
-        _fold_neighbours(children, keep)
-    if all(children[name] is before[name] for name in before):
-        return module
-    clone = copy.copy(module)
-    clone._modules = children
-    return clone
+# What folds -----------------------------------------------------------------------------------------------------------
 
 
-def _fold_neighbours(children: dict[str, nn.Module | None], keep: nn.Module | None) -> None:
-    for name, following in itertools.pairwise(list(children)):
-        layer, norm = children[name], children[following]
-        norm_type, fuse = _FOLDS.get(type(layer), (None, None))
-        if norm_type is None or type(norm) is not norm_type or norm.running_mean is None or norm.training:
+def _may_fold(layer: nn.Module, norm: nn.Module) -> bool:
+    return type(layer) in _FOLDS and type(norm) is _FOLDS[type(layer)][0]
+
+
+def _is_foldable(layer: nn.Module, norm: nn.Module) -> bool:
+    if norm.training or norm.running_mean is None:
+        return False  # it normalises by the batch
+    if layer._parameters.get("weight") is None:
+        return False  # its weight is computed at each call, as by spectral norm
+    return len(layer.weight) == norm.num_features  # the batch norm of (n, length, features) runs over the length
+
+
+def _is_read_between(pair: _Pair, modules: dict[str, nn.Module], keep: nn.Module | None) -> bool:
+    """Whether somebody reads or changes what lies between the two, or the gradient there."""
+    left = [modules[path] for path in (pair.layer, *pair.left)]
+    entered = [modules[path] for path in (pair.norm, *pair.entered)]
+    norm = modules[pair.norm]
+    return bool(
+        any(module is keep or module._forward_hooks for module in left)
+        or any(module._forward_pre_hooks for module in entered)
+        or any(module._backward_hooks or module._backward_pre_hooks for module in (*left, *entered))
+        or norm._forward_hooks
+    )
+
+
+def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module:
+    _, fuse = _FOLDS[type(layer)]
+    weight, bias = fuse(layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    if weight.ndim == 4:
+        weight = weight.to(memory_format=torch.channels_last)
+    fused = copy.copy(layer)
+    fused._parameters = {
+        "weight": nn.Parameter(weight, requires_grad=False), "bias": nn.Parameter(bias, requires_grad=False),
+    }  # fmt: skip
+    return fused
+
+
+def _with_replaced(model: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module:
+    """Copy the modules on the way to those replaced, and share all else."""
+    copies: dict[str, nn.Module] = {}
+
+    def copied(path: str) -> nn.Module:
+        if path not in copies:
+            parent, _, name = path.rpartition(".")
+            copies[path] = copy.copy(copied(parent)._modules[name] if path else model)
+            copies[path]._modules = dict(copies[path]._modules)
+            if path:
+                copied(parent)._modules[name] = copies[path]
+        return copies[path]
+
+    for path, module in replacements.items():
+        parent, _, name = path.rpartition(".")
+        copied(parent)._modules[name] = module
+    return copies[""]
+
+
+# Which pairs there are ------------------------------------------------------------------------------------------------
+
+
+def _pairs(model: nn.Module, modules: dict[str, nn.Module]) -> list[_Pair]:
+    found = _FOUND.get(model)
+    # A forward may depend on them.
+    flags = [
+        tuple(value for value in vars(module).values() if value is True or value is False)
+        for module in modules.values()
+    ]
+    if found is None or not _is_unchanged(found.layout, modules, flags):
+        # Weak references, since an id may be given to the module that takes another's place.
+        layout = [(path, weakref.ref(module), own) for (path, module), own in zip(modules.items(), flags, strict=True)]
+        pairs = _traced_pairs(model, modules)
+        found = _Found(layout, _neighbouring_pairs(modules) if pairs is None else pairs)
+        _FOUND[model] = found
+    return found.pairs
+
+
+def _is_unchanged(layout: list, modules: dict[str, nn.Module], flags: list[tuple[bool, ...]]) -> bool:
+    return len(layout) == len(modules) and all(
+        path == known_path and module is known() and own == known_flags
+        for (path, module), own, (known_path, known, known_flags) in zip(modules.items(), flags, layout, strict=True)
+    )
+
+
+def _neighbouring_pairs(modules: dict[str, nn.Module]) -> list[_Pair]:
+    return [
+        _Pair(f"{path}.{name}".lstrip("."), f"{path}.{following}".lstrip("."))
+        for path, module in modules.items()
+        if type(module).forward is nn.Sequential.forward
+        for name, following in itertools.pairwise(module._modules)
+        if _may_fold(module._modules[name], module._modules[following])
+    ]
+
+
+def _traced_pairs(model: nn.Module, modules: dict[str, nn.Module]) -> list[_Pair] | None:
+    """The pairs of which each module is registered at one place and called once; None if the model cannot be traced."""
+    places = Counter(id(module) for module in modules.values())
+    graph = _traced(model)
+    if graph is None:
+        return None
+    called = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    # A module whose weight or statistics are read from outside, as tied weights are, must keep them.
+    read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    pairs = []
+    for node in graph.nodes:
+        before = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
+        if not isinstance(before, Node) or before.op != "call_module" or len(before.users) != 1:
             continue
-        if layer is keep or layer._forward_hooks or norm._forward_hooks or norm._forward_pre_hooks:
-            continue  # somebody reads what lies between the two
-        fused = fuse(layer, norm)
-        for parameter in fused.parameters():
-            parameter.requires_grad_(False)
-        children[name] = fused.to(memory_format=torch.channels_last) if isinstance(fused, nn.Conv2d) else fused
-        children[following] = nn.Identity()
+        both = before.target, node.target
+        alone = all(called[path] == 1 and places[id(modules[path])] == 1 and path not in read for path in both)
+        if alone and _may_fold(*(modules[path] for path in both)):
+            pairs.append(_Pair(*both, _holding_only(*both), _holding_only(*reversed(both))))
+    return pairs
+
+
+def _holding_only(path: str, other: str) -> tuple[str, ...]:
+    """Paths of the modules that hold `path` and not `other`."""
+    parents = list(itertools.accumulate(path.split(".")[:-1], lambda outer, name: f"{outer}.{name}"))
+    return tuple(parent for parent in parents if not other.startswith(f"{parent}."))
+
+
+class _FoldingTracer(Tracer):
+    proxy_buffer_attributes = True  # an update in place is recorded, and not carried out
+
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        # What holds nothing to fold may do what it likes inside, such as check the shape of its input.
+        holds = any(type(part) in _FOLDS or type(part) in _NORMS for part in module.modules())
+        return not holds or super().is_leaf_module(module, path)
+
+
+def _traced(model: nn.Module) -> Graph | None:
+    """The graph of a model's forward with its other arguments at their defaults; None if there is none."""
+    if "forward" in vars(model):
+        return None  # the tracer reads the class's
+    device = next((tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())), None)
+    devices = [device] if device is not None and device.type == "cuda" else []
+    try:
+        arguments = list(inspect.signature(model.forward).parameters.values())[1:]
+        defaults = {each.name: each.default for each in arguments if each.default is not each.empty}
+        with torch.random.fork_rng(devices=devices):
+            return _FoldingTracer().trace(_bare_copy(model, {}), defaults or None)
+    except Exception:  # whatever the user's forward raises when it is handed no numbers
+        return None
+
+
+def _bare_copy(module: nn.Module, copies: dict[nn.Module, nn.Module]) -> nn.Module:
+    """A copy to trace: without hooks, with the parameters of the model, its own buffers, flags and containers."""
+    if module in copies:
+        return copies[module]
+    bare = copies[module] = copy.copy(module)
+    for name, value in vars(bare).items():
+        if isinstance(value, (dict, list, set)):
+            vars(bare)[name] = copy.copy(value)
+    for hooks in (bare._forward_hooks, bare._forward_pre_hooks, bare._backward_hooks, bare._backward_pre_hooks):
+        hooks.clear()
+    for name, value in bare._buffers.items():
+        bare._buffers[name] = value.clone() if isinstance(value, Tensor) else value
+    bare._modules = {
+        name: None if child is None else _bare_copy(child, copies) for name, child in module._modules.items()
+    }
+    return bare

@@ -4,18 +4,20 @@ A step returns its loss with the graph attached; the training loop differentiate
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tla_core.attacks import attack_mode, run_attack
-from tla_core.batches import BatchSource
+from tla_core.batches import Batch, BatchSource
 from tla_core.config import AttackConfig, TrainConfig
+from tla_core.distributed import gather_rows, share_of_rows
 from tla_core.folding import fold_batch_norm
 from tla_core.layers import forward_with_layer, resolve_layer
-from tla_core.losses import logit_pairing_loss, norm_loss, triplet_loss
-from tla_core.mining import hardest_negatives
+from tla_core.losses import logit_pairing_loss, mean_square_norm_loss, norm_loss, triplet_loss
+from tla_core.mining import hardest_negatives, random_negatives
 from tla_core.runtime import derive_seed
 
 
@@ -46,16 +48,14 @@ def um_step(model: nn.Module, source: BatchSource, step: int, config: TrainConfi
     StepLoss
     """
     batch = source.batch(step)
-    cross_entropy = F.cross_entropy(model(batch.images), batch.labels, label_smoothing=config.label_smoothing)
-    return _sum_of(cross_entropy=cross_entropy)
+    return _sum_of(cross_entropy=_cross_entropy(model(batch.images), batch, config))
 
 
 def at_step(model: nn.Module, source: BatchSource, step: int, config: TrainConfig, attack: AttackConfig) -> StepLoss:
     """Adversarial training (Madry et al. 2018): cross-entropy on the adversarial images. See `um_step`."""
     batch = source.batch(step)
     x_adv = _adversarial(model, batch, step, config, attack)
-    cross_entropy = F.cross_entropy(model(x_adv), batch.labels, label_smoothing=config.label_smoothing)
-    return _sum_of(cross_entropy=cross_entropy)
+    return _sum_of(cross_entropy=_cross_entropy(model(x_adv), batch, config))
 
 
 def alp_step(model: nn.Module, source: BatchSource, step: int, config: TrainConfig, attack: AttackConfig) -> StepLoss:
@@ -64,53 +64,96 @@ def alp_step(model: nn.Module, source: BatchSource, step: int, config: TrainConf
     x_adv = _adversarial(model, batch, step, config, attack)
     logits_adv = model(x_adv)
     logits_clean = model(batch.images)
-    cross_entropy = F.cross_entropy(logits_adv, batch.labels, label_smoothing=config.label_smoothing)
     return _sum_of(
-        cross_entropy=cross_entropy,
-        logit_pairing=config.lambda_alp * logit_pairing_loss(logits_clean, logits_adv),
+        cross_entropy=_cross_entropy(logits_adv, batch, config),
+        logit_pairing=config.lambda_alp * logit_pairing_loss(logits_clean.float(), logits_adv.float()),
     )
 
 
 def tla_step(model: nn.Module, source: BatchSource, step: int, config: TrainConfig, attack: AttackConfig) -> StepLoss:
-    """Triplet loss adversarial training (Algorithm 1 of the supplement). See `um_step`.
+    """Triplet loss adversarial training (Algorithm 1 of the supplement), and its variants. See `um_step`.
 
     Anchor, positive and negative are forwarded one after the other, each with its own batch statistics: one
-    concatenated pass would be another algorithm.
+    concatenated pass would be another algorithm. ``tla-rn`` draws negatives at random; ``tla-sa`` swaps the roles: the
+    clean image is the anchor, its negative is sought, and the adversarial example is the positive.
     """
-    # Line 3: a batch, and positives of the same classes.
+    forward = partial(_forward, layer=config.layer)
+    # Line 3: a batch, and clean images of the same classes; the released code adds the batch's own clean images.
     batch = source.batch(step)
-    positive = source.positives(batch.labels, step)
+    of_class = source.positives(batch.labels, step)
     # Line 4: the attack maximises the cross-entropy alone.
     x_adv = _adversarial(model, batch, step, config, attack)
-    # Line 5: the hardest negatives of a fresh pool, sought with batch norm in eval mode and without gradients.
+    # Line 5: the negatives, out of a fresh pool.
     pool = source.pool(config.pool_size, step)
+    anchors = of_class.images if config.method == "tla-sa" else x_adv
+    negative = pool.images[_negatives(model, anchors, batch.labels, pool, step, config)]
+    # Line 6: the loss; the clean images of the triplet carry uniform noise of size eps (supplement, C.1).
+    noisy_triplet = partial(_noisy, eps=attack.eps if config.noise == "triplet" else 0.0)
+    logits, h_adv = forward(model, x_adv)
+    _, h_class = forward(model, noisy_triplet(of_class.images))
+    _, h_negative = forward(model, noisy_triplet(negative))
+    pairs = [(h_class, config.margin)]
+    if config.positives == "own+class":
+        _, h_own = forward(model, _noisy(batch.images, attack.eps))
+        pairs.append((h_own, config.margin * config.own_margin_factor))
+
+    triplet = norm = torch.zeros((), device=logits.device)
+    for h_clean, margin in pairs:
+        h_anchor, h_positive = (h_clean, h_adv) if config.method == "tla-sa" else (h_adv, h_clean)
+        triplet = triplet + config.lambda_triplet * triplet_loss(h_anchor, h_positive, h_negative, margin)
+        if config.norm_term == "l2":
+            norm = norm + config.lambda_norm * norm_loss(h_anchor, h_positive, h_negative)
+        else:
+            weight = config.lambda_triplet * config.lambda_norm
+            norm = norm + weight * mean_square_norm_loss(h_anchor, h_positive, h_negative)
+    terms = {"cross_entropy": _cross_entropy(logits, batch, config), "triplet": triplet, "norm": norm}
+    if config.lambda_feature:
+        terms["feature_pairing"] = config.lambda_feature * logit_pairing_loss(h_own, h_adv)
+    return _sum_of(**terms)
+
+
+STEPS = {
+    "um": um_step, "at": at_step, "alp": alp_step, "tla": tla_step, "tla-rn": tla_step, "tla-sa": tla_step,
+}  # fmt: skip
+
+
+def _adversarial(model: nn.Module, batch: Batch, step: int, config: TrainConfig, attack: AttackConfig) -> Tensor:
+    start = torch.Generator().manual_seed(derive_seed(config.seed, "attack", step))
+    with attack_mode(model):  # batch norm in eval mode, for every method alike
+        return run_attack(
+            attack, model, batch.images, batch.labels, generator=start, indices=batch.indices, fold=True, trusted=True
+        )
+
+
+def _negatives(
+    model: nn.Module, anchors: Tensor, labels: Tensor, pool: Batch, step: int, config: TrainConfig
+) -> Tensor:
+    """Positions in the pool. Representations are compared with batch norm in eval mode and without gradients."""
+    if config.method == "tla-rn":
+        draws = torch.Generator().manual_seed(derive_seed(config.seed, "negatives", step))
+        return share_of_rows(random_negatives(gather_rows(labels), pool.labels, generator=draws))
     with attack_mode(model), torch.inference_mode():
         path = resolve_layer(model, config.layer)
         frozen = fold_batch_norm(model, keep=dict(model.named_modules()).get(path))
-        _, anchor_features = forward_with_layer(frozen, x_adv, config.layer)
-        _, pool_features = forward_with_layer(frozen, pool.images, config.layer)
-    chosen = hardest_negatives(anchor_features, batch.labels, pool_features, pool.labels)
-    # Line 6: the loss; the clean images of the triplet carry uniform noise of size eps (supplement, C.1).
-    logits, h_anchor = forward_with_layer(model, x_adv, config.layer)
-    _, h_positive = forward_with_layer(model, _noisy(positive.images, attack.eps), config.layer)
-    _, h_negative = forward_with_layer(model, _noisy(pool.images[chosen], attack.eps), config.layer)
-    return _sum_of(
-        cross_entropy=F.cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing),
-        triplet=config.lambda_triplet * triplet_loss(h_anchor, h_positive, h_negative, config.margin),
-        norm=config.lambda_norm * norm_loss(h_anchor, h_positive, h_negative),
-    )
+        _, anchor_features = _forward(frozen, anchors, config.layer)
+        # Each rank represents its share of the pool; the negatives are sought in the whole of it.
+        pool_features = gather_rows(_forward(frozen, share_of_rows(pool.images), config.layer)[1])
+    return hardest_negatives(anchor_features, labels, pool_features, pool.labels, metric=config.mining)
 
 
-STEPS = {"um": um_step, "at": at_step, "alp": alp_step, "tla": tla_step}
+def _forward(model: nn.Module, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """Logits and representation, in full precision whatever the network computed in."""
+    logits, representation = forward_with_layer(model, x, layer)
+    return logits.float(), representation.float()
 
 
-def _adversarial(model, batch, step: int, config: TrainConfig, attack: AttackConfig) -> Tensor:
-    start = torch.Generator().manual_seed(derive_seed(config.seed, "attack", step))
-    with attack_mode(model):  # batch norm in eval mode, for every method alike
-        return run_attack(attack, model, batch.images, batch.labels, generator=start, indices=batch.indices, fold=True)
+def _cross_entropy(logits: Tensor, batch: Batch, config: TrainConfig) -> Tensor:
+    return F.cross_entropy(logits.float(), batch.labels, label_smoothing=config.label_smoothing)
 
 
 def _noisy(images: Tensor, eps: float) -> Tensor:
+    if not eps:
+        return images
     return (images + (2 * torch.rand_like(images) - 1) * eps).clamp_(0, 1)
 
 

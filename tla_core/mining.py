@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def hardest_negatives(anchors: Tensor, anchor_labels: Tensor, pool: Tensor, pool_labels: Tensor) -> Tensor:
+def hardest_negatives(
+    anchors: Tensor, anchor_labels: Tensor, pool: Tensor, pool_labels: Tensor, *, metric: str = "angular"
+) -> Tensor:
     """For each anchor, the pool member of another class that is closest under the angular distance.
 
     Parameters
@@ -16,6 +18,8 @@ def hardest_negatives(anchors: Tensor, anchor_labels: Tensor, pool: Tensor, pool
     pool : Tensor, (m, d)
         Representations of clean images.
     pool_labels : Tensor, (m,)
+    metric : {"angular", "cosine"}
+        ``cosine`` keeps the sign, as the released code does: opposite vectors are far from each other.
 
     Returns
     -------
@@ -27,16 +31,50 @@ def hardest_negatives(anchors: Tensor, anchor_labels: Tensor, pool: Tensor, pool
     ValueError
         If the pool holds no image of another class for one of the anchors.
     """
-    # One matrix product: the distance itself, broadcast over all pairs, would hold n x m x d numbers.
-    distances = 1 - (F.normalize(anchors, dim=1) @ F.normalize(pool, dim=1).T).abs()
-    same_class = anchor_labels[:, None] == pool_labels[None]
-    distances = distances.masked_fill(same_class, torch.inf)
+    # One matrix product: the distance itself, broadcast over all pairs, would hold n x m x d numbers. In full
+    # precision, since nearly equal distances are compared.
+    with torch.autocast(anchors.device.type, enabled=False):
+        cosine = F.normalize(anchors.float(), dim=1) @ F.normalize(pool.float(), dim=1).T
+    distances = 1 - (cosine.abs() if metric == "angular" else cosine)
+    distances = distances.masked_fill(anchor_labels[:, None] == pool_labels[None], torch.inf)
     nearest, chosen = distances.min(1)
+    _check_found(torch.isfinite(nearest), anchor_labels, len(pool))
+    return chosen
+
+
+def random_negatives(anchor_labels: Tensor, pool_labels: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """For each anchor a random pool member of another class (TLA-RN of the paper).
+
+    Parameters
+    ----------
+    anchor_labels : Tensor, (n,)
+    pool_labels : Tensor, (m,)
+    generator : torch.Generator, optional
+        On the CPU; None means a fresh one seeded 0.
+
+    Returns
+    -------
+    Tensor, (n,), int64
+        Positions in the pool.
+
+    Raises
+    ------
+    ValueError
+        If the pool holds no image of another class for one of the anchors.
+    """
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    draw = torch.rand(len(anchor_labels), len(pool_labels), generator=generator).to(pool_labels.device)
+    draw = draw.masked_fill(anchor_labels[:, None] == pool_labels[None], -1.0)
+    highest, chosen = draw.max(1)
+    _check_found(highest >= 0, anchor_labels, len(pool_labels))
+    return chosen
+
+
+def _check_found(found: Tensor, anchor_labels: Tensor, pool_size: int) -> None:
     # One check for the whole batch, so that a GPU is waited for once.
-    if torch.isinf(nearest).any():
-        alone = anchor_labels[torch.isinf(nearest)][0].item()
+    if not found.all():
+        alone = anchor_labels[~found][0].item()
         raise ValueError(
-            f"the pool of {len(pool)} images has no negative for class {alone}: it holds no other class. Raise"
+            f"the pool of {pool_size} images has no negative for class {alone}: it holds no other class. Raise"
             " pool_size, or train on more classes."
         )
-    return chosen

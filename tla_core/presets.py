@@ -1,13 +1,84 @@
-"""The tables of settings. Every value carries its source, so that a reader sees what is published and what is ours."""
+"""The tables of settings. Every value carries its source, so that a reader sees what is published and what is ours.
 
+Sources: ``supplement`` (the NeurIPS supplement, C.1), ``v1`` (arXiv 1909.00900v1), ``code`` (values in the authors'
+released configuration), ``ours``. A value that two of them give carries the first. `docs/method.md` lists what the
+supplement says and contradicts.
+"""
+
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tla_core.config import METHODS, AttackConfig, TrainConfig
+from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig
 
-SUPPLEMENT, OURS = "supplement", "ours"
+SUPPLEMENT, V1, CODE, OURS = "supplement", "v1", "code", "ours"
 
-# Field -> (value, source). A narrow Table 1 network and a short schedule: four methods in minutes on two cores.
-_MINI_MNIST: dict[str, tuple[Any, str]] = {
+Settings = dict[str, tuple[Any, str]]
+
+# Settings of all methods ----------------------------------------------------------------------------------------------
+
+_PGD_MNIST = AttackConfig(eps=0.3, step_size=0.01, steps=40)
+_PGD_NATURAL = AttackConfig(eps=8 / 255, step_size=2 / 255, steps=7)
+
+_SUPPLEMENT_MNIST: Settings = {
+    "dataset": ("mnist", SUPPLEMENT),
+    "network": ("lenet", SUPPLEMENT),
+    "epochs": (200, SUPPLEMENT),
+    "batch_size": (50, SUPPLEMENT),
+    "optimizer": ("adam", SUPPLEMENT),
+    "learning_rate": (1e-4, SUPPLEMENT),
+    "schedule": ("constant", SUPPLEMENT),
+    "weight_decay": (2e-4, CODE),
+    "label_smoothing": (0.1, SUPPLEMENT),
+    "attack": (_PGD_MNIST, V1),
+    "holdout": (0, OURS),
+}
+_SUPPLEMENT_CIFAR10: Settings = {
+    "dataset": ("cifar10", SUPPLEMENT),
+    "network": ("wrn-table2", SUPPLEMENT),
+    "normalization": ("per-image", CODE),
+    "iterations": (55_000, SUPPLEMENT),
+    "batch_size": (50, SUPPLEMENT),
+    "augmentation": ("crop-flip", CODE),
+    "optimizer": ("sgd", SUPPLEMENT),
+    "learning_rate": (0.1, SUPPLEMENT),
+    "schedule": ("steps", SUPPLEMENT),
+    "milestones": ((50 / 55,), SUPPLEMENT),
+    "weight_decay": (2e-4, CODE),
+    "label_smoothing": (0.0, SUPPLEMENT),
+    "attack": (_PGD_NATURAL, V1),
+    "holdout": (0, OURS),
+}
+_SUPPLEMENT_TINY: Settings = {
+    "dataset": ("tiny-imagenet", SUPPLEMENT),
+    "network": ("resnet50", SUPPLEMENT),
+    "normalization": ("per-image", CODE),
+    "epochs": (150, SUPPLEMENT),
+    "batch_size": (32, SUPPLEMENT),
+    "augmentation": ("crop-flip-saturation", SUPPLEMENT),
+    "optimizer": ("adam", SUPPLEMENT),
+    "learning_rate": (0.1, SUPPLEMENT),
+    "schedule": ("steps", SUPPLEMENT),
+    "milestones": ((110 / 150, 130 / 150), SUPPLEMENT),
+    "weight_decay": (2e-4, CODE),
+    "label_smoothing": (0.1, SUPPLEMENT),
+    "attack": (_PGD_NATURAL, V1),
+    "holdout": (0, OURS),
+}
+# The released runs were selected on test images; ours on training images that are held out.
+_CODE_SELECTION: Settings = {"holdout": (500, OURS)}
+_CODE_CIFAR10: Settings = {
+    "network": ("wrn-madry", CODE),
+    "iterations": (80_000, CODE),
+    "milestones": ((50 / 80, 60 / 80), CODE),
+}
+_CODE_TINY: Settings = {
+    "network": ("preact-resnet50", CODE),
+    "blocks": ((2, 3, 5, 2), CODE),
+    "label_smoothing": (0.0, CODE),
+    "optimizer": ("sgd", OURS),  # of a training from fresh weights the released configuration says nothing
+}
+# A narrow Table 1 network and a short schedule: four methods in minutes on two cores.
+_MINI_MNIST: Settings = {
     "dataset": ("mnist-mini", OURS),
     "network": ("lenet", SUPPLEMENT),
     "width": (1 / 8, OURS),
@@ -17,37 +88,160 @@ _MINI_MNIST: dict[str, tuple[Any, str]] = {
     "learning_rate": (0.006, OURS),
     "schedule": ("onecycle", OURS),
     "warmup": (0.3, OURS),
-    "weight_decay": (2e-4, SUPPLEMENT),
+    "weight_decay": (2e-4, CODE),
     "label_smoothing": (0.1, SUPPLEMENT),
     "attack": (AttackConfig(eps=0.3, step_size=0.15, steps=3), OURS),
     "eps_ramp": (1 / 3, OURS),
     "holdout": (300, OURS),
     "selection_attack": (AttackConfig(eps=0.3, step_size=0.06, steps=10), OURS),
 }
-
-# What a method adds to, or changes in, the settings of its dataset.
-_METHOD_MNIST: dict[str, dict[str, tuple[Any, str]]] = {
-    "um": {},
-    "at": {},
-    "alp": {"lambda_alp": (0.5, SUPPLEMENT)},
-    "tla": {
-        "lambda_triplet": (0.5, SUPPLEMENT),
-        "lambda_norm": (0.001, SUPPLEMENT),
-        "margin": (0.05, SUPPLEMENT),
-        "pool_size": (50, SUPPLEMENT),
-        "layer": ("penultimate", SUPPLEMENT),
-    },
+_SMALL_MNIST: Settings = {
+    **_MINI_MNIST,
+    "dataset": ("mnist", SUPPLEMENT),
+    "epochs": (12, OURS),
+    "holdout": (1000, OURS),
+}
+_SMALL_CIFAR10: Settings = {
+    "dataset": ("cifar10-jpeg", SUPPLEMENT),
+    "network": ("wrn-madry", CODE),
+    "width": (0.2, OURS),
+    "blocks": ((1, 1, 1), OURS),
+    "normalization": ("per-image", CODE),
+    "epochs": (12, OURS),
+    "batch_size": (100, OURS),
+    "augmentation": ("crop-flip", CODE),
+    "optimizer": ("sgd", SUPPLEMENT),
+    "learning_rate": (0.1, SUPPLEMENT),
+    "schedule": ("onecycle", OURS),
+    "warmup": (0.3, OURS),
+    "weight_decay": (2e-4, CODE),
+    "label_smoothing": (0.0, SUPPLEMENT),
+    "attack": (AttackConfig(eps=8 / 255, step_size=4 / 255, steps=3), OURS),
+    "holdout": (1000, OURS),
+    "selection_attack": (AttackConfig(eps=8 / 255, step_size=2 / 255, steps=10), OURS),
+}
+_SMALL_TINY: Settings = {
+    **_SMALL_CIFAR10,
+    "dataset": ("tiny-imagenet", SUPPLEMENT),
+    "augmentation": ("crop-flip-saturation", SUPPLEMENT),
+    "label_smoothing": (0.1, SUPPLEMENT),
+    "epochs": (20, OURS),
 }
 
-PRESETS: dict[str, dict[str, tuple[Any, str]]] = {
-    f"mini/mnist/{method}": {"method": (method, SUPPLEMENT), **_MINI_MNIST, **_METHOD_MNIST[method]}
-    for method in METHODS
+# What a method adds to, or changes in, the settings of its dataset ----------------------------------------------------
+
+_ALP: Settings = {"lambda_alp": (0.5, SUPPLEMENT)}
+
+
+def _tla(lambda_triplet: float, lambda_norm: float, margin: float, pool_size: int, source: str) -> Settings:
+    weights = {
+        "lambda_triplet": (lambda_triplet, source),
+        "lambda_norm": (lambda_norm, source),
+        "margin": (margin, source),
+        "pool_size": (pool_size, source),
+    }
+    return {**weights, "layer": ("penultimate", SUPPLEMENT), "noise": ("triplet", SUPPLEMENT)}
+
+
+_CODE_TERMS: Settings = {
+    "norm_term": ("mean-square", CODE),
+    "mining": ("cosine", CODE),
+    "noise": ("own", CODE),
+}
+# TLA on Tiny-ImageNet goes on from AT; the supplement gives the batch size, the released configuration the rest.
+_FINE_TUNING: Settings = {
+    "fine_tune": (True, SUPPLEMENT),
+    "batch_size": (20, SUPPLEMENT),
+    "iterations": (80_000, OURS),
+    "optimizer": ("sgd", CODE),
+    "learning_rate": (1e-4, CODE),
+    "milestones": ((60 / 80,), CODE),
 }
 
-# By dataset: the attack that tables and figures are made with, and the perturbation levels of Table 3, to which it is
-# scaled: as many steps, of a size in proportion.
-ANALYSIS_ATTACKS: dict[str, AttackConfig] = {"mnist-mini": AttackConfig(eps=0.3, step_size=0.03, steps=20)}
-ANALYSIS_LEVELS: dict[str, tuple[float, ...]] = {"mnist-mini": (0.03, 0.3)}
+_TLA_MNIST = _tla(0.5, 0.001, 0.05, 50, SUPPLEMENT)
+_TLA_CIFAR10 = _tla(2.0, 0.001, 0.03, 500, SUPPLEMENT)
+_TLA_TINY = _tla(0.2, 0.001, 0.01, 50, SUPPLEMENT)
+_CODE_TLA_MNIST = {**_TLA_MNIST, **_CODE_TERMS, "lambda_norm": (1e-4, CODE)}
+_CODE_TLA_CIFAR10 = {**_TLA_CIFAR10, **_CODE_TERMS, "positives": ("own+class", CODE)}
+_CODE_TLA_TINY = {
+    **_tla(0.5, 0.001, 0.02, 20, CODE),
+    **_CODE_TERMS,
+    "positives": ("own+class", CODE),
+    "own_margin_factor": (30.0, CODE),
+    "lambda_feature": (0.5, CODE),
+}
+# Small networks need smaller weights, margins and pools, the authors say to those who did not reproduce the results.
+_SMALL_TLA_CIFAR10 = {**_tla(0.5, 0.001, 0.03, 50, OURS), "lambda_norm": (0.001, SUPPLEMENT)}
+
+# Scale, dataset -> settings of all methods, what TLA adds.
+_TABLES: dict[tuple[str, str], tuple[Settings, Settings]] = {
+    ("supplement", "mnist"): (_SUPPLEMENT_MNIST, _TLA_MNIST),
+    ("supplement", "cifar10"): (_SUPPLEMENT_CIFAR10, _TLA_CIFAR10),
+    ("supplement", "tiny-imagenet"): (_SUPPLEMENT_TINY, {**_TLA_TINY, **_FINE_TUNING}),
+    ("code", "mnist"): ({**_SUPPLEMENT_MNIST, **_CODE_SELECTION}, _CODE_TLA_MNIST),
+    ("code", "cifar10"): ({**_SUPPLEMENT_CIFAR10, **_CODE_CIFAR10, **_CODE_SELECTION}, _CODE_TLA_CIFAR10),
+    ("code", "tiny-imagenet"): (
+        {**_SUPPLEMENT_TINY, **_CODE_TINY, **_CODE_SELECTION},
+        {**_CODE_TLA_TINY, **_FINE_TUNING},
+    ),
+    ("small", "mnist"): (_SMALL_MNIST, _TLA_MNIST),
+    ("small", "cifar10"): (_SMALL_CIFAR10, _SMALL_TLA_CIFAR10),
+    ("small", "tiny-imagenet"): (_SMALL_TINY, _TLA_TINY),
+    ("mini", "mnist"): (_MINI_MNIST, _TLA_MNIST),
+}
+
+
+def _all_presets() -> dict[str, Settings]:
+    presets = {}
+    for (scale, dataset), (common, tla) in _TABLES.items():
+        for method in METHODS + VARIANTS:
+            own = tla if method.startswith("tla") else _ALP if method == "alp" else {}
+            presets[f"{scale}/{dataset}/{method}"] = {"method": (method, SUPPLEMENT), **common, **own}
+    return presets
+
+
+PRESETS = _all_presets()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One field of TLA's settings, and the values that a table of the supplement gives it.
+
+    Attributes
+    ----------
+    field : str
+    values : tuple
+    base : dict
+        Other fields that the sweep holds fixed.
+    source : str
+        Where the values come from.
+    published : tuple of float
+        Accuracies under PGD-100 on MNIST, in percent; empty where none were published.
+    """
+
+    field: str
+    values: tuple[Any, ...]
+    base: dict[str, Any]
+    source: str
+    published: tuple[float, ...] = ()
+
+
+SWEEPS: dict[str, Sweep] = {
+    "table4": Sweep(
+        "lambda_triplet", (0.0, 0.025, 0.5, 1.0, 2.0, 4.0), {}, SUPPLEMENT, (94.82, 96.31, 96.96, 96.57, 96.72, 96.26)
+    ),
+    "table5": Sweep(
+        "margin", (0.0, 0.025, 0.05, 0.1, 0.2), {"lambda_triplet": 2.0}, SUPPLEMENT, (96.60, 96.47, 96.72, 96.36, 96.35)
+    ),
+    "table6": Sweep(
+        "layer",
+        ("lower", "middle", "higher", "logits"),
+        {"lambda_triplet": 2.0},
+        SUPPLEMENT,
+        (96.14, 96.48, 96.72, 96.34),
+    ),
+    "pool_size": Sweep("pool_size", (10, 50, 100, 250, 500), {}, OURS),
+}
 
 
 def list_presets() -> tuple[str, ...]:
@@ -67,7 +261,7 @@ def preset_fields(name: str) -> dict[str, Any]:
 
 
 def preset_sources(name: str) -> dict[str, str]:
-    """Where each value of a preset comes from: the supplement, or ours.
+    """Where each value of a preset comes from: supplement, v1, code, or ours.
 
     Raises
     ------
@@ -75,6 +269,63 @@ def preset_sources(name: str) -> dict[str, str]:
         If there is no such preset; the message lists them.
     """
     return {field: source for field, (_, source) in _preset(name).items()}
+
+
+def sweep_configs(name: str, preset: str, *, seed: int = 0, **overrides: Any) -> dict[str, TrainConfig]:
+    """The trainings of a sweep, by their variants.
+
+    Parameters
+    ----------
+    name : {"table4", "table5", "table6", "pool_size"}
+    preset : str
+        A preset of TLA.
+    seed : int
+    **overrides
+        Fields that are replaced in all of them, such as ``epochs``.
+
+    Returns
+    -------
+    dict of str to TrainConfig
+        Keys such as ``"lambda_triplet=2"``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown sweep or preset, or a preset of another method.
+    """
+    if name not in SWEEPS:
+        raise ValueError(f"unknown sweep {name!r}. There are: {', '.join(SWEEPS)}.")
+    sweep = SWEEPS[name]
+    base = TrainConfig.preset(preset, seed=seed, **{**sweep.base, **overrides})
+    if base.method != "tla":
+        raise ValueError(f"a sweep is over settings of TLA. Got the preset {preset!r}; use .../tla.")
+    return {
+        f"{sweep.field}={value if isinstance(value, str) else format(value, 'g')}": replace(
+            base, **{sweep.field: value}
+        )
+        for value in sweep.values
+    }
+
+
+# Analysis and evaluation ----------------------------------------------------------------------------------------------
+
+# By dataset: the attack that tables and figures are made with, and the perturbation levels of Table 3, to which it is
+# scaled: as many steps, of a size in proportion.
+_PGD20_NATURAL = AttackConfig(eps=8 / 255, step_size=1 / 255, steps=20)
+ANALYSIS_ATTACKS: dict[str, AttackConfig] = {
+    "mnist-mini": AttackConfig(eps=0.3, step_size=0.03, steps=20),
+    "mnist": AttackConfig(eps=0.3, step_size=0.01, steps=100),
+    "cifar10": _PGD20_NATURAL,
+    "cifar10-jpeg": _PGD20_NATURAL,
+    "tiny-imagenet": replace(_PGD20_NATURAL, step_size=2 / 255),
+}
+ANALYSIS_LEVELS: dict[str, tuple[float, ...]] = {
+    "mnist-mini": (0.03, 0.3),
+    "mnist": (0.03, 0.3),
+    "cifar10": (8 / 255, 25 / 255),
+    "cifar10-jpeg": (8 / 255, 25 / 255),
+    "tiny-imagenet": (8 / 255, 25 / 255),
+}
 
 
 def analysis_attack(config: TrainConfig, eps: float | None = None) -> AttackConfig:
@@ -92,7 +343,58 @@ def analysis_attack(config: TrainConfig, eps: float | None = None) -> AttackConf
     return attack if eps == attack.eps else attack.scaled(eps)
 
 
-def _preset(name: str) -> dict[str, tuple[Any, str]]:
+@dataclass(frozen=True)
+class AccuracyColumn:
+    """A column of the paper's accuracy table.
+
+    Attributes
+    ----------
+    attack : AttackConfig
+    black_box : bool
+        The examples are made against an independently trained copy.
+    """
+
+    attack: AttackConfig
+    black_box: bool = False
+
+
+def accuracy_columns(config: TrainConfig) -> dict[str, AccuracyColumn]:
+    """The columns of the paper's accuracy table for the dataset of a run, besides the clean accuracy.
+
+    The names are the paper's: ``20PGD100`` is PGD with 100 steps and 20 restarts, the worst case of each image;
+    ``BB100`` is transferred from an independently trained copy. Step sizes: MNIST 0.01; CIFAR-10 2/255 for attacks of 7
+    and 30 steps, as in training, 1/255 for longer ones; Tiny-ImageNet 2/255. For a dataset of the user's: those of
+    CIFAR-10, in proportion to the eps that the run was trained with.
+    """
+    name = config.dataset
+    if name in ("mnist", "mnist-mini"):
+        return _columns(0.3, 0.01, 0.01, short=40, long=100, cw=40, mim=200, norm="linf")
+    if name == "tiny-imagenet":
+        return _columns(8 / 255, 2 / 255, 2 / 255, short=7, long=20, cw=30, mim=40, norm="linf")
+    eps = 8 / 255 if name in ("cifar10", "cifar10-jpeg") else config.attack.eps
+    return _columns(eps, eps / 4, eps / 8, short=7, long=20, cw=30, mim=40, norm=config.attack.norm)
+
+
+def _columns(
+    eps: float, step: float, fine: float, *, short: int, long: int, cw: int, mim: int, norm: str
+) -> dict[str, AccuracyColumn]:
+    def attack(name: str, steps: int, step_size: float, restarts: int = 1) -> AttackConfig:
+        return AttackConfig(name=name, norm=norm, eps=eps, step_size=step_size, steps=steps, restarts=restarts)
+
+    bb = long if short == 40 else short  # MNIST: BB100, CIFAR-10: BB7
+    return {
+        "FGSM": AccuracyColumn(attack("fgsm", 1, eps)),
+        f"BIM{short}": AccuracyColumn(attack("bim", short, step)),
+        f"C&W{cw}": AccuracyColumn(attack("cw", cw, step)),
+        f"PGD{short}": AccuracyColumn(attack("pgd", short, step)),
+        f"PGD{long}": AccuracyColumn(attack("pgd", long, fine)),
+        f"20PGD{long}": AccuracyColumn(attack("pgd", long, fine, restarts=20)),
+        f"MIM{mim}": AccuracyColumn(attack("mim", mim, fine)),
+        f"BB{bb}": AccuracyColumn(attack("pgd", bb, fine if bb == long else step), black_box=True),
+    }
+
+
+def _preset(name: str) -> Settings:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}. There are: {', '.join(PRESETS)}.")
     return PRESETS[name]

@@ -220,7 +220,8 @@ def run_record(
     }
     return {
         "format": 1,
-        "identity": identity_of(identified),
+        # Settings at their defaults are left out of it: a field that is added later leaves old runs what they were.
+        "identity": identity_of({**identified, "config": config.identifying_fields()}),
         "config_identity": config.identity,
         **identified,
         "environment": environment_record(device),

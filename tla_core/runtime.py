@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of that name; ``"auto"`` is the GPU where there is one.
+    """The device of that name; ``"auto"`` is the GPU where there is one, under `torchrun` that of the process.
 
     Raises
     ------
@@ -21,7 +22,9 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         If a GPU is asked for where torch finds none.
     """
     if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(device) == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         picked = torch.device(device)
     except RuntimeError as error:

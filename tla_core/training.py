@@ -1,18 +1,30 @@
 """The training loop. What it draws depends on (seed, step) alone, so a resumed run equals an uninterrupted one."""
 
+import contextlib
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from tla_core.batches import BatchSource
 from tla_core.checkpoint import CheckpointError, load_tensors, pack_state, save_tensors, unpack_state
 from tla_core.config import TrainConfig
 from tla_core.datasets import ImageDataset, load_dataset
+from tla_core.distributed import (
+    average_over_ranks,
+    broadcast_from_first,
+    first_says,
+    gather_rows,
+    process_group,
+    rank_and_size,
+    share_of_rows,
+)
 from tla_core.evaluation import evaluate
 from tla_core.methods import STEPS, StepLoss
 from tla_core.models import build_model
@@ -53,8 +65,12 @@ def train(
     resume: bool = True,
     replace: bool = False,
     progress: bool = True,
+    tensorboard: bool = False,
 ) -> TrainResult:
     """Train a model, or go on with a training that was interrupted.
+
+    Started by ``torchrun``, the processes share each batch: batch norm has the statistics of each process's share, the
+    negatives are sought in one pool, and gradients are averaged. All of them see the same `out_dir`.
 
     Parameters
     ----------
@@ -78,6 +94,8 @@ def train(
         True moves a run with another configuration, data or start aside; otherwise it is refused.
     progress : bool
         Show a progress bar.
+    tensorboard : bool
+        Write what ``metrics.jsonl`` gets also for TensorBoard, into ``out_dir/tensorboard``.
 
     Returns
     -------
@@ -87,6 +105,13 @@ def train(
     ------
     FileNotFoundError
         If `init_from` holds no finished run.
+    ValueError
+        If the configuration says `fine_tune` and there is no `init_from`; if a GPU is asked for where there is none; if
+        the weights of `init_from` are those of another network or number of classes.
+    torch.OutOfMemoryError
+        With the batch size to try. The last state stays.
+    RankError
+        If another process of a `torchrun` stopped, with its message.
     RunConflictError
         If the folder holds a run with another configuration, or another process trains there.
     TrainingDivergedError
@@ -95,23 +120,24 @@ def train(
         If the data or a stored state cannot be trusted.
     """
     device = pick_device(device)
-    dataset = load_dataset(config.dataset, "train") if dataset is None else dataset
-    folder = RunFolder(out_dir)
-    record = run_record(config, dataset, model, init_from, device)
-    before = folder.record()
-    if before is not None and (replace if before["identity"] != record["identity"] else not resume):
-        folder.move_aside()
-    with folder.locked():
-        folder.start(record)
-        if folder.model_path.exists():
-            return TrainResult(folder.path, folder.metrics())
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(config.seed, "init"))
-            model = _fresh_model(config, dataset) if model is None else model
-            if init_from is not None:
-                _load_weights(model, load_tensors(RunFolder(init_from).finished_model())[0], init_from)
-            model = model.to(device, memory_format=torch.channels_last)  # see benchmarks/
-            _Training(config, folder, record, model, dataset, device).run(progress)
+    if config.fine_tune and init_from is None:
+        raise ValueError(
+            "these settings fine-tune another run (fine_tune): name it, init_from=RUN or `tla train --init-from RUN`."
+        )
+    with process_group(device):
+        dataset = load_dataset(config.dataset, "train") if dataset is None else dataset
+        folder = RunFolder(out_dir)
+        record = run_record(config, dataset, model, init_from, device)
+        with _started(folder, record, replace, resume) if rank_and_size()[0] == 0 else contextlib.nullcontext():
+            if first_says(folder.model_path.exists(), device):
+                return TrainResult(folder.path, folder.metrics())
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(derive_seed(config.seed, "init"))
+                model = _fresh_model(config, dataset) if model is None else model
+                if init_from is not None:
+                    _load_weights(model, load_tensors(RunFolder(init_from).finished_model())[0], init_from)
+                model = model.to(device, memory_format=torch.channels_last)  # see benchmarks/
+                _Training(config, folder, record, model, dataset, device, tensorboard).run(progress)
     return TrainResult(folder.path, folder.metrics())
 
 
@@ -147,60 +173,94 @@ def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model
         data = metadata["data"]
         settings = TrainConfig.from_dict(metadata["config"])
         model = build_model(
-            settings.network, width=settings.width, in_channels=data["channels"], image_size=data["image_size"],
-            n_classes=data["classes"],
+            settings.network, width=settings.width, blocks=settings.blocks, normalization=settings.normalization,
+            in_channels=data["channels"], image_size=data["image_size"], n_classes=data["classes"],
         )  # fmt: skip
     _load_weights(model, weights, run_dir)
     return model.to(pick_device(device)).eval()
+
+
+@contextlib.contextmanager
+def _started(folder: RunFolder, record: dict[str, Any], replace: bool, resume: bool):
+    """Hold the folder, with the record of this run in it, whatever was there before."""
+    before = folder.record()
+    if before is not None and (replace if before["identity"] != record["identity"] else not resume):
+        folder.move_aside()
+    with folder.locked():
+        folder.start(record)
+        yield
 
 
 class _Training:
     """One run: the state that a step changes, and how it is stored."""
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, record: dict, model: nn.Module, dataset: ImageDataset, device
-    ) -> None:
+        self, config: TrainConfig, folder: RunFolder, record: dict, model: nn.Module, dataset: ImageDataset, device,
+        tensorboard: bool,
+    ) -> None:  # fmt: skip
         self.config, self.folder, self.record, self.model, self.device = config, folder, record, model, device
+        self.rank, self.processes = rank_and_size()
         kept, held_out = split_holdout(dataset.labels, config.holdout, config.seed)
         self.source = BatchSource(
-            dataset.images[kept], dataset.labels[kept], batch_size=config.batch_size, seed=config.seed, device=device
-        )
+            dataset.images[kept], dataset.labels[kept], batch_size=config.batch_size, seed=config.seed, device=device,
+            augmentation=config.augmentation, rank=self.rank, world_size=self.processes,
+        )  # fmt: skip
         self.held_out = (dataset.images[held_out], dataset.labels[held_out])
         self.n_classes = len(dataset.class_names)
-        self.total_steps = config.epochs * self.source.steps_per_epoch
+        self.total_steps = config.iterations or config.epochs * self.source.steps_per_epoch
         self.optimizer = make_optimizer(model, config)
+        average = get_ema_multi_avg_fn(config.averaging)
+        # What is selected and stored: the model, or the moving average of its weights and statistics.
+        self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if config.averaging else None
         self.step = 0
         self.best: dict[str, Tensor] = {}
         self.selected: dict[str, float] = {}
         self.threads = torch.get_num_threads()
         self.saved_at = time.monotonic()
         self.saved_step = -1
+        self.tensorboard = tensorboard
 
     def run(self, progress: bool) -> None:
         if self.folder.state_path.exists():
             self._restore()
-        self.folder.keep_metrics_until(self.step)
+        broadcast_from_first([*self.model.parameters(), *self.model.buffers()])
+        if self.rank == 0:
+            self.folder.keep_metrics_until(self.step)
         with torch_threads(self.threads):
             if self.step == 0:
                 self._check_outputs()
             if self.step < self.total_steps:
                 self._steps(progress)
-        self.folder.restore_model()
+        if self.rank == 0:
+            self.folder.restore_model()
+        first_says(True, self.device)  # the model is written before any process returns
 
     def _steps(self, progress: bool) -> None:
         name = f"{self.config.method} on {self.record['data']['name']}"
-        with tqdm(
-            total=self.total_steps, initial=self.step, desc=name, unit="step", disable=not progress, mininterval=0.5
-        ) as bar:
+        with (
+            _tensorboard(self.folder.path, self.step, self.tensorboard and self.rank == 0) as self.writer,
+            tqdm(
+                total=self.total_steps,
+                initial=self.step,
+                desc=name,
+                unit="step",
+                disable=not progress or self.rank > 0,
+                mininterval=0.5,
+            ) as bar,
+        ):
             while self.step < self.total_steps:
-                loss = self._one_step()
+                try:
+                    loss = self._one_step()
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    self._explain_if_out_of_memory(error)
+                    raise
                 bar.update()
-                epoch, rest = divmod(self.step, self.source.steps_per_epoch)
-                if self.step % LOG_EVERY_STEPS == 0 or rest == 0:
+                ends = self.step % self.source.steps_per_epoch == 0 or self.step == self.total_steps
+                if self.step % LOG_EVERY_STEPS == 0 or ends:
                     self._log(loss)
-                if rest == 0:
-                    self._select(epoch, bar)
-                if rest == 0 or time.monotonic() - self.saved_at > SAVE_EVERY_SECONDS:
+                if ends:
+                    self._select(-(-self.step // self.source.steps_per_epoch), bar)
+                if ends or time.monotonic() - self.saved_at > SAVE_EVERY_SECONDS:
                     self._save()
 
     def _one_step(self) -> StepLoss:
@@ -208,22 +268,28 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, share)
         # Dropout, and the noise of TLA, draw from torch's own generator.
-        torch.manual_seed(derive_seed(config.seed, "step", self.step))
+        torch.manual_seed(derive_seed(config.seed, "step", self.step, *([self.rank] if self.rank else [])))
         self.model.train()
         attack = ramped_attack(config, self.step, self.total_steps)
-        loss = STEPS[config.method](self.model, self.source, self.step, config, attack)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = STEPS[config.method](self.model, self.source, self.step, config, attack)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         # A GPU is not waited for at each step; what diverges in between is found before it is saved.
         if (self.device.type == "cpu" or self.step % LOG_EVERY_STEPS == 0) and not torch.isfinite(loss.total):
             self._diverged(f"the loss ({loss.total.item()})")
+        average_over_ranks([p.grad for p in self.model.parameters() if p.grad is not None])
+        # Each process's statistics are of its own share; attacks and the pool need the same ones everywhere.
+        average_over_ranks(list(self.model.buffers()))
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.step += 1
         return loss
 
     def _log(self, loss: StepLoss) -> None:
         step = self.step - 1
-        self.folder.append_metrics(
+        self._record(
             {
                 "step": self.step,
                 "epoch": round(self.step / self.source.steps_per_epoch, 4),
@@ -235,42 +301,69 @@ class _Training:
             }
         )
 
+    def _record(self, record: dict[str, Any]) -> None:
+        """One line of the metrics; with several processes, of the share of the first."""
+        if self.rank:
+            return
+        self.folder.append_metrics(record)
+        if self.writer is not None:
+            for name, value in {**record, **record.get("terms", {}), **record.get("holdout", {})}.items():
+                if name not in ("step", "time") and isinstance(value, (int, float)):
+                    group = "holdout" if "holdout" in record else "training"
+                    self.writer.add_scalar(f"{group}/{name}", value, record["step"])
+
     def _select(self, epoch: int, bar) -> None:
         """Keep these weights if they are the best on the held-out images; a later epoch wins a tie."""
         held_out: dict[str, float] = {}
+        model = self.model if self.average is None else self.average.module
         if len(self.held_out[1]):
             attacks = {} if self.config.method == "um" else {"robust": self.config.selection_attack}
-            self.model.eval()
-            held_out = evaluate(self.model, *self.held_out, attacks, batch_size=256).accuracy
-            self.folder.append_metrics({"step": self.step, "epoch": epoch, "holdout": held_out})
+            model.eval()
+            images, labels = (share_of_rows(part) for part in self.held_out)
+            correct = evaluate(model, images, labels, attacks, batch_size=256).correct
+            correct = {name: gather_rows(outcome.to(self.device)) for name, outcome in correct.items()}
+            held_out = {name: outcome.double().mean().item() for name, outcome in correct.items()}
+            self._record({"step": self.step, "epoch": epoch, "holdout": held_out})
             bar.set_postfix({name: f"{value:.3f}" for name, value in held_out.items()}, refresh=False)
         key, best_key = ((h.get("robust", 0.0), h.get("clean", 0.0)) for h in (held_out, self.selected))
         if not self.best or key >= best_key:
-            self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
             self.selected = {"epoch": epoch, **held_out}
 
     def _save(self) -> None:
         if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
             self._diverged("a weight")
+        self.saved_at, self.saved_step = time.monotonic(), self.step
+        if self.rank:
+            return
         save_tensors(
             self.folder.state_path,
-            pack_state(self.model, self.optimizer, self.best),
+            pack_state(self.model, self.optimizer, self.best, self.average),
             {
                 "kind": "state",
                 "step": self.step,
                 "finished": self.step == self.total_steps,
                 "threads": self.threads,
+                "processes": self.processes,
                 "selected": self.selected,
                 "run": {key: self.record[key] for key in ("identity", "config", "data", "start")},
             },
         )
-        self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def _restore(self) -> None:
         tensors, metadata = load_tensors(self.folder.state_path)
-        self.best = unpack_state(tensors, self.model, self.optimizer)
+        self.best = unpack_state(tensors, self.model, self.optimizer, self.average)
         self.step, self.selected, self.threads = metadata["step"], metadata["selected"], metadata["threads"]
         self.saved_step = self.step
+        before = metadata.get("processes", 1)
+        if before != self.processes and self.step < self.total_steps and self.rank == 0:
+            change = f"started with {before} process(es), goes on with {self.processes} from step {self.step}"
+            warnings.warn(
+                f"{self.folder.path} {change}: batch norm sees shares of another size, so that the result is not that"
+                " of a run on one number of devices.",
+                stacklevel=4,
+            )
+            self.folder.append_metrics({"step": self.step, "note": change})
 
     def _check_outputs(self) -> None:
         """One image through the model, so that a wrong number of classes is told before the first step."""
@@ -278,6 +371,18 @@ class _Training:
         with torch.no_grad():
             logits = self.model(scale_images(self.source.images[:1]))
         check_label_range(torch.tensor([self.n_classes - 1]), logits.cpu())
+
+    def _explain_if_out_of_memory(self, error: BaseException) -> None:
+        """Raise a helpful OutOfMemoryError, unless it is another error."""
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            return
+        size = self.source.batch_size
+        kept = f"The state of step {self.saved_step} is kept" if self.saved_step >= 0 else "No state was saved yet"
+        raise torch.OutOfMemoryError(
+            f"out of memory on {self.device} with batches of {size} images at step {self.step}. {kept} in"
+            f" {self.folder.path}. Try batch_size={max(2, size // 2)} in another folder, or with --replace, since it is"
+            " another training; or more devices with torchrun, which share the batch."
+        ) from error
 
     def _diverged(self, what: str) -> None:
         kept = f"The state of step {self.saved_step} is kept in {self.folder.path}"
@@ -293,7 +398,23 @@ def _fresh_model(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
     if height != width:
         raise ValueError(f"the preset's network takes square images. Got {height} x {width}; crop, or pass model=.")
     sizes = {"in_channels": channels, "image_size": height, "n_classes": len(dataset.class_names)}
-    return build_model(config.network, width=config.width, **sizes)
+    return build_model(
+        config.network, width=config.width, blocks=config.blocks, normalization=config.normalization, **sizes
+    )
+
+
+@contextlib.contextmanager
+def _tensorboard(folder: Path, step: int, wanted: bool):
+    """A writer of TensorBoard's event files that goes on after `step`, or None."""
+    if not wanted:
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("TensorBoard is not installed: `pip install tensorboard`, or leave the option out.") from error
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) as writer:
+        yield writer
 
 
 def _load_weights(model: nn.Module, weights: dict[str, Tensor], run_dir: Path | str) -> None:

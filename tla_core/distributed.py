@@ -1,0 +1,129 @@
+"""Several processes that train one model, as `torchrun` starts them; with one process every function does nothing."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_SECONDS_FOR_A_MESSAGE = 5.0
+_ERROR_KEY = "tla/error"
+
+
+class RankError(RuntimeError):
+    """Another process of the training stopped; the message is its own."""
+
+
+class _ConnectionLost(RuntimeError):
+    """A collective failed, which happens when another process has ended."""
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the other processes that `torchrun` started; a process that fails tells the others why.
+
+    Parameters
+    ----------
+    device : torch.device
+        NCCL joins the processes of GPUs, gloo those of CPUs.
+
+    Raises
+    ------
+    RankError
+        If another process stopped; with its message, where it left one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        yield
+    except _ConnectionLost as error:
+        raise RankError(_message_left_in(store)) from error
+    except BaseException as error:
+        store.set(_ERROR_KEY, f"rank {dist.get_rank()} stopped: {type(error).__name__}: {error}")
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Number of this process, and how many there are: (0, 1) without a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def share_of_rows(rows: Tensor) -> Tensor:
+    """The part of the rows that falls to this process; the parts differ by one row at the most."""
+    rank, size = rank_and_size()
+    return rows if size == 1 else rows.tensor_split(size)[rank]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of all processes, in the order of their ranks: the inverse of `share_of_rows`. No gradient."""
+    _, size = rank_and_size()
+    if size == 1:
+        return rows
+    # A collective takes equal shapes, and shares may differ by one row.
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(size)]
+    _collective(dist.all_gather, counts, torch.tensor([len(rows)], device=rows.device))
+    longest = int(torch.stack(counts).max())
+    padded = rows.new_zeros(longest, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in range(size)]
+    _collective(dist.all_gather, gathered, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(gathered, counts, strict=True)])
+
+
+@torch.no_grad()
+def average_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in one collective. Only floating-point tensors change."""
+    _, size = rank_and_size()
+    tensors = [tensor for tensor in tensors if tensor.is_floating_point()]
+    if size == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    _collective(dist.all_reduce, flat)
+    flat /= size
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+@torch.no_grad()
+def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by that of rank 0."""
+    if rank_and_size()[1] > 1:
+        for tensor in tensors:
+            whole = tensor.contiguous()
+            _collective(dist.broadcast, whole, 0)
+            tensor.copy_(whole)
+
+
+def first_says(answer: bool, device: torch.device) -> bool:
+    """What rank 0 answers; the other processes wait for it, which also makes them wait for what it did before."""
+    said = torch.tensor([int(answer)], device=device)
+    broadcast_from_first([said])
+    return bool(said.item())
+
+
+def _collective(operation, *args) -> None:
+    try:
+        operation(*args)
+    except RuntimeError as error:  # what gloo and NCCL raise has no type of its own
+        raise _ConnectionLost(str(error)) from error
+
+
+def _message_left_in(store: dist.Store) -> str:
+    try:
+        store.wait([_ERROR_KEY], timedelta(seconds=_SECONDS_FOR_A_MESSAGE))
+        return store.get(_ERROR_KEY).decode()
+    except RuntimeError:  # nothing came
+        return (
+            "another process of the training ended without a message: it was killed, or ran out of memory. The last"
+            " state is kept; the same command goes on from it."
+        )
