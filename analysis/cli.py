@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from tla_core.config import AttackConfig, TrainConfig, parse_number
+from tla_core.config import AttackConfig, TrainConfig, format_number, parse_number
 
 DESCRIPTION = """Train UM, AT, ALP and TLA classifiers and look into their clean and adversarial representations.
 
@@ -195,22 +195,58 @@ def figures(
 def presets(
     name: Positional[Annotated[str | None, arg(metavar="PRESET", help="Show this one in full.")]] = None,
 ) -> None:
-    """List the presets, or show one with the source of each value."""
-    from tla_core.presets import list_presets, preset_sources
+    """List the presets and the published sweeps, or show one preset with the source of each value."""
+    from tla_core.presets import SWEEPS, fields_in_use, list_presets, preset_sources
 
-    if name is None:
-        print(f"{'preset':<24} {'network':<14} {'epochs':>6} {'batch':>6}  training attack")
-        for each in list_presets():
-            config = TrainConfig.preset(each)
-            attack = "none" if config.method == "um" else str(config.attack)
-            network = f"{config.network} x {config.width:g}"
-            print(f"{each:<24} {network:<14} {config.epochs:>6} {config.batch_size:>6}  {attack}")
+    def length(config: TrainConfig) -> str:
+        return f"{config.iterations:,} steps" if config.iterations else f"{config.epochs} epochs"
+
+    def text(config: TrainConfig, field: str) -> str:
+        value = getattr(config, field)
+        if field == "milestones":
+            total, unit = (config.iterations, "step") if config.iterations else (config.epochs, "epoch")
+            return ", ".join(f"{format_number(share)} ({unit} {share * total:,.6g})" for share in value)
+        if isinstance(value, tuple):
+            return "-".join(map(str, value)) or "as published"
+        return format_number(value) if isinstance(value, float) else str(value)
+
+    if name is not None:
+        config, sources = TrainConfig.preset(name), preset_sources(name)
+        used = fields_in_use(config)
+        for field in used:
+            print(f"{field:<18} {text(config, field):<44} {sources.get(field, 'default')}")
+        others = [field.name for field in dataclasses.fields(config) if field.name not in used]
+        print(f"not used: {', '.join(others)}")
         return
-    config, sources = TrainConfig.preset(name), preset_sources(name)
-    for field in dataclasses.fields(TrainConfig):
-        value = getattr(config, field.name)
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-        print(f"{field.name:<18} {text:<44} {sources.get(field.name, 'default')}")
+
+    columns = "{:<32} {:>12} {:>5}  {:<19} {:<26} {}"
+    print(columns.format("preset", "length", "batch", "optimizer", "training attack", "weights").rstrip())
+    group = None
+    for each in list_presets():
+        config = TrainConfig.preset(each)
+        used = fields_in_use(config)
+        if (family := each.rpartition("/")[0]) != group:
+            group = family
+            blocks = f" {text(config, 'blocks')}" if "blocks" in used else ""
+            width = "" if config.width == 1 else f" x {format_number(config.width)}"
+            input_text = f"normalization {config.normalization}, augmentation {config.augmentation}"
+            print(f"\n# {config.dataset}: {config.network}{width}{blocks}, {input_text}")
+        weights = ""
+        if config.method == "alp":
+            weights = f"{config.lambda_alp:g}"
+        elif config.method.startswith("tla"):
+            values = (config.lambda_triplet, config.lambda_norm, config.margin, config.pool_size)
+            weights = " / ".join(f"{value:g}" for value in values) + (", from AT" if config.fine_tune else "")
+        attack = str(config.attack).removesuffix(f" ({config.attack.norm})") if "attack" in used else "none"
+        optimizer = f"{config.optimizer} {config.learning_rate:g} {config.schedule}"
+        print(columns.format(each, length(config), config.batch_size, optimizer, attack, weights).rstrip())
+    print("\nweights: lambda_alp of ALP; lambda_triplet / lambda_norm / margin / pool_size of TLA")
+    print("\nsweeps of .../tla; in brackets the published accuracy on MNIST under PGD-100, %")
+    for each, sweep in SWEEPS.items():
+        published = [f" ({accuracy:.2f})" for accuracy in sweep.published] or [""] * len(sweep.values)
+        values = [f"{value}{note}" for value, note in zip(sweep.values, published, strict=True)]
+        fixed = "".join(f", {field} {value:g}" for field, value in sweep.base.items())
+        print(f"{each:<10} {sweep.field}: {', '.join(values)}{fixed and f'; with{fixed[1:]}'}   {sweep.source}")
 
 
 def data(

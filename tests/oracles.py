@@ -3,6 +3,8 @@
 import math
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 # analysis ------------------------------------------------------------------------------------------------------------
 
@@ -57,13 +59,105 @@ def triplet_loss(anchors, positives, negatives, margin):
     return sum(terms) / len(terms)
 
 
-def hardest_negatives(anchors, anchor_labels, pool, pool_labels):
-    """The first pool member of another class with the smallest angular distance, for each anchor."""
+def hardest_negatives(anchors, anchor_labels, pool, pool_labels, metric="angular"):
+    """The first pool member of another class with the smallest distance, for each anchor."""
     chosen = []
     for anchor, label in zip(anchors, anchor_labels, strict=True):
         candidates = [j for j in range(len(pool)) if pool_labels[j] != label]
-        chosen.append(min(candidates, key=lambda j: (distance(anchor, pool[j], "angular"), j)))
+        chosen.append(min(candidates, key=lambda j: (distance(anchor, pool[j], metric), j)))
     return chosen
+
+
+def norm_term(representations, kind):
+    """Mean over the triplets of |a| + |p| + |n|; or the mean over triplets and features of a^2 + p^2 + n^2."""
+    total = count = 0
+    for rows in zip(*representations, strict=True):
+        for row in rows:
+            squares = sum(entry * entry for entry in row)
+            total += math.sqrt(squares) if kind == "l2" else squares / len(row)
+        count += 1
+    return total / count
+
+
+def crop_flip(image, top, left, mirror):
+    """Cut (c, h, w) out of itself with a border of zeros, an eighth of its size wide, at (top, left); then mirror."""
+    channels, height, width = image.shape
+    cut = np.zeros_like(image)
+    for c in range(channels):
+        for i in range(height):
+            for j in range(width):
+                row, column = i + top - height // 8, (width - 1 - j if mirror else j) + left - width // 8
+                if 0 <= row < height and 0 <= column < width:
+                    cut[c, i, j] = image[c, row, column]
+    return cut
+
+
+def plain_tla_step(
+    model, x, y, positives, pool_images, pool_labels, *, start, eps, step_size, steps, margin, lambda_triplet,
+    lambda_norm, label_smoothing=0.0,
+):  # fmt: skip
+    """One step of TLA (Algorithm 1) as one would first write it: no folding, no freezing, nothing shared.
+
+    Also what benchmarks compare `tla_step` with, so nothing in it is slow on purpose.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In training mode; its last linear layer reads the representation.
+    x, y : Tensor, (n, c, h, w) and (n,)
+        The batch.
+    positives : Tensor, (n, c, h, w)
+    pool_images, pool_labels : Tensor, (m, c, h, w) and (m,)
+    start : Tensor, (n, c, h, w)
+        Where the attack starts, within `eps` of `x`.
+    eps, step_size, steps
+        Of the attack (L-inf); `eps` also of the noise, drawn from torch's own generator: positives, then negatives.
+    margin, lambda_triplet, lambda_norm, label_smoothing : float
+
+    Returns
+    -------
+    Tensor, ()
+        The loss, with its graph.
+    """
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+
+    def forward(images):
+        seen = []
+        handle = linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        logits = model(images)
+        handle.remove()
+        return logits, seen[0]
+
+    # Batch norm in eval mode for the attack and the search.
+    model.eval()
+    x_adv = start.clone().detach()
+    for _ in range(steps):
+        x_adv.requires_grad = True
+        cost = F.cross_entropy(model(x_adv), y)
+        gradient = torch.autograd.grad(cost, x_adv, retain_graph=False, create_graph=False)[0]
+        x_adv = x_adv.detach() + step_size * gradient.sign()
+        delta = torch.clamp(x_adv - x, min=-eps, max=eps)
+        x_adv = torch.clamp(x + delta, min=0, max=1).detach()
+    with torch.no_grad():
+        _, anchors = forward(x_adv)
+        _, candidates = forward(pool_images)
+        distances = 1 - F.cosine_similarity(anchors[:, None], candidates[None], dim=-1).abs()
+        distances[y[:, None] == pool_labels[None]] = 2.0  # more than any distance
+        negatives = pool_images[distances.argmin(dim=1)]
+    model.train()
+
+    def noisy(images):
+        return torch.clamp(images + (2 * torch.rand_like(images) - 1) * eps, 0, 1)
+
+    logits, h_anchor = forward(x_adv)
+    _, h_positive = forward(noisy(positives))
+    _, h_negative = forward(noisy(negatives))
+    d_positive = 1 - F.cosine_similarity(h_anchor, h_positive).abs()
+    d_negative = 1 - F.cosine_similarity(h_anchor, h_negative).abs()
+    triplet = F.relu(d_positive - d_negative + margin).mean()
+    norm = (h_anchor.norm(dim=1) + h_positive.norm(dim=1) + h_negative.norm(dim=1)).mean()
+    cross_entropy = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+    return cross_entropy + lambda_triplet * triplet + lambda_norm * norm
 
 
 def linear_robust_correct(weight, bias, x, y, eps):

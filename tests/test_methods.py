@@ -1,12 +1,15 @@
-"""The four steps against plain re-statements of their algorithm boxes, on the same batches and the same attack."""
+"""The steps against plain re-statements of their algorithm boxes, on the same batches and the same attack."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles import plain_tla_step
 
 import tla_core as tla
+from tla_core.attacks import _start
 from tla_core.batches import BatchSource
 from tla_core.methods import STEPS
 from tla_core.models import LeNet
@@ -105,10 +108,191 @@ def test_the_attack_of_a_step_leaves_batch_norm_alone(setting):
     assert model.training
 
 
-@pytest.mark.parametrize("layer", ["lower", "middle", "higher", "penultimate", "logits", "hidden.0"])
-def test_tla_trains_on_any_layer(setting, layer):
-    import dataclasses
+# TLA in the obvious way -----------------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("step", [0, 13])
+def test_tla_equals_the_step_that_one_would_first_write(setting, step):
+    model, source, config, attack = setting
+    reference = copy.deepcopy(model)
+    torch.manual_seed(5)
+    ours = STEPS["tla"](model, source, step, config, attack)
+    ours.total.backward()
+    batch, pool = source.batch(step), source.pool(config.pool_size, step)
+    torch.manual_seed(5)
+    expected = plain_tla_step(
+        reference, batch.images, batch.labels, source.positives(batch.labels, step).images, pool.images, pool.labels,
+        start=_start(attack, batch.images, derive_seed(config.seed, "attack", step), batch.indices, 0), eps=attack.eps,
+        step_size=attack.step_size, steps=attack.steps, margin=config.margin, lambda_triplet=config.lambda_triplet,
+        lambda_norm=config.lambda_norm, label_smoothing=config.label_smoothing,
+    )  # fmt: skip
+    expected.backward()
+    assert ours.terms["triplet"] > 0
+    assert_same(model, ours.total, reference, expected)
+
+
+# The variants, in float64 ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def centred(setting):
+    """With batch norm statistics of the data, so that features before a ReLU have both signs, also in eval mode."""
+    model, source, _, _ = setting
+    with torch.no_grad():
+        for step in range(30):
+            model(source.batch(step).images)
+    return setting
+
+
+def representation(model, images, layer):
+    """(logits, h) of the Table 1 network, whose layers are written out."""
+    lower = model.features[:5](images)  # convolution, batch norm, ReLU, convolution, batch norm
+    middle = model.features[5:12](lower)  # ReLU, pool; convolution, batch norm, ReLU, convolution, batch norm
+    before_relu = model.hidden[:2](model.features[12:](middle))
+    higher = before_relu.relu()
+    logits = model.classifier(higher)
+    named = {"lower": lower, "middle": middle, "higher": higher, "penultimate": higher, "logits": logits}
+    return logits, {**named, "hidden.1": before_relu}[layer].flatten(1)
+
+
+def distance(u, v):
+    return 1 - abs_cos(u, v)
+
+
+def plain_variant(model, source, config, attack, step, x_adv):
+    """The loss of TLA and its variants, triplet by triplet; `model` is in float64."""
+    batch, pool = source.batch(step), source.pool(config.pool_size, step)
+    of_class = source.positives(batch.labels, step)
+    n, swapped = len(batch.labels), config.method == "tla-sa"
+    # The noise is drawn in float32, in the order in which the images are forwarded.
+    if config.method == "tla-rn":
+        draws = torch.Generator().manual_seed(derive_seed(config.seed, "negatives", step))
+        draw = torch.rand(n, len(pool.labels), generator=draws)
+        closeness = draw
+    else:
+        frozen = copy.deepcopy(model).eval()
+        with torch.no_grad():
+            _, anchors = representation(frozen, (of_class.images if swapped else x_adv).double(), config.layer)
+            _, candidates = representation(frozen, pool.images.double(), config.layer)
+        unit = [rows / rows.norm(dim=1, keepdim=True) for rows in (anchors, candidates)]
+        closeness = unit[0] @ unit[1].T
+        closeness = closeness if config.mining == "cosine" else closeness.abs()
+    chosen = [
+        max(
+            (j for j in range(len(pool.labels)) if pool.labels[j] != batch.labels[i]),
+            key=lambda j, i=i: closeness[i, j],
+        )
+        for i in range(n)
+    ]
+
+    def noisy(images, wanted):
+        noise = (2 * torch.rand_like(images) - 1) * attack.eps if wanted else 0
+        return (images + noise).clamp(0, 1).double()
+
+    logits, h_adv = representation(model, x_adv.double(), config.layer)
+    _, h_class = representation(model, noisy(of_class.images, config.noise == "triplet"), config.layer)
+    _, h_negative = representation(model, noisy(pool.images[chosen], config.noise == "triplet"), config.layer)
+    triplets = [(h_adv, h_class, config.margin)]
+    if config.positives == "own+class":
+        _, h_own = representation(model, noisy(batch.images, True), config.layer)
+        triplets.append((h_adv, h_own, config.margin * config.own_margin_factor))
+    loss = F.cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
+    for adversarial_rows, clean_rows, margin in triplets:
+        for i in range(n):
+            a, p = (clean_rows[i], adversarial_rows[i]) if swapped else (adversarial_rows[i], clean_rows[i])
+            hinge = (distance(a, p) - distance(a, h_negative[i]) + margin).clamp(min=0)
+            loss = loss + config.lambda_triplet * hinge / n
+            if config.norm_term == "l2":
+                loss = loss + config.lambda_norm * (a.norm() + p.norm() + h_negative[i].norm()) / n
+            else:
+                squares = (a**2 + p**2 + h_negative[i] ** 2).mean()
+                loss = loss + config.lambda_triplet * config.lambda_norm * squares / n
+    for i in range(n if config.lambda_feature else 0):
+        loss = loss + config.lambda_feature * ((h_adv[i] - h_own[i]) ** 2).sum() / n
+    return loss
+
+
+def assert_same(model, loss, reference, expected):
+    """Loss, gradients and batch-norm statistics; a folded attack may differ from a plain one in single pixels."""
+    torch.testing.assert_close(loss.double(), expected.double(), rtol=2e-4, atol=2e-5)
+    for (name, p), q in zip(model.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(
+            p.grad.double(), q.grad.double(), rtol=5e-3, atol=2e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
+    for p, q in zip(model.buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(p.double(), q.double(), rtol=1e-4, atol=1e-5)
+
+
+OWN = {"positives": "own+class"}
+VARIANTS = {
+    "tla": {},
+    "tla-rn": {"method": "tla-rn"},
+    "tla-sa": {"method": "tla-sa"},
+    "mean-square": {"norm_term": "mean-square", "lambda_norm": 0.1},
+    # Behind a ReLU no product is negative, and the cosine chooses as the angle does; so it does in a large pool.
+    "before ReLU": {"layer": "hidden.1", "pool_size": 6},
+    "cosine": {"layer": "hidden.1", "pool_size": 6, "mining": "cosine"},
+    "no noise": {"noise": "own"},
+    "own": OWN,
+    "own, wider margin": {**OWN, "own_margin_factor": 2.5},
+    "own, features": {**OWN, "lambda_feature": 0.1},
+    "own, tla-sa": {**OWN, "method": "tla-sa", "own_margin_factor": 0.5, "lambda_feature": 0.05, "noise": "own"},
+    "released code": {
+        **OWN, "norm_term": "mean-square", "mining": "cosine", "noise": "own", "own_margin_factor": 3.0,
+        "lambda_feature": 0.05, "label_smoothing": 0.0,
+    },
+    "released code, tla-rn": {**OWN, "method": "tla-rn", "norm_term": "mean-square", "mining": "cosine"},
+    **{layer: {"layer": layer} for layer in ("lower", "middle", "higher", "logits")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_has_the_loss_and_gradients_of_its_triplets_one_by_one(centred, variant):
+    model, source, config, attack = centred
+    config = dataclasses.replace(config, **{"method": "tla", **VARIANTS[variant]})
+    reference = copy.deepcopy(model).double()
+    x_adv = adversarial(model, source.batch(3), config, attack, 3)
+    torch.manual_seed(5)
+    ours = STEPS[config.method](model, source, 3, config, attack)
+    ours.total.backward()
+    torch.manual_seed(5)
+    expected = plain_variant(reference, source, config, attack, 3, x_adv)
+    expected.backward()
+    assert ours.terms["triplet"] > 0
+    assert_same(model, ours.total, reference, expected)
+
+
+def test_the_variants_differ(centred):
+    """Each restatement would also pass if two settings meant the same."""
+    model, source, config, attack = centred
+    losses = []
+    for changes in VARIANTS.values():
+        torch.manual_seed(5)
+        varied = dataclasses.replace(config, **{"method": "tla", **changes})
+        losses.append(round(STEPS[varied.method](copy.deepcopy(model), source, 3, varied, attack).total.item(), 5))
+    assert len(set(losses)) == len(losses) - 1  # "higher" is what tla trains on
+
+
+def test_random_negatives_are_the_same_on_a_rerun_and_others_at_another_step_or_seed(setting):
+    model, source, config, attack = setting
+
+    def loss(step, seed):
+        torch.manual_seed(5)
+        varied = dataclasses.replace(config, method="tla-rn", seed=seed)
+        return STEPS["tla-rn"](copy.deepcopy(model), source, step, varied, attack).total.item()
+
+    assert loss(0, 0) == loss(0, 0)
+    assert len({loss(0, 0), loss(0, 1), loss(1, 0)}) == 3
+
+
+def test_a_step_needs_no_pool_larger_than_the_dataset(setting):
+    model, source, config, attack = setting
+    loss = STEPS["tla"](model, source, 0, dataclasses.replace(config, pool_size=10_000), attack)
+    assert torch.isfinite(loss.total)
+
+
+@pytest.mark.parametrize("layer", ["penultimate", "hidden.0", "features.3"])
+def test_tla_trains_on_any_layer(setting, layer):
     model, source, config, attack = setting
     loss = STEPS["tla"](model, source, 0, dataclasses.replace(config, layer=layer), attack)
     loss.total.backward()

@@ -4,6 +4,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,7 +25,26 @@ _GPU_STEPS_BETWEEN_CHECKS = 5
 # Networks of which one image has shown that they give the same outputs when folded.
 _folds_equally: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
-Attack = AttackConfig | Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+@dataclass(frozen=True)
+class TransferAttack:
+    """A black-box attack: the examples are made against another model, and shown to the one that is evaluated.
+
+    Parameters
+    ----------
+    source : nn.Module
+        Images in [0, 1] -> logits; an independently trained copy, in the paper's tables.
+    attack : AttackConfig
+    """
+
+    source: nn.Module
+    attack: AttackConfig
+
+    def __str__(self) -> str:
+        return f"{self.attack}, transferred from {type(self.source).__name__}"
+
+
+Attack = AttackConfig | TransferAttack | Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def pgd(
@@ -95,14 +115,14 @@ def run_attack(
     restart: int | None = None,
     start: Tensor | None = None,
     fold: bool = False,
-    stop_margin: float | None = None,
+    stop_when_broken: bool = False,
     trusted: bool = False,
 ) -> Tensor:
     """Run an attack given by its configuration, or by a callable ``(model, x, y) -> x_adv``. See `pgd`.
 
     Parameters
     ----------
-    attack : AttackConfig or callable
+    attack : AttackConfig, TransferAttack or callable
     model, x, y, generator, indices
         As in `pgd`.
     restart : int, optional
@@ -112,9 +132,9 @@ def run_attack(
     fold : bool
         Compute the gradients of a configured attack with batch norm folded into the convolutions: faster on a CPU, and
         equal up to rounding.
-    stop_margin : float, optional
-        An image that is misclassified by more than this, as ``max_other - z_y``, keeps the iterate that shows it and
-        takes no further steps. For measuring accuracies: the examples are weaker than those of a whole attack.
+    stop_when_broken : bool
+        An image that is clearly misclassified (see `clearly_broken`) keeps the iterate that shows it and takes no
+        further steps. For measuring accuracies: the examples are weaker than those of a whole attack.
     trusted : bool
         Images and labels were checked before, and are where the model is: a GPU is not waited for.
 
@@ -122,6 +142,9 @@ def run_attack(
     -------
     Tensor, (n, c, h, w), float32 in [0, 1]
     """
+    if isinstance(attack, TransferAttack):
+        settings = {"generator": generator, "indices": indices, "restart": restart, "start": start, "fold": fold}
+        return run_attack(attack.attack, attack.source, x, y, **settings).to(model_device(model))
     if not trusted:
         device = model_device(model)
         x = as_images(x, device=device)
@@ -147,9 +170,7 @@ def run_attack(
         if attack.restarts > 1 and restart is None and start is None:
             return _worst_of_restarts(attack, model, x, y, seed, indices)
         x_adv = _start(attack, x, seed, indices, restart or 0) if start is None else start
-        if stop_margin is None:
-            return _ascend(attack, model, x, y, x_adv)
-        return _ascend_until_broken(attack, model, x, y, x_adv, stop_margin)
+        return (_ascend_until_broken if stop_when_broken else _ascend)(attack, model, x, y, x_adv)
 
 
 @contextmanager
@@ -194,6 +215,25 @@ def attack_loss(logits: Tensor, y: Tensor, loss: str) -> Tensor:
     return others.amax(1) - true[:, 0]
 
 
+def clearly_broken(logits: Tensor, y: Tensor) -> Tensor:
+    """Where another class leads the true one by more than 1, and by more than a tenth of the range of the logits.
+
+    So clearly that further steps of an ascent do not undo it: of 24,000 attacks on the four networks of `mini` (PGD-20,
+    cross-entropy and margin) none did, and four did at a lead of 0.25.
+
+    Parameters
+    ----------
+    logits : Tensor, (n, classes)
+    y : Tensor, (n,)
+
+    Returns
+    -------
+    Tensor, (n,), bool
+    """
+    spread = logits.amax(1) - logits.amin(1)
+    return attack_loss(logits, y, "margin") > (0.1 * spread).clamp(min=1)
+
+
 @torch.no_grad()
 def _folded_if_equal(model: nn.Module, x: Tensor, trusted: bool) -> nn.Module:
     """The folded model, or the model itself where folding changes its output: one image tells.
@@ -221,10 +261,8 @@ def _ascend(attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor, x_adv:
     return x_adv
 
 
-def _ascend_until_broken(
-    attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, stop_margin: float
-) -> Tensor:
-    """`_ascend`, without the steps of images that are misclassified by more than `stop_margin`.
+def _ascend_until_broken(attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+    """`_ascend`, without the steps of images that are clearly broken.
 
     On a CPU the next images take the places of those that are done, so that every chunk is full.
     """
@@ -245,7 +283,7 @@ def _ascend_until_broken(
         turn += 1
         if not on_cpu and turn % _GPU_STEPS_BETWEEN_CHECKS and turn < attack.steps:
             continue
-        broken = attack_loss(logits, state[1], "margin") > stop_margin
+        broken = clearly_broken(logits, state[1])
         done = broken | (left == 0)
         finished = done.nonzero()[:, 0]
         if not len(finished):

@@ -33,7 +33,7 @@ class BatchSource:
     augmentation : {"none", "crop-flip", "crop-flip-saturation"}
         See `augment`.
     rank, world_size : int
-        With several processes each takes its own share of every batch and of every pool.
+        With several processes each takes its own share of every batch and its positives; pools are the same on all.
 
     Raises
     ------
@@ -115,16 +115,16 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, saturation: bool = Fa
     Returns
     -------
     Tensor, (n, c, h, w), float32 in [0, 1]
-        Padded by an eighth of its size: 4 pixels of CIFAR-10's 32, as Madry et al. do.
+        Out of the image padded by an eighth of its size on each side: 4 pixels of CIFAR-10's 32, as Madry et al. do.
     """
     n, channels, height, width = images.shape
-    pad = max(height, width) // 8
+    pad = (height // 8, width // 8)
     draw = counter_uniform(seed, indices, 0, 4)
-    top, left = ((draw[:, k, None] * (2 * pad + 1)).long() for k in (0, 1))
+    top, left = ((draw[:, k, None] * (2 * pad[k] + 1)).long() for k in (0, 1))
     columns = torch.arange(width, device=images.device).expand(n, width)
     columns = torch.where(draw[:, 2, None] < 0.5, columns.flip(1), columns) + left
     rows = torch.arange(height, device=images.device) + top
-    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+    padded = torch.nn.functional.pad(images, (pad[1], pad[1], pad[0], pad[0]))
     image = torch.arange(n, device=images.device)[:, None, None]
     images = padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # one gather for all
     if saturation and channels == 3:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -90,14 +91,17 @@ class AttackConfig:
 
     def __str__(self) -> str:
         if self.name == "fgsm":
-            return f"FGSM, eps {self.eps:g} ({self.norm})"
+            return f"FGSM, eps {format_number(self.eps)} ({self.norm})"
         restarts = f", {self.restarts} restarts" if self.restarts > 1 else ""
-        return f"{self.name.upper()} {self.steps} x {self.step_size:g}, eps {self.eps:g} ({self.norm}){restarts}"
+        size = f"{self.steps} x {format_number(self.step_size)}, eps {format_number(self.eps)}"
+        return f"{self.name.upper()} {size} ({self.norm}){restarts}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides what weights a training ends with; the device is no part of it.
+
+    `tla_core.presets.fields_in_use` says which of the fields a training reads.
 
     Parameters
     ----------
@@ -115,9 +119,10 @@ class TrainConfig:
         Of the input, inside the network: per-image standardisation as CIFAR-10's networks have it.
     epochs, batch_size : int
     iterations : int
-        Length of the training in steps, in place of `epochs`; 0 counts epochs.
+        Length of the training in steps, in place of `epochs`, which then stays 1; 0 counts epochs.
     augmentation : {"none", "crop-flip", "crop-flip-saturation"}
-        Random crops of the image padded by an eighth of its size, mirroring; and a saturation between 0.5 and 1.5.
+        Random crops of the image padded by an eighth of its size, mirroring; and a saturation between 0.5 and 1.5 of
+        images with three channels.
     optimizer : {"adam", "sgd"}
         SGD has momentum 0.9.
     learning_rate : float
@@ -141,16 +146,18 @@ class TrainConfig:
     positives : {"class", "own+class"}
         A random image of the anchor's class; or two triplet terms, the other with the anchor's own clean image.
     own_margin_factor : float
-        On the margin of the triplet with the own clean image.
+        On the margin of the triplet with the own clean image, which ``own+class`` has.
     norm_term : {"l2", "mean-square"}
         The sum of the three L2 norms, times `lambda_norm`; or the released code's mean of the squares over batch and
         features, times `lambda_triplet` and `lambda_norm`.
     mining : {"angular", "cosine"}
         The closest negative under the angular distance, or under the signed cosine.
     noise : {"triplet", "own"}
-        Uniform noise of size eps on all clean images of the triplet, or on the anchor's own alone.
+        Uniform noise of size eps on all clean images of the triplet, or on the anchor's own alone: with the positives
+        of ``class`` on none.
     lambda_feature : float
-        Weight of the squared distance between the representations of an image and its adversarial example.
+        Weight of the squared distance between the representations of the own clean image, which ``own+class`` has, and
+        of its adversarial example.
     layer : str
         Whose output is the representation of the triplet term: ``penultimate``, ``logits``, a name that the network
         gives (``lower``, ``middle``, ``higher``) or a module path.
@@ -175,7 +182,8 @@ class TrainConfig:
     Raises
     ------
     ValueError
-        For a value that is out of range or unknown; the message names it and what was expected.
+        For a value that is out of range or unknown, or for two that contradict each other; the message names them and
+        what was expected.
     """
 
     method: str = "tla"
@@ -219,6 +227,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("milestones", "blocks"):
+            if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), Iterable):
+                raise ValueError(f"{name} must be a sequence of numbers. Got {getattr(self, name)!r}.")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _one_of("method", self.method, METHODS + VARIANTS)
         _one_of("normalization", self.normalization, ("none", "per-image"))
@@ -256,6 +266,21 @@ class TrainConfig:
                 raise ValueError(f"{name} must be an AttackConfig. Got {getattr(self, name)!r}.")
         if self.version != 1:
             raise ValueError(f"version must be 1, which this code trains. Got {self.version!r}.")
+        self._check_agreement()
+
+    def _check_agreement(self) -> None:
+        if self.iterations and self.epochs != 1:
+            raise ValueError(
+                "epochs and iterations both give the length of the training: set iterations to 0 to count epochs, or"
+                f" epochs to 1 to count iterations. Got epochs={self.epochs} and iterations={self.iterations}."
+            )
+        for name, neutral in (("own_margin_factor", 1.0), ("lambda_feature", 0.0)):
+            if self.positives != "own+class" and getattr(self, name) != neutral:
+                raise ValueError(
+                    f"{name} must be {neutral:g} unless positives is 'own+class': it weighs the anchor's own clean"
+                    f" image, which is no positive otherwise. Got {getattr(self, name):g} with positives"
+                    f" {self.positives!r}."
+                )
 
     @classmethod
     def preset(cls, name: str, *, seed: int = 0, **overrides: Any) -> "TrainConfig":
@@ -267,7 +292,7 @@ class TrainConfig:
             One of `list_presets`, such as ``"mini/mnist/tla"``.
         seed : int
         **overrides
-            Field names and values: ``epochs=2, margin=0.1``.
+            Field names and values: ``epochs=2, margin=0.1``. Of `epochs` and `iterations` the one that is given counts.
 
         Raises
         ------
@@ -283,6 +308,9 @@ class TrainConfig:
                 f"unknown field {', '.join(unknown)}. A TrainConfig has: "
                 + ", ".join(f.name for f in dataclasses.fields(cls))
             )
+        for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
+            if overrides.get(given):
+                fields.pop(other, None)
         return cls(**{**fields, "seed": seed, **overrides})
 
     @property
@@ -356,6 +384,21 @@ def parse_number(text: str) -> float:
         return float(numerator) / float(denominator) if slash else float(text)
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"expected a number such as 0.3 or 8/255. Got {text!r}.") from error
+
+
+def format_number(value: float) -> str:
+    """Write a number as `parse_number` reads it: a fraction where that, and no short decimal, is the value itself.
+
+    ``8/255`` is written for 0.03137254901960784 and ``1/3`` for 0.3333333333333333; other numbers have six digits.
+    """
+    text = f"{value:g}"
+    if not math.isfinite(value) or float(text) == value:
+        return text
+    for denominator in (*range(2, 17), 255):
+        numerator = round(value * denominator)
+        if numerator / denominator == value:
+            return f"{numerator}/{denominator}"
+    return text
 
 
 def check_radius(name: str, value: float, norm: str) -> None:

@@ -1,5 +1,6 @@
 """Several processes that train one model, as `torchrun` starts them; with one process every function does nothing."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,8 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_SECONDS_FOR_A_MESSAGE = 5.0
 _ERROR_KEY = "tla/error"
+_SECONDS_FOR_A_MESSAGE = timedelta(seconds=5)
+# Others may be in the middle of a step when one process fails.
+_SECONDS_FOR_THE_OTHERS = timedelta(seconds=20)
 
 
 class RankError(RuntimeError):
@@ -28,27 +31,39 @@ def process_group(device: torch.device) -> Iterator[None]:
     Parameters
     ----------
     device : torch.device
-        NCCL joins the processes of GPUs, gloo those of CPUs.
+        Where the tensors lie: NCCL exchanges those of GPUs, gloo those of CPUs.
 
     Raises
     ------
     RankError
         If another process stopped; with its message, where it left one.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    begun = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if begun:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    rank, size = rank_and_size()
+    if size == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     store = dist.distributed_c10d._get_default_store()
+    message = None
     try:
         yield
     except _ConnectionLost as error:
-        raise RankError(_message_left_in(store)) from error
+        message = _message_left_in(store)
+        raise RankError(message or _no_message(error)) from error
     except BaseException as error:
-        store.set(_ERROR_KEY, f"rank {dist.get_rank()} stopped: {type(error).__name__}: {error}")
+        message = f"rank {rank} stopped: {type(error).__name__}: {error}"
+        with contextlib.suppress(RuntimeError):  # rank 0 holds the store, and may have been killed
+            store.set(_ERROR_KEY, message)
         raise
     finally:
-        dist.destroy_process_group()
+        if begun:
+            dist.destroy_process_group()  # the others wait in vain no longer
+            if message is not None:
+                _wait_until_all_know(store, rank, size)
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -70,10 +85,9 @@ def gather_rows(rows: Tensor) -> Tensor:
     if size == 1:
         return rows
     # A collective takes equal shapes, and shares may differ by one row.
-    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(size)]
-    _collective(dist.all_gather, counts, torch.tensor([len(rows)], device=rows.device))
-    longest = int(torch.stack(counts).max())
-    padded = rows.new_zeros(longest, *rows.shape[1:])
+    counts = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
+    _collective(dist.all_gather, counts, torch.tensor([len(rows)]))
+    padded = rows.new_zeros(int(max(counts)), *rows.shape[1:])
     padded[: len(rows)] = rows
     gathered = [torch.empty_like(padded) for _ in range(size)]
     _collective(dist.all_gather, gathered, padded)
@@ -81,13 +95,16 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def average_over_ranks(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its mean over the processes, in one collective. Only floating-point tensors change."""
+def average_over_ranks(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> None:
+    """Replace each tensor by its mean over the processes, in one collective. Only floating-point tensors change.
+
+    The sum is computed in `dtype`: the mean of equal float32 numbers is that number again only if summed in float64.
+    """
     _, size = rank_and_size()
     tensors = [tensor for tensor in tensors if tensor.is_floating_point()]
     if size == 1 or not tensors:
         return
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    flat = torch.cat([tensor.reshape(-1).to(dtype or tensor.dtype) for tensor in tensors])
     _collective(dist.all_reduce, flat)
     flat /= size
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
@@ -104,26 +121,38 @@ def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
             tensor.copy_(whole)
 
 
-def first_says(answer: bool, device: torch.device) -> bool:
+def first_says(answer: bool) -> bool:
     """What rank 0 answers; the other processes wait for it, which also makes them wait for what it did before."""
-    said = torch.tensor([int(answer)], device=device)
+    said = torch.tensor([int(answer)])
     broadcast_from_first([said])
     return bool(said.item())
 
 
 def _collective(operation, *args) -> None:
     try:
+        if any(arg.is_cuda for arg in args if isinstance(arg, Tensor)):
+            # NCCL waits for a process that has ended until its time is up; gloo, which CPU tensors take, notices.
+            dist.all_reduce(torch.zeros(1))
         operation(*args)
     except RuntimeError as error:  # what gloo and NCCL raise has no type of its own
         raise _ConnectionLost(str(error)) from error
 
 
-def _message_left_in(store: dist.Store) -> str:
-    try:
-        store.wait([_ERROR_KEY], timedelta(seconds=_SECONDS_FOR_A_MESSAGE))
+def _message_left_in(store: dist.Store) -> str | None:
+    with contextlib.suppress(RuntimeError):  # nothing came
+        store.wait([_ERROR_KEY], _SECONDS_FOR_A_MESSAGE)
         return store.get(_ERROR_KEY).decode()
-    except RuntimeError:  # nothing came
-        return (
-            "another process of the training ended without a message: it was killed, or ran out of memory. The last"
-            " state is kept; the same command goes on from it."
-        )
+
+
+def _no_message(error: _ConnectionLost) -> str:
+    return (
+        "another process of the training ended without a message: it was killed, or ran out of memory. The last state"
+        f" is kept; the same command goes on from it. ({str(error).splitlines()[0]})"
+    )
+
+
+def _wait_until_all_know(store: dist.Store, rank: int, size: int) -> None:
+    """Stay until every process has read the message: the store ends with rank 0, and torchrun kills when one ends."""
+    with contextlib.suppress(RuntimeError):
+        store.set(f"tla/knows/{rank}", "yes")
+        store.wait([f"tla/knows/{other}" for other in range(size)], _SECONDS_FOR_THE_OTHERS)

@@ -1,7 +1,9 @@
-"""Clean and robust accuracy, with the outcome for each image."""
+"""Clean and robust accuracy, with the outcome for each image and the checks for masked gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tla_core.attacks import Attack, attack_mode, run_attack
+from tla_core.attacks import Attack, TransferAttack, attack_mode, run_attack
 from tla_core.config import AttackConfig
 from tla_core.layers import model_device
+from tla_core.masking import MaskingCheck, attack_checks, check_transfer, model_checks, warn_of_masking
 from tla_core.validation import as_labels, check_images, check_label_range, scale_images
 
 
@@ -29,10 +32,13 @@ class Evaluation:
         Binomial standard error of each accuracy.
     attacks : dict of str to dict
         The settings of each attack.
+    checks : dict of str to dict of str to MaskingCheck
+        The checks of each attack, and ``"model"`` -> those that need none; see `tla_core.masking`.
     """
 
     correct: dict[str, Tensor]
     attacks: dict[str, Any] = field(default_factory=dict)
+    checks: dict[str, dict[str, MaskingCheck]] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -46,7 +52,9 @@ class Evaluation:
     def __repr__(self) -> str:
         errors = self.standard_error
         parts = [f"{name} {value:.4f} +- {errors[name]:.4f}" for name, value in self.accuracy.items()]
-        return f"Evaluation({', '.join(parts)}; n={len(self.correct['clean'])})"
+        failed = sum(check.passed is False for checks in self.checks.values() for check in checks.values())
+        masked = f"; {failed} masking check(s) FAILED, see .checks" if failed else ""
+        return f"Evaluation({', '.join(parts)}; n={len(self.correct['clean'])}{masked})"
 
 
 def evaluate(
@@ -58,7 +66,11 @@ def evaluate(
     batch_size: int = 256,
     generator: torch.Generator | None = None,
     fold: bool = True,
-    progress: bool = False,
+    early_stop: bool = True,
+    checks: bool = True,
+    known: Mapping[str, Tensor] | None = None,
+    on_outcome: Callable[[str, Tensor, dict[str, MaskingCheck]], None] | None = None,
+    progress: bool | tqdm = False,
 ) -> Evaluation:
     """Measure the clean accuracy and the accuracy under each attack.
 
@@ -72,7 +84,7 @@ def evaluate(
     images : Tensor or ndarray, (n, c, h, w)
         uint8, or float32 in [0, 1].
     labels : Tensor or ndarray, (n,)
-    attacks : mapping of str to AttackConfig or callable
+    attacks : mapping of str to AttackConfig, TransferAttack or callable
         A callable is ``(model, x, y) -> x_adv``; it is given the correct images of each batch.
     batch_size : int
         Images forwarded at once; changes no outcome.
@@ -81,8 +93,20 @@ def evaluate(
     fold : bool
         Compute the gradients of the attacks with batch norm folded: faster, equal up to rounding. The outcome is always
         that of the model as it is.
-    progress : bool
-        Show a progress bar.
+    early_stop : bool
+        Take no further steps with an image that is clearly misclassified (`tla_core.attacks.clearly_broken`): an
+        undefended model is evaluated several times as fast. Such an image counts as broken, whatever further steps
+        would have made of it.
+    checks : bool
+        Check on a sample of the images that the accuracies are no illusion (`tla_core.masking`), and warn where a check
+        fails.
+    known : mapping of str to Tensor, (n,), bool
+        Outcomes of an earlier call with the same model, images and attacks, which are not measured again; ``"clean"``
+        too.
+    on_outcome : callable, optional
+        Called with the name, the outcome and the checks of each attack as soon as they are known, to store them.
+    progress : bool or tqdm
+        Show a progress bar, or advance the one that is given; its unit is the gradient or forward of an image.
 
     Returns
     -------
@@ -91,53 +115,100 @@ def evaluate(
     Raises
     ------
     TypeError, ValueError
-        For bad images, labels or settings; an attack called ``"clean"``.
+        For bad images, labels or settings; an attack called ``"clean"`` or ``"model"``.
+    torch.OutOfMemoryError
+        With the batch size to try.
+
+    Warns
+    -----
+    MaskingWarning
+        Where a check of the model or of an attack's outcome failed.
     """
     images = check_images(images)
     labels = as_labels(labels, len(images))
-    attacks = dict(attacks or {})
-    if "clean" in attacks:
-        raise ValueError("an attack cannot be called 'clean': that is the accuracy without attack.")
+    attacks, known = dict(attacks or {}), dict(known or {})
+    for reserved in {"clean", "model"} & set(attacks):
+        raise ValueError(f"an attack cannot be called {reserved!r}: that is what is measured without attack.")
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1. Got {batch_size!r}.")
+    for name, outcome in known.items():
+        if outcome.shape != labels.shape or outcome.dtype != torch.bool:
+            got = f"{tuple(outcome.shape)} {outcome.dtype}"
+            raise ValueError(f"known[{name!r}] must be bool, ({len(labels)},), as in .correct. Got {got}.")
     device = model_device(model)
-    correct = {name: torch.zeros(len(images), dtype=torch.bool) for name in ("clean", *attacks)}
-    with (
-        attack_mode(model),
-        tqdm(total=len(images) * (1 + len(attacks)), unit="image", disable=not progress, desc="evaluate") as bar,
-    ):
-        for start in range(0, len(images), batch_size):
-            rows = torch.arange(start, min(start + batch_size, len(images)))
-            x, y = scale_images(images[rows].to(device)), labels[rows].to(device)
-            right = _is_correct(model, x, y)
-            correct["clean"][rows] = right.cpu()
-            bar.update(len(rows))
-            for name, attack in attacks.items():
-                correct[name][rows] = _survivors(model, attack, x, y, right, rows, generator, fold).cpu()
-                bar.update(len(rows))
-    return Evaluation(correct, {name: describe_attack(attack) for name, attack in attacks.items()})
+    todo = {name: attack for name, attack in attacks.items() if name not in known}
+    total = len(images) * (("clean" not in known) + sum(image_steps(attack) for attack in todo.values()))
+    batches = [rows.to(device) for rows in torch.arange(len(images)).split(batch_size)]
+    correct, found = {}, {}
+    with attack_mode(model), _advancing(progress, total) as bar, _explained_out_of_memory(batch_size):
+
+        def measure(outcome_of: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int) -> Tensor:
+            outcomes = []
+            for rows in batches:
+                x, y = scale_images(images[rows.cpu()].to(device)), labels[rows.cpu()].to(device)
+                outcomes.append(outcome_of(x, y, rows))
+                bar.update(steps * len(rows))
+            return torch.cat(outcomes).cpu()
+
+        if "clean" in known:
+            correct["clean"] = known["clean"]
+        else:
+            correct["clean"] = measure(lambda x, y, _: _is_correct(model, x, y), 1)
+        right = correct["clean"].to(device)
+        if checks and todo:
+            found["model"] = model_checks(model, images, labels, batch_size=batch_size)
+        for name, attack in attacks.items():
+            if name in known:
+                correct[name] = known[name]
+                continue
+            survivors = partial(_survivors, model, attack, right, generator, fold, early_stop)
+            correct[name] = measure(survivors, image_steps(attack))
+            if checks:
+                found[name] = attack_checks(
+                    model, images, labels, attack, correct[name], generator=generator, batch_size=batch_size, fold=fold,
+                    known=found["model"],
+                )  # fmt: skip
+                if isinstance(attack, TransferAttack):
+                    white = [correct[other] for other in correct if isinstance(attacks.get(other), AttackConfig)]
+                    found[name]["transfer"] = check_transfer(white, correct[name])
+            if on_outcome is not None:
+                on_outcome(name, correct[name], found.get(name, {}))
+    for name, checked in found.items():
+        warn_of_masking("every attack" if name == "model" else name, checked, stacklevel=2)
+    return Evaluation(correct, {name: describe_attack(attack) for name, attack in attacks.items()}, found)
 
 
 def describe_attack(attack: Attack) -> dict[str, Any]:
     """The settings of an attack as JSON values; of a callable its name."""
     if isinstance(attack, AttackConfig):
         return {key: getattr(attack, key) for key in AttackConfig.__dataclass_fields__}
-    return {"name": getattr(attack, "__qualname__", type(attack).__name__)}
+    if isinstance(attack, TransferAttack):
+        return {"name": "transfer", "source": type(attack.source).__name__, "attack": describe_attack(attack.attack)}
+    describe = getattr(attack, "describe", None)
+    return describe() if describe else {"name": getattr(attack, "__qualname__", type(attack).__name__)}
+
+
+def image_steps(attack: Attack) -> int:
+    """Steps of all restarts, the unit of the progress bar; 1 for a callable."""
+    attack = attack.attack if isinstance(attack, TransferAttack) else attack
+    return attack.steps * attack.restarts if isinstance(attack, AttackConfig) else 1
 
 
 def _survivors(
-    model: nn.Module, attack: Attack, x: Tensor, y: Tensor, right: Tensor, rows: Tensor, generator, fold: bool
-) -> Tensor:
-    alive = right.clone()
-    for restart in range(attack.restarts if isinstance(attack, AttackConfig) else 1):
+    model: nn.Module, attack: Attack, right: Tensor, generator, fold: bool, early_stop: bool,
+    x: Tensor, y: Tensor, rows: Tensor,
+) -> Tensor:  # fmt: skip
+    alive = right[rows].clone()
+    restarts = getattr(attack.attack if isinstance(attack, TransferAttack) else attack, "restarts", 1)
+    for restart in range(restarts):
         left = alive.nonzero()[:, 0]
         if not len(left):
             break
         x_adv = run_attack(
-            attack, model, x[left], y[left], generator=generator, indices=rows.to(left.device)[left], restart=restart,
-            fold=fold,
+            attack, model, x[left], y[left], generator=generator, indices=rows[left], restart=restart, fold=fold,
+            stop_when_broken=early_stop,
         )  # fmt: skip
         alive[left] = _is_correct(model, x_adv, y[left])
     return alive
@@ -148,3 +219,23 @@ def _is_correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     logits = model(x)
     check_label_range(y, logits)
     return logits.argmax(1) == y
+
+
+@contextmanager
+def _advancing(progress: bool | tqdm, total: int) -> Iterator[tqdm]:
+    if isinstance(progress, tqdm):
+        yield progress
+        return
+    with tqdm(total=total, unit="image step", unit_scale=True, disable=not progress, desc="evaluate") as bar:
+        yield bar
+
+
+@contextmanager
+def _explained_out_of_memory(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise torch.OutOfMemoryError(
+            f"out of memory while {batch_size} images were evaluated at once. Try batch_size={max(1, batch_size // 2)};"
+            " it changes no outcome."
+        ) from error

@@ -29,16 +29,19 @@ def hardest_negatives(
     Raises
     ------
     ValueError
-        If the pool holds no image of another class for one of the anchors.
+        If the pool holds no image of another class for one of the anchors, or for an unknown metric.
     """
+    if metric not in ("angular", "cosine"):
+        raise ValueError(f"metric must be angular or cosine. Got {metric!r}.")
     # One matrix product: the distance itself, broadcast over all pairs, would hold n x m x d numbers. In full
     # precision, since nearly equal distances are compared.
     with torch.autocast(anchors.device.type, enabled=False):
         cosine = F.normalize(anchors.float(), dim=1) @ F.normalize(pool.float(), dim=1).T
     distances = 1 - (cosine.abs() if metric == "angular" else cosine)
-    distances = distances.masked_fill(anchor_labels[:, None] == pool_labels[None], torch.inf)
-    nearest, chosen = distances.min(1)
-    _check_found(torch.isfinite(nearest), anchor_labels, len(pool))
+    same_class = anchor_labels[:, None] == pool_labels[None]
+    _, chosen = distances.masked_fill(same_class, torch.inf).min(1)
+    # By the labels, not the distances: those of a training that diverges are no numbers, which the loss will tell.
+    _check_found(~same_class.all(1), anchor_labels, len(pool))
     return chosen
 
 
@@ -64,10 +67,9 @@ def random_negatives(anchor_labels: Tensor, pool_labels: Tensor, *, generator: t
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     draw = torch.rand(len(anchor_labels), len(pool_labels), generator=generator).to(pool_labels.device)
-    draw = draw.masked_fill(anchor_labels[:, None] == pool_labels[None], -1.0)
-    highest, chosen = draw.max(1)
-    _check_found(highest >= 0, anchor_labels, len(pool_labels))
-    return chosen
+    same_class = anchor_labels[:, None] == pool_labels[None]
+    _check_found(~same_class.all(1), anchor_labels, len(pool_labels))
+    return draw.masked_fill(same_class, -1.0).argmax(1)
 
 
 def _check_found(found: Tensor, anchor_labels: Tensor, pool_size: int) -> None:

@@ -236,10 +236,25 @@ def describe_model(model: nn.Module) -> str:
 
 def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Name the fields in which two run records differ, with both values."""
-    flat_before, flat_now = _flat(before), _flat(now)
-    keys = [key for key in sorted(set(flat_before) | set(flat_now)) if key.startswith(("config.", "data.", "start."))]
+    # A record that was written before a field was added was made with what is now its default.
+    defaults = _flat({"config": TrainConfig().to_dict()})
+    flat_before, flat_now = defaults | _flat(before), defaults | _flat(now)
+    keys = [key for key in sorted(flat_before | flat_now) if key.startswith(("config.", "data.", "start."))]
     different = [key for key in keys if flat_before.get(key) != flat_now.get(key)]
     return "; ".join(f"{key} was {flat_before.get(key)!r}, is {flat_now.get(key)!r}" for key in different) or "unknown"
+
+
+def describe_network_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Name what decides over the shapes of the weights and differs between two run records: "10 classes, here 200; "."""
+    defaults = _flat({"config": TrainConfig().to_dict()})
+    there, here = defaults | _flat(there), defaults | _flat(here)
+    parts = {
+        "data.classes": "{} classes, here {}", "data.channels": "{} channels, here {}",
+        "data.image_size": "images of {} pixels, here {}", "start.network": "the network {}, here {}",
+        "config.network": "the network {}, here {}", "config.width": "width {:g}, here {:g}",
+        "config.blocks": "blocks {}, here {}",
+    }  # fmt: skip
+    return "".join(f"{text.format(there[key], here[key])}; " for key, text in parts.items() if there[key] != here[key])
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

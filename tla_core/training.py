@@ -1,6 +1,7 @@
 """The training loop. What it draws depends on (seed, step) alone, so a resumed run equals an uninterrupted one."""
 
 import contextlib
+import importlib.util
 import time
 import warnings
 from dataclasses import dataclass
@@ -28,13 +29,14 @@ from tla_core.distributed import (
 from tla_core.evaluation import evaluate
 from tla_core.methods import STEPS, StepLoss
 from tla_core.models import build_model
-from tla_core.run_folder import RunFolder, run_record
+from tla_core.run_folder import RunFolder, describe_network_differences, run_record
 from tla_core.runtime import derive_seed, pick_device, torch_threads
 from tla_core.schedule import learning_rate, make_optimizer, ramped_attack, split_holdout
 from tla_core.validation import check_label_range, scale_images
 
 LOG_EVERY_STEPS = 25
 SAVE_EVERY_SECONDS = 60.0
+EVALUATED_AT_ONCE = 256
 
 
 class TrainingDivergedError(RuntimeError):
@@ -107,7 +109,8 @@ def train(
         If `init_from` holds no finished run.
     ValueError
         If the configuration says `fine_tune` and there is no `init_from`; if a GPU is asked for where there is none; if
-        the weights of `init_from` are those of another network or number of classes.
+        the weights of `init_from` are those of another network or number of classes; if `tensorboard` is not
+        installed.
     torch.OutOfMemoryError
         With the batch size to try. The last state stays.
     RankError
@@ -124,18 +127,20 @@ def train(
         raise ValueError(
             "these settings fine-tune another run (fine_tune): name it, init_from=RUN or `tla train --init-from RUN`."
         )
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("TensorBoard is not installed: `pip install tensorboard`, or leave the option out.")
     with process_group(device):
         dataset = load_dataset(config.dataset, "train") if dataset is None else dataset
         folder = RunFolder(out_dir)
         record = run_record(config, dataset, model, init_from, device)
         with _started(folder, record, replace, resume) if rank_and_size()[0] == 0 else contextlib.nullcontext():
-            if first_says(folder.model_path.exists(), device):
+            if first_says(folder.model_path.exists()):
                 return TrainResult(folder.path, folder.metrics())
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(derive_seed(config.seed, "init"))
                 model = _fresh_model(config, dataset) if model is None else model
                 if init_from is not None:
-                    _load_weights(model, load_tensors(RunFolder(init_from).finished_model())[0], init_from)
+                    _load_weights(model, *_load_run(init_from), init_from, record)
                 model = model.to(device, memory_format=torch.channels_last)  # see benchmarks/
                 _Training(config, folder, record, model, dataset, device, tensorboard).run(progress)
     return TrainResult(folder.path, folder.metrics())
@@ -163,10 +168,7 @@ def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model
     ValueError
         If the run trained a network of the user's and `model` was not passed, or is another one.
     """
-    path = RunFolder(run_dir).finished_model()
-    weights, metadata = load_tensors(path)
-    if metadata.get("kind") != "model":
-        raise CheckpointError(f"{path} does not hold the weights of a run. Got a file of {metadata.get('kind')!r}.")
+    weights, metadata = _load_run(run_dir)
     if model is None:
         if metadata["start"]["network"] != "preset":
             raise ValueError(f"{run_dir} trained a network of the user's. Pass it: load_model(run_dir, model=...).")
@@ -176,7 +178,7 @@ def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model
             settings.network, width=settings.width, blocks=settings.blocks, normalization=settings.normalization,
             in_channels=data["channels"], image_size=data["image_size"], n_classes=data["classes"],
         )  # fmt: skip
-    _load_weights(model, weights, run_dir)
+    _load_weights(model, weights, metadata, run_dir)
     return model.to(pick_device(device)).eval()
 
 
@@ -209,9 +211,7 @@ class _Training:
         self.n_classes = len(dataset.class_names)
         self.total_steps = config.iterations or config.epochs * self.source.steps_per_epoch
         self.optimizer = make_optimizer(model, config)
-        average = get_ema_multi_avg_fn(config.averaging)
-        # What is selected and stored: the model, or the moving average of its weights and statistics.
-        self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if config.averaging else None
+        self.average = _moving_average(model, config.averaging) if config.averaging else None
         self.step = 0
         self.best: dict[str, Tensor] = {}
         self.selected: dict[str, float] = {}
@@ -221,11 +221,12 @@ class _Training:
         self.tensorboard = tensorboard
 
     def run(self, progress: bool) -> None:
-        if self.folder.state_path.exists():
-            self._restore()
+        before = self._restore() if self.folder.state_path.exists() else self.processes
         broadcast_from_first([*self.model.parameters(), *self.model.buffers()])
         if self.rank == 0:
             self.folder.keep_metrics_until(self.step)
+            if before != self.processes and self.step < self.total_steps:
+                self._tell_another_number_of_processes(before)
         with torch_threads(self.threads):
             if self.step == 0:
                 self._check_outputs()
@@ -233,7 +234,7 @@ class _Training:
                 self._steps(progress)
         if self.rank == 0:
             self.folder.restore_model()
-        first_says(True, self.device)  # the model is written before any process returns
+        first_says(True)  # the model is written before any process returns
 
     def _steps(self, progress: bool) -> None:
         name = f"{self.config.method} on {self.record['data']['name']}"
@@ -247,13 +248,10 @@ class _Training:
                 disable=not progress or self.rank > 0,
                 mininterval=0.5,
             ) as bar,
+            self._out_of_memory_explained(),
         ):
             while self.step < self.total_steps:
-                try:
-                    loss = self._one_step()
-                except (torch.OutOfMemoryError, RuntimeError) as error:
-                    self._explain_if_out_of_memory(error)
-                    raise
+                loss = self._one_step()
                 bar.update()
                 ends = self.step % self.source.steps_per_epoch == 0 or self.step == self.total_steps
                 if self.step % LOG_EVERY_STEPS == 0 or ends:
@@ -279,8 +277,9 @@ class _Training:
         if (self.device.type == "cpu" or self.step % LOG_EVERY_STEPS == 0) and not torch.isfinite(loss.total):
             self._diverged(f"the loss ({loss.total.item()})")
         average_over_ranks([p.grad for p in self.model.parameters() if p.grad is not None])
-        # Each process's statistics are of its own share; attacks and the pool need the same ones everywhere.
-        average_over_ranks(list(self.model.buffers()))
+        # Each process's statistics are of its own share; attacks and the pool need the same ones everywhere. In float64,
+        # so that what is constant stays the same number.
+        average_over_ranks(list(self.model.buffers()), torch.float64)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
@@ -317,18 +316,30 @@ class _Training:
         held_out: dict[str, float] = {}
         model = self.model if self.average is None else self.average.module
         if len(self.held_out[1]):
-            attacks = {} if self.config.method == "um" else {"robust": self.config.selection_attack}
-            model.eval()
-            images, labels = (share_of_rows(part) for part in self.held_out)
-            correct = evaluate(model, images, labels, attacks, batch_size=256).correct
-            correct = {name: gather_rows(outcome.to(self.device)) for name, outcome in correct.items()}
-            held_out = {name: outcome.double().mean().item() for name, outcome in correct.items()}
+            outcomes = self._held_out_outcomes(model.eval())
+            held_out = {name: gather_rows(outcome).double().mean().item() for name, outcome in outcomes.items()}
             self._record({"step": self.step, "epoch": epoch, "holdout": held_out})
             bar.set_postfix({name: f"{value:.3f}" for name, value in held_out.items()}, refresh=False)
         key, best_key = ((h.get("robust", 0.0), h.get("clean", 0.0)) for h in (held_out, self.selected))
         if not self.best or key >= best_key:
             self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
             self.selected = {"epoch": epoch, **held_out}
+
+    def _held_out_outcomes(self, model: nn.Module) -> dict[str, Tensor]:
+        """Which of this process's share of the held-out images are classified correctly: clean, and attacked."""
+        attacks = {} if self.config.method == "um" else {"robust": self.config.selection_attack}
+        images, labels = (share_of_rows(part) for part in self.held_out)
+        if not len(labels):  # more processes than images
+            return {name: torch.zeros(0, dtype=torch.bool) for name in ("clean", *attacks)}
+        size = EVALUATED_AT_ONCE
+        while True:
+            try:
+                return evaluate(model, images, labels, attacks, batch_size=size, checks=False).correct
+            except (RuntimeError, MemoryError) as error:
+                # How many at once changes no outcome, so that a training that fits need not stop here.
+                if not _is_out_of_memory(error) or size <= self.source.batch_size:
+                    raise
+            size //= 2
 
     def _save(self) -> None:
         if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
@@ -350,20 +361,24 @@ class _Training:
             },
         )
 
-    def _restore(self) -> None:
+    def _restore(self) -> int:
+        """Go on from the stored state; returns how many processes it was made by."""
         tensors, metadata = load_tensors(self.folder.state_path)
         self.best = unpack_state(tensors, self.model, self.optimizer, self.average)
         self.step, self.selected, self.threads = metadata["step"], metadata["selected"], metadata["threads"]
         self.saved_step = self.step
-        before = metadata.get("processes", 1)
-        if before != self.processes and self.step < self.total_steps and self.rank == 0:
-            change = f"started with {before} process(es), goes on with {self.processes} from step {self.step}"
-            warnings.warn(
-                f"{self.folder.path} {change}: batch norm sees shares of another size, so that the result is not that"
-                " of a run on one number of devices.",
-                stacklevel=4,
-            )
-            self.folder.append_metrics({"step": self.step, "note": change})
+        return metadata.get("processes", 1)
+
+    def _tell_another_number_of_processes(self, before: int) -> None:
+        change = f"made by {before} process(es), goes on with {self.processes} from step {self.step}"
+        warnings.warn(
+            f"{self.folder.path} was {change}: each takes a share of another size of the batch, and batch norm with it,"
+            " so that the result is not that of a run on one number of devices.",
+            stacklevel=4,
+        )
+        note = {"step": self.step, "note": change}
+        if note not in self.folder.metrics():  # of a resumption that was interrupted as well
+            self.folder.append_metrics(note)
 
     def _check_outputs(self) -> None:
         """One image through the model, so that a wrong number of classes is told before the first step."""
@@ -372,17 +387,25 @@ class _Training:
             logits = self.model(scale_images(self.source.images[:1]))
         check_label_range(torch.tensor([self.n_classes - 1]), logits.cpu())
 
-    def _explain_if_out_of_memory(self, error: BaseException) -> None:
-        """Raise a helpful OutOfMemoryError, unless it is another error."""
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            return
-        size = self.source.batch_size
-        kept = f"The state of step {self.saved_step} is kept" if self.saved_step >= 0 else "No state was saved yet"
-        raise torch.OutOfMemoryError(
-            f"out of memory on {self.device} with batches of {size} images at step {self.step}. {kept} in"
-            f" {self.folder.path}. Try batch_size={max(2, size // 2)} in another folder, or with --replace, since it is"
-            " another training; or more devices with torchrun, which share the batch."
-        ) from error
+    @contextlib.contextmanager
+    def _out_of_memory_explained(self):
+        """Say what to try instead; the state that was stored last stays as it is."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            size, kept = self.source.batch_size, f"The state of step {self.saved_step} is kept in {self.folder.path}"
+            smaller = size // 2 // self.processes * self.processes
+            advice = f"Try batch_size={smaller}" if smaller >= 2 * self.processes else "Try a network of less width"
+            if self.config.method.startswith("tla"):
+                advice += " or a smaller pool_size"
+            raise torch.OutOfMemoryError(
+                f"out of memory on {self.device} at step {self.step}, with batches of {size} images."
+                f" {kept if self.saved_step >= 0 else 'No state had been saved yet'}: the same command goes on where"
+                f" more memory is free. {advice}, which is another training: in another folder, or with `--replace`;"
+                " or more devices by torchrun, which share the batch."
+            ) from error
 
     def _diverged(self, what: str) -> None:
         kept = f"The state of step {self.saved_step} is kept in {self.folder.path}"
@@ -403,23 +426,54 @@ def _fresh_model(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
     )
 
 
+def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """What is selected and stored in place of the model: the moving average of its weights and statistics."""
+    average_floats = get_ema_multi_avg_fn(decay)
+
+    def update(average, current, n_averaged):
+        if average[0].is_floating_point():
+            average_floats(average, current, n_averaged)
+        else:  # how many batches batch norm has seen: torch would cut the average off to a whole number
+            torch._foreach_copy_(average, current)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
 @contextlib.contextmanager
 def _tensorboard(folder: Path, step: int, wanted: bool):
     """A writer of TensorBoard's event files that goes on after `step`, or None."""
     if not wanted:
         yield None
         return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("TensorBoard is not installed: `pip install tensorboard`, or leave the option out.") from error
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) as writer:
         yield writer
 
 
-def _load_weights(model: nn.Module, weights: dict[str, Tensor], run_dir: Path | str) -> None:
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is an error of an allocation; torch has a type for those of its own GPU memory only."""
+    known = ("out of memory", "allocate memory", "ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in known)
+
+
+def _load_run(run_dir: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The selected weights of a finished run, and its record."""
+    path = RunFolder(run_dir).finished_model()
+    weights, metadata = load_tensors(path)
+    if metadata.get("kind") != "model":
+        raise CheckpointError(f"{path} does not hold the weights of a run. Got a file of {metadata.get('kind')!r}.")
+    return weights, metadata
+
+
+def _load_weights(
+    model: nn.Module, weights: dict[str, Tensor], trained: dict[str, Any], run_dir: Path | str,
+    record: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Put the weights of a run into a model, which `record` describes; ValueError if they do not fit."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        what = " ".join(str(error).split("\n\t")[:2])  # the first of the tensors that torch lists
-        raise ValueError(f"the weights of {run_dir} are those of another network: {what}") from error
+        differences = describe_network_differences(trained, record) if record else ""
+        first = " ".join(str(error).split("\n\t")[:2])[:300]  # of the tensors that torch lists
+        raise ValueError(f"the weights of {run_dir} are those of another network: {differences}{first}") from error

@@ -137,10 +137,11 @@ class _Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(channels, channels_out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels_out)
         self.relu = nn.ReLU()
-        shortcut = (
-            nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False), nn.BatchNorm2d(channels_out),
-        )  # fmt: skip
-        self.downsample = nn.Sequential(*shortcut) if first else nn.Identity()
+        self.downsample = nn.Identity()
+        if first:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
