@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tla: interrupted. The same command goes on from the last saved state.", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         if not isinstance(error, OSError) and not _is_ours(error):
             raise
         text = str(error)
@@ -66,6 +67,7 @@ def _train_command(args: Sequence[str]) -> Callable[..., None]:
         init_from: Annotated[Path | None, arg(help="Run folder whose weights the training starts from.")] = None,
         device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
         progress: Annotated[bool, arg(help="Show a progress bar.")] = True,
+        tensorboard: Annotated[bool, arg(help="Log for TensorBoard too, into OUT/tensorboard.")] = False,
     ) -> None:
         """Train a model, or go on with a training that was interrupted.
 
@@ -78,14 +80,15 @@ def _train_command(args: Sequence[str]) -> Callable[..., None]:
             raise ValueError("PRESET must come before the flags: `tla train PRESET --epochs 2`.")
         folder = out or project_root() / "runs" / preset / f"seed{config.seed}"
         options = {"init_from": init_from, "device": device, "replace": replace, "progress": progress}
-        print(train_model(config, folder, **options))
+        print(train_model(config, folder, tensorboard=tensorboard, **options))
 
     return train
 
 
 def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
-    """`tla evaluate`, with the attack of the run that the command line names as default."""
+    """`tla evaluate`, with the attack of the run that the command line names as default of ``--attack``."""
     named, default = _named(args, "evaluate"), AttackConfig()
+    own_attack = any(word.startswith("--attack.") for word in args)
     if named:
         from analysis.results import run_config
         from tla_core.presets import analysis_attack
@@ -93,31 +96,69 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         default = analysis_attack(run_config(named))
 
     def evaluate(
-        run: Positional[RunDir],
-        attack: AttackConfig = default,
+        runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Run folders.")]],
+        only: Annotated[tuple[str, ...], arg(help="Measure these columns alone, such as PGD20.")] = (),
+        long_images: Annotated[int | None, arg(help="Images for attacks above 40 steps, or with restarts.")] = None,
+        restarts: Annotated[int | None, arg(help="The most restarts of an attack.")] = None,
+        black_box: Annotated[Path | None, arg(help="Run whose adversarial examples are transferred.")] = None,
+        autoattack: Annotated[int, arg(help="Images for AutoAttack, which takes minutes to hours.")] = 0,
+        attack: Annotated[AttackConfig, arg(help="Measure this attack instead of the table.")] = default,
         split: Annotated[Literal["test", "train"], arg(help="Part of the dataset.")] = "test",
         batch_size: Annotated[int, arg(help="Images at once; changes no outcome.")] = 256,
         device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
         progress: Annotated[bool, arg(help="Show a progress bar.")] = True,
     ) -> None:
-        """Measure and store the clean and the robust accuracy of a run.
+        """Measure and store the paper's accuracy table of one run or several, with standard errors.
 
-        The attack is the one that the dataset's figures are made with, unless flags change it:
-        `tla evaluate RUN --help` shows its values.
+        What is stored already is not measured again, so that an interrupted call goes on at the attack where it was.
+        With any flag --attack.X, that attack alone is measured. For mnist-mini, long attacks take 500 images and at
+        most 3 restarts unless flags say otherwise; elsewhere all images, and the paper's 20.
         """
-        from analysis.results import evaluate_run
+        from analysis.accuracy import accuracy_table, evaluate_run, paper_attacks
+        from tla_core.attacks import TransferAttack
+        from tla_core.autoattack import AutoAttack
+        from tla_core.masking import MaskingWarning
 
         if named is None:
             raise ValueError("RUN must come before the flags: `tla evaluate RUN --attack.steps 100`.")
-        name = f"{attack.name.upper()}-{attack.steps}" + (f" x{attack.restarts}" if attack.restarts > 1 else "")
-        result, path = evaluate_run(
-            run, {name: attack}, split=split, batch_size=batch_size, device=device, progress=progress
-        )
-        errors = result.standard_error
-        for key, accuracy in result.accuracy.items():
-            detail = "" if key == "clean" else f"   {attack}"
-            print(f"{key:<10} {accuracy * 100:6.2f} % +- {errors[key] * 100:.2f}{detail}")
-        print(f"stored in {path}")
+        found = {}
+        for run in runs:
+            mini = run_config(run).dataset == "mnist-mini"
+            few, most = long_images or (500 if mini else None), restarts or (3 if mini else 20)
+            if own_attack:
+                times = f" x{attack.restarts}" if attack.restarts > 1 else ""
+                attacks = {f"{attack.name.upper()}-{attack.steps}{times}": attack}
+                few = long_images
+            else:
+                attacks = paper_attacks(run, black_box=black_box, max_restarts=most, device=device)
+            if autoattack:
+                settings = analysis_attack(run_config(run))
+                attacks["AutoAttack"] = AutoAttack(eps=settings.eps, norm=settings.norm)
+            if unknown := sorted(set(only) - set(attacks)):
+                raise ValueError(f"no column {', '.join(unknown)}. There are: {', '.join(attacks)}.")
+            attacks = {name: a for name, a in attacks.items() if not only or name in only}
+            limits = {"AutoAttack": autoattack} if autoattack else {}
+            for name, each in attacks.items():
+                inner = each.attack if isinstance(each, TransferAttack) else each
+                if few and isinstance(inner, AttackConfig) and (inner.steps > 40 or inner.restarts > 1):
+                    limits[name] = few
+            options = {"split": split, "limits": limits, "batch_size": batch_size, "device": device}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", MaskingWarning)  # printed below
+                found[str(run)] = result = evaluate_run(run, attacks, progress=progress, **options)
+            print(run)
+            for name in ("clean", *attacks):
+                value, error, count = result.accuracy[name], result.standard_error[name], len(result.correct[name])
+                detail = "" if name == "clean" else f"   {attacks[name]}"
+                print(f"  {name:<12} {value * 100:6.2f} % +- {error * 100:.2f}   {count:>6} images{detail}")
+            for line in result.failed_checks:
+                print(f"  MASKING CHECK FAILED: {line}")
+            if not own_attack and not only and not any(isinstance(a, TransferAttack) for a in attacks.values()):
+                print("  no black-box column: train an independent copy and pass it with --black-box RUN")
+            print(f"  stored in {result.path}")
+        if len(found) > 1:
+            print()
+            print(accuracy_table(found).to_markdown(), end="")
 
     return evaluate
 

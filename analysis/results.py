@@ -7,8 +7,8 @@ from typing import Any
 from analysis.class_maps import ClassMap, load_maps, map_classes, save_maps
 from analysis.representations import RepresentationSet
 from analysis.scales import load_scale, results_dir
-from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, write_json
-from tla_core.config import AttackConfig, TrainConfig, canonical_json, identity_of
+from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
+from tla_core.config import AttackConfig, TrainConfig, canonical_json
 from tla_core.presets import ANALYSIS_LEVELS, analysis_attack
 from tla_core.run_folder import RunFolder
 
@@ -202,35 +202,6 @@ def project_run(run_dir: Path | str, eps: float | None, settings: dict[str, Any]
         maps = map_classes(RepresentationSet.load(source), progress=progress, **settings)
         save_maps(path, maps, expected)
     return path
-
-
-def evaluate_run(
-    run_dir: Path | str, attacks: dict[str, AttackConfig], *, split: str = "test", device: str = "auto",
-    batch_size: int = 256, progress: bool = True,
-):  # fmt: skip
-    """Evaluate a run, and store the accuracies beside its results. Returns the `Evaluation` and the path."""
-    from tla_core.datasets import load_dataset
-    from tla_core.evaluation import evaluate
-    from tla_core.training import load_model
-
-    data = load_dataset(run_config(run_dir).dataset, split)
-    model = load_model(run_dir, device=device)
-    evaluation = evaluate(model, data.images, data.labels, attacks, batch_size=batch_size, progress=progress)
-    # One file for each set of attacks: its name carries what they were.
-    path = results_dir(run_dir) / f"evaluation-{split}-{identity_of(evaluation.attacks)[:8]}.json"
-    write_json(
-        path,
-        {
-            "format": 1,
-            "accuracy": evaluation.accuracy,
-            "standard_error": evaluation.standard_error,
-            "images": len(data.labels),
-            "attacks": evaluation.attacks,
-            "data": data.source,
-            "checkpoint_sha256": file_sha256(RunFolder(run_dir).model_path),
-        },
-    )
-    return evaluation, path
 
 
 def _is_current(path: Path, expected: dict[str, Any]) -> bool:

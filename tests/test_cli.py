@@ -8,7 +8,7 @@ from tiny import project_folder, use_few_images
 
 from analysis import cli, results
 from tla_core.config import AttackConfig, TrainConfig
-from tla_core.presets import ANALYSIS_ATTACKS, list_presets
+from tla_core.presets import ANALYSIS_ATTACKS, fields_in_use, list_presets, preset_sources
 
 COMMANDS = ("train", "evaluate", "extract", "project", "notebooks", "figures", "presets", "data")
 
@@ -197,17 +197,75 @@ def test_levels_may_be_fractions(monkeypatch, capsys):
 
 def test_presets_are_a_table(capsys):
     assert cli.main(["presets"]) == 0
-    header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["preset", "network", "epochs", "batch", "training", "attack"]
-    assert [row.split()[0] for row in rows] == list(list_presets())
-    assert rows[0].endswith("none") and rows[3].endswith("PGD 3 x 0.15, eps 0.3 (linf)")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["preset", "length", "batch", "optimizer", "training", "attack", "weights"]
+    rows = {
+        line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.count("/") >= 2 and line[0] not in "# w"
+    }
+    assert list(rows) == list(list_presets())
+    assert rows["mini/mnist/um"] == "6 epochs 100 adam 0.006 onecycle none"
+    assert rows["mini/mnist/tla"].endswith("PGD 3 x 0.15, eps 0.3 0.5 / 0.001 / 0.05 / 50")
+    natural = "PGD 7 x 2/255, eps 8/255"
+    assert rows["supplement/cifar10/alp"] == f"55,000 steps 50 sgd 0.1 steps {natural} 0.5"
+    assert rows["supplement/cifar10/tla"] == f"55,000 steps 50 sgd 0.1 steps {natural} 2 / 0.001 / 0.03 / 500"
+    assert rows["code/tiny-imagenet/tla"].endswith(f"20 sgd 0.0001 steps {natural} 0.5 / 0.001 / 0.02 / 20, from AT")
+    families = [line for line in lines if line.startswith("# ")]
+    assert len(families) == 10
+    assert families[0] == "# mnist-mini: lenet x 0.125, normalization none, augmentation none"
+    assert families[5] == "# cifar10: wrn-table2 6-6-6, normalization per-image, augmentation crop-flip"
+
+
+def test_the_published_sweeps_stand_below_the_presets(capsys):
+    assert cli.main(["presets"]) == 0
+    sweeps = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[-4:]}
+    assert list(sweeps) == ["table4", "table5", "table6", "pool_size"]
+    assert "lambda_triplet: 0.0 (94.82), 0.025 (96.31)" in sweeps["table4"] and "with" not in sweeps["table4"]
+    assert "0.2 (96.35); with lambda_triplet 2 " in sweeps["table5"] and sweeps["table6"].endswith("supplement")
+    assert sweeps["pool_size"].endswith("10, 50, 100, 250, 500   ours")
+
+
+def shown(capsys, preset):
+    assert cli.main(["presets", preset]) == 0
+    return {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
 
 
 def test_one_preset_is_shown_with_the_source_of_each_value(capsys):
-    assert cli.main(["presets", "mini/mnist/tla"]) == 0
-    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert shown["margin"].split() == ["margin", "0.05", "supplement"]
-    assert shown["epochs"].split()[-1] == "ours" and shown["seed"].split()[-1] == "default"
+    lines = shown(capsys, "mini/mnist/tla")
+    assert lines["margin"].split() == ["margin", "0.05", "supplement"]
+    assert lines["epochs"].split()[-1] == "ours" and lines["seed"].split()[-1] == "default"
+    assert lines["eps_ramp"].split() == ["eps_ramp", "1/3", "ours"]
+    assert lines["not"] == "not used: blocks, iterations, milestones, lambda_alp, own_margin_factor"
+    assert {line.split()[-1] for name, line in lines.items() if name not in ("seed", "version", "not")} == {
+        "supplement", "v1", "code", "ours"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", list_presets())
+def test_every_line_of_a_preset_ends_with_its_source(preset, capsys):
+    lines = shown(capsys, preset)
+    assert set(lines) - {"not"} == set(fields_in_use(TrainConfig.preset(preset)))
+    sources = preset_sources(preset)
+    assert all(line.split()[-1] == sources.get(name, "default") for name, line in lines.items() if name != "not")
+
+
+def test_values_of_a_preset_are_shown_as_one_would_write_them(capsys):
+    lines = shown(capsys, "supplement/cifar10/tla")
+    assert "PGD 7 x 2/255, eps 8/255 (linf)" in lines["attack"] and "10/11 (step 50,000)" in lines["milestones"]
+    assert lines["blocks"].split()[1] == "6-6-6" and lines["iterations"].split()[1] == "55000"
+    milestones = shown(capsys, "supplement/tiny-imagenet/at")["milestones"]
+    assert "11/15 (epoch 110), 13/15 (epoch 130)" in milestones
+
+
+def test_presets_are_shown_without_importing_anything_heavy():
+    code = """
+import sys
+from analysis import cli
+cli.main(["presets"])
+cli.main(["presets", "mini/mnist/tla"])
+print(sorted({"torch", "numpy", "matplotlib", "sklearn"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_datasets_are_listed_whether_they_are_there_or_not(capsys, monkeypatch, tmp_path):

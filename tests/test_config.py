@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tla_core.config import AttackConfig, TrainConfig, canonical_json, identity_of, parse_number
-from tla_core.presets import ANALYSIS_ATTACKS, analysis_attack, list_presets, preset_fields, preset_sources
+from tla_core.config import AttackConfig, TrainConfig, canonical_json, format_number, identity_of, parse_number
+from tla_core.presets import list_presets
 
 # Attacks --------------------------------------------------------------------------------------------------------------
 
@@ -91,6 +91,8 @@ def test_an_attack_reads_as_one_line():
     assert str(AttackConfig(name="fgsm", eps=0.3)) == "FGSM, eps 0.3 (linf)"
     assert str(AttackConfig(eps=0.3, step_size=0.01, steps=40)) == "PGD 40 x 0.01, eps 0.3 (linf)"
     assert str(AttackConfig(eps=0.3, restarts=3)).endswith("eps 0.3 (linf), 3 restarts")
+    assert str(AttackConfig()) == "PGD 20 x 2/255, eps 8/255 (linf)"
+    assert str(AttackConfig(name="fgsm", eps=25 / 255)) == "FGSM, eps 25/255 (linf)"
 
 
 # Trainings ------------------------------------------------------------------------------------------------------------
@@ -99,7 +101,24 @@ def test_an_attack_reads_as_one_line():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "trades"}, r"method must be one of um, at, alp, tla\. Got 'trades'"),
+        ({"method": "trades"}, r"method must be one of um, at, alp, tla, tla-rn, tla-sa\. Got 'trades'"),
+        ({"normalization": "imagenet"}, r"normalization must be one of none, per-image\. Got 'imagenet'"),
+        ({"augmentation": "flip"}, "augmentation must be one of none, crop-flip, crop-flip-saturation. Got 'flip'"),
+        ({"positives": "own"}, r"positives must be one of class, own\+class\. Got 'own'"),
+        ({"norm_term": "l1"}, r"norm_term must be one of l2, mean-square\. Got 'l1'"),
+        ({"mining": "euclidean"}, r"mining must be one of angular, cosine\. Got 'euclidean'"),
+        ({"noise": "none"}, r"noise must be one of triplet, own\. Got 'none'"),
+        ({"precision": "fp16"}, r"precision must be one of fp32, bf16\. Got 'fp16'"),
+        ({"lambda_feature": -0.5}, "lambda_feature must be a finite number, at least 0. Got -0.5"),
+        ({"own_margin_factor": math.nan}, "own_margin_factor must be a finite number, at least 0. Got nan"),
+        ({"averaging": 1.0}, r"averaging must be a finite number, at least 0 and less than 1\. Got 1\.0"),
+        ({"iterations": -1}, "iterations must be a whole number of at least 0. Got -1"),
+        ({"iterations": 5.5}, "iterations must be a whole number of at least 0. Got 5.5"),
+        ({"blocks": (5, 0, 5)}, "blocks must be a whole number of at least 1. Got 0"),
+        ({"blocks": 5}, "blocks must be a sequence of numbers. Got 5"),
+        ({"blocks": "5-5-5"}, "blocks must be a sequence of numbers. Got '5-5-5'"),
+        ({"milestones": 0.5}, r"milestones must be a sequence of numbers\. Got 0\.5"),
+        ({"fine_tune": 1}, "fine_tune must be True or False. Got 1"),
         ({"optimizer": "lion"}, r"optimizer must be one of adam, sgd\. Got 'lion'"),
         ({"schedule": "cosine"}, r"schedule must be one of constant, onecycle, steps\. Got 'cosine'"),
         ({"width": 0}, r"width must be a finite number, more than 0\. Got 0"),
@@ -135,6 +154,27 @@ def test_training_refuses(settings, message):
         TrainConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 2, "iterations": 9}, r"set iterations to 0 to count epochs.*Got epochs=2 and iterations=9"),
+        (
+            {"lambda_feature": 0.5},
+            r"lambda_feature must be 0 unless positives is 'own\+class'.*Got 0\.5 with .*'class'",
+        ),
+        (
+            {"own_margin_factor": 30},
+            r"own_margin_factor must be 1 unless positives is 'own\+class'.*Got 30 with .*'class'",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**settings)
+    if "epochs" not in settings:
+        TrainConfig(**settings, positives="own+class")
+
+
 def test_settings_are_keyword_only():
     with pytest.raises(TypeError, match="positional"):
         AttackConfig("pgd")
@@ -161,11 +201,14 @@ def test_repr_can_be_pasted_back():
 
 # A value other than the default for every field, so that a field added later must be thought of here.
 OTHER_TRAINING = {
-    "method": "at", "dataset": "mnist", "network": "lenet", "width": 0.5, "epochs": 2, "batch_size": 51,
+    "method": "at", "dataset": "mnist", "network": "wrn-madry", "width": 0.5, "blocks": (1, 2, 1),
+    "normalization": "per-image", "epochs": 2, "iterations": 3, "batch_size": 51, "augmentation": "crop-flip",
     "optimizer": "sgd", "learning_rate": 2e-4, "schedule": "steps", "warmup": 0.2, "milestones": (0.5,),
     "weight_decay": 0.0, "label_smoothing": 0.1, "lambda_triplet": 0.6, "lambda_norm": 0.0, "lambda_alp": 0.4,
-    "margin": 0.06, "pool_size": 51, "layer": "logits", "attack": AttackConfig(steps=21), "eps_ramp": 0.5, "holdout": 1,
-    "selection_attack": AttackConfig(steps=21), "seed": 1, "version": 1,
+    "margin": 0.06, "pool_size": 51, "positives": "own+class", "own_margin_factor": 2.0, "norm_term": "mean-square",
+    "mining": "cosine", "noise": "own", "lambda_feature": 0.1, "layer": "logits", "attack": AttackConfig(steps=21),
+    "eps_ramp": 0.5, "holdout": 1, "selection_attack": AttackConfig(steps=21), "averaging": 0.9, "precision": "bf16",
+    "fine_tune": True, "seed": 1, "version": 1,
 }  # fmt: skip
 OTHER_ATTACK = {
     "name": "cw", "norm": "l2", "eps": 0.1, "step_size": 0.01, "steps": 21, "restarts": 2, "random_start": False,
@@ -176,15 +219,22 @@ OTHER_ATTACK = {
 def test_every_field_changes_the_identity():
     assert set(OTHER_TRAINING) == {f.name for f in dataclasses.fields(TrainConfig)}
     assert set(OTHER_ATTACK) == {f.name for f in dataclasses.fields(AttackConfig)}
-    only_one_value = {"network", "version"}
-    changed = [TrainConfig(**{key: value}) for key, value in OTHER_TRAINING.items() if key not in only_one_value]
+    base = TrainConfig(positives="own+class")  # which some fields need
+    others = {key: value for key, value in OTHER_TRAINING.items() if key not in ("version", "positives")}
+    changed = [dataclasses.replace(base, **{key: value}) for key, value in others.items()]
     changed += [TrainConfig(attack=AttackConfig(**{key: value})) for key, value in OTHER_ATTACK.items()]
     changed += [TrainConfig(selection_attack=AttackConfig(**{key: value})) for key, value in OTHER_ATTACK.items()]
-    identities = {config.identity for config in [TrainConfig(), *changed]}
-    # Two pairs coincide: TrainConfig(attack=AttackConfig(steps=21)) is in both lists, and so for selection_attack.
-    assert len(identities) == len(changed) + 1 - 2
-    values = TrainConfig().to_dict()
-    assert all(identity_of(values | {key: "other"}) not in identities for key in only_one_value)
+    identities = {config.identity for config in [TrainConfig(), base, *changed]}
+    assert len(identities) == len(changed) + 2
+    assert identity_of({**TrainConfig().identifying_fields(), "version": 2}) not in identities
+
+
+def test_a_field_that_was_added_later_leaves_the_identity_of_old_runs():
+    """What is at its default is no part of it; the runs of the first release have these."""
+    assert TrainConfig().identifying_fields() == {"version": 1}
+    config = TrainConfig(method="at", attack=AttackConfig(eps=0.3))
+    assert config.identifying_fields() == {"version": 1, "method": "at", "attack": {"eps": 0.3}}
+    assert config.identity == identity_of({"version": 1, "method": "at", "attack": {"eps": 0.3}})
 
 
 @pytest.mark.parametrize(
@@ -206,8 +256,9 @@ def test_equal_settings_have_one_identity_whatever_their_number_types(same):
 
 
 def test_identity_does_not_depend_on_the_order_of_fields():
-    values = TrainConfig().to_dict()
-    assert identity_of(dict(reversed(values.items()))) == TrainConfig().identity
+    config = TrainConfig(method="at", margin=0.1, attack=AttackConfig(eps=0.3, steps=3))
+    fields = config.identifying_fields()
+    assert identity_of(dict(reversed(fields.items()))) == config.identity
 
 
 def test_identity_is_the_same_in_another_process():
@@ -218,7 +269,7 @@ def test_identity_is_the_same_in_another_process():
 
 
 def test_dict_round_trip():
-    for config in [TrainConfig(**OTHER_TRAINING), *map(TrainConfig.preset, list_presets())]:
+    for config in [TrainConfig(**OTHER_TRAINING | {"epochs": 1}), *map(TrainConfig.preset, list_presets())]:
         stored = json.loads(json.dumps(config.to_dict()))
         assert TrainConfig.from_dict(stored) == config
         assert TrainConfig.from_dict(stored).identity == config.identity
@@ -272,76 +323,20 @@ def test_what_is_no_number_is_refused(text):
         parse_number(text)
 
 
-# Presets --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (8 / 255, "8/255"), (25 / 255, "25/255"), (1 / 255, "1/255"), (85 / 255, "1/3"), (1 / 3, "1/3"),
+        (0.3, "0.3"), (0.03, "0.03"), (1e-4, "0.0001"), (1.0, "1"), (0.0, "0"), (50 / 55, "10/11"), (1 / 8, "0.125"),
+        (0.1 + 0.2, "0.3"), (math.pi, "3.14159"), (math.inf, "inf"), (5, "5"), (-8 / 255, "-8/255"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_as_fractions_where_no_decimal_is_exact(value, text):
+    assert format_number(value) == text
+    if math.isfinite(value):
+        assert parse_number(text) == pytest.approx(value, rel=1e-5)
 
 
-def test_presets_are_listed_by_scale_dataset_and_method():
-    assert list_presets()[:4] == ("mini/mnist/um", "mini/mnist/at", "mini/mnist/alp", "mini/mnist/tla")
-    for name in list_presets():
-        config = TrainConfig.preset(name)
-        assert config.method == name.split("/")[2] and config.seed == 0
-
-
-def test_a_preset_with_fields_replaced():
-    base = TrainConfig.preset("mini/mnist/tla")
-    config = TrainConfig.preset("mini/mnist/tla", seed=3, margin=0.1, attack=AttackConfig(eps=0.1))
-    assert config == dataclasses.replace(base, seed=3, margin=0.1, attack=AttackConfig(eps=0.1))
-    with pytest.raises(ValueError, match="margin must be a finite number"):
-        TrainConfig.preset("mini/mnist/tla", margin=-1)
-
-
-def test_unknown_presets_and_fields_list_what_there_is():
-    listing = r"unknown preset 'mini/mnist/trades'\. There are: .*mini/mnist/um, mini/mnist/at"
-    for call in (TrainConfig.preset, preset_fields, preset_sources):
-        with pytest.raises(ValueError, match=listing):
-            call("mini/mnist/trades")
-    with pytest.raises(ValueError, match=r"unknown field alpha, lamda\. A TrainConfig has: method, dataset, .*seed"):
-        TrainConfig.preset("mini/mnist/tla", lamda=1, alpha=2)
-
-
-@pytest.mark.parametrize("name", list_presets())
-def test_every_value_of_a_preset_has_a_source(name):
-    fields, sources = preset_fields(name), preset_sources(name)
-    assert set(fields) == set(sources) and set(sources.values()) <= {"supplement", "code", "ours"}
-    TrainConfig(**fields)
-    # What a preset leaves at its default must not matter to its method, or it would have no source.
-    unused = {
-        "um": {"lambda_triplet", "lambda_norm", "lambda_alp", "margin", "pool_size", "layer"},
-        "at": {"lambda_triplet", "lambda_norm", "lambda_alp", "margin", "pool_size", "layer"},
-        "alp": {"lambda_triplet", "lambda_norm", "margin", "pool_size", "layer"},
-        "tla": {"lambda_alp"},
-    }[fields["method"]]
-    unused |= {"seed", "version"}
-    unused |= {"milestones"} if fields["schedule"] != "steps" else set()
-    unused |= {"warmup"} if fields["schedule"] != "onecycle" else set()
-    assert {f.name for f in dataclasses.fields(TrainConfig)} - set(fields) - unused == set()
-
-
-def test_what_mini_takes_from_the_supplement_is_what_the_supplement_says():
-    """Transcribed by hand from the section on settings, column MNIST, and from the definition of ALP."""
-    supplement = {
-        "network": "lenet",  # its Table 1
-        "optimizer": "adam", "learning_rate": 1e-4, "epochs": 200, "batch_size": 50, "label_smoothing": 0.1,
-        "weight_decay": 2e-4, "lambda_triplet": 0.5, "lambda_norm": 0.001, "margin": 0.05, "pool_size": 50,
-        "lambda_alp": 0.5, "layer": "penultimate", "attack": AttackConfig(eps=0.3, step_size=0.01, steps=40),
-    }  # fmt: skip
-    for method in ("um", "at", "alp", "tla"):
-        fields, sources = preset_fields(f"mini/mnist/{method}"), preset_sources(f"mini/mnist/{method}")
-        claimed = {key for key, source in sources.items() if source == "supplement"} - {"method"}
-        assert {key: fields[key] for key in claimed} == {key: supplement[key] for key in claimed}
-        assert {key for key, value in supplement.items() if fields.get(key, value) != value}.isdisjoint(claimed)
-        assert fields["attack"].eps == 0.3 == fields["selection_attack"].eps
-
-
-def test_the_analysis_attack_is_that_of_the_dataset_or_follows_the_training():
-    mini = TrainConfig.preset("mini/mnist/um")
-    assert analysis_attack(mini) == ANALYSIS_ATTACKS["mnist-mini"] == analysis_attack(mini, 0.3)
-    assert analysis_attack(mini, 0.03) == ANALYSIS_ATTACKS["mnist-mini"].scaled(0.03)
-    own = analysis_attack(TrainConfig(dataset="my/folder", attack=AttackConfig(norm="l2", eps=2, step_size=1, steps=7)))
-    assert (own.norm, own.eps, own.step_size, own.steps) == ("l2", 2, pytest.approx(0.2), 20)
-
-
-def test_a_level_read_from_a_file_name_is_the_level_itself():
-    """Paths and commands say `{eps:g}`, six digits: 0.0313725 must give the attack of 8/255."""
-    config = TrainConfig(dataset="cifar10", attack=AttackConfig(eps=8 / 255))
-    assert analysis_attack(config, float(f"{8 / 255:g}")) == analysis_attack(config)
+@pytest.mark.parametrize("numerator", range(1, 256))
+def test_what_is_written_of_a_pixel_value_is_read_as_the_same(numerator):
+    assert parse_number(format_number(numerator / 255)) == numerator / 255

@@ -1,10 +1,19 @@
 """Clean and robust accuracy."""
 
+import functools
+import logging
+
 import pytest
 import torch
+import torch.nn.functional as F
+from tiny import mnist_images, tiny_lenet
 from torch import nn
 
 import tla_core as tla
+from tla_core import attacks as attacks_module
+from tla_core.attacks import TransferAttack, attack_loss, clearly_broken, run_attack
+from tla_core.autoattack import AutoAttack
+from tla_core.masking import MaskingWarning
 from tla_core.models import LeNet
 
 
@@ -23,6 +32,28 @@ class Threshold(nn.Module):
 IMAGES = torch.tensor([0.1, 0.45, 0.55, 0.9, 0.6])[:, None, None, None].expand(5, 1, 4, 4).contiguous()
 LABELS = torch.tensor([0, 0, 1, 1, 0])  # the last one is wrong already when clean
 ATTACK = tla.AttackConfig(eps=0.1, step_size=0.05, steps=5)
+# At this eps about half of the images of the briefly trained network fall.
+PGD = tla.AttackConfig(eps=0.06, step_size=0.015, steps=10)
+
+
+@functools.cache
+def trained_lenet(seed=0):
+    """A network that a second of clean training has taught most digits."""
+    data = mnist_images(2500, "train")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = tiny_lenet(seed).train()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        for x, y in zip((data.images / 255).split(100), data.labels.split(100), strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def some_images(n=200):
+    data = mnist_images(n)
+    return data.images, data.labels
 
 
 def test_accuracies_and_outcomes_are_those_of_arithmetic():
@@ -67,23 +98,196 @@ def test_the_model_is_left_as_it_was():
     assert model.training and all(torch.equal(v, before[name]) for name, v in model.state_dict().items())
 
 
-def test_autoattack_runs_as_a_callable():
-    """The `robustness` extra: a callable wraps any other library's attack."""
-    pyautoattack = pytest.importorskip("pyautoattack")
+# Early stops, restarts and folding ------------------------------------------------------------------------------------
 
-    def autoattack(model, x, y):
-        adversary = pyautoattack.AutoAttack(model, eps=0.1, version="custom", attacks=["square"], seed=0)
-        adversary.square.n_queries = 50
-        return adversary.run_standard_evaluation(x, y, batch_size=16)[0]
 
-    result = tla.evaluate(Threshold().eval(), IMAGES, LABELS, {"AA": autoattack})
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_early_stops_give_the_outcomes_of_the_whole_attack(loss, momentum):
+    attack = tla.AttackConfig(**{**PGD.__dict__, "loss": loss, "momentum": momentum})
+    images, labels = some_images()
+    outcomes = [
+        tla.evaluate(trained_lenet(), images, labels, {"PGD": attack}, early_stop=stop, fold=False, checks=False)
+        for stop in (False, True)
+    ]
+    assert 0.1 < outcomes[0].accuracy["PGD"] < 0.9
+    assert torch.equal(outcomes[0].correct["PGD"], outcomes[1].correct["PGD"])
+
+
+def test_the_outcome_of_an_evaluation_is_that_of_pgd():
+    images, labels = some_images()
+    model = trained_lenet()
+    x_adv = tla.pgd(model, images, labels, eps=PGD.eps, step_size=PGD.step_size, steps=PGD.steps)
+    with torch.no_grad():
+        expected = (model(images / 255).argmax(1) == labels) & (model(x_adv).argmax(1) == labels)
+    result = tla.evaluate(model, images, labels, {"PGD": PGD}, fold=False, checks=False)
+    assert torch.equal(result.correct["PGD"], expected)
+
+
+def test_an_image_that_is_clearly_broken_keeps_the_iterate_that_shows_it():
+    images, labels = some_images(70)
+    model = trained_lenet()
+    attack = tla.AttackConfig(eps=0.3, step_size=0.05, steps=8)
+    gradients = []
+    hook = model.register_forward_hook(lambda module, args, output: gradients.append(len(output)))
+    x_adv = run_attack(attack, model, images, labels, stop_when_broken=True)
+    hook.remove()
+    with torch.no_grad():
+        assert clearly_broken(model(x_adv), labels).float().mean() > 0.9
+    assert ((x_adv - images / 255).abs() <= 0.3 + 1e-6).all()
+    assert sum(gradients) < 0.7 * attack.steps * len(images)  # which is where the time goes
+
+
+def test_places_of_broken_images_are_taken_by_the_next(monkeypatch):
+    """With few places the queue moves at each step; with many it never does."""
+    images, labels = some_images(90)
+    found = []
+    for places in (5, 64, 200):
+        monkeypatch.setattr(attacks_module, "_CPU_CHUNK", places)
+        found.append(run_attack(PGD, trained_lenet(), images, labels, stop_when_broken=True))
+    torch.testing.assert_close(found[0], found[2], rtol=0, atol=PGD.step_size * 2.1)
+    assert all(((other - found[0]).abs() > 1e-6).float().mean() < 0.01 for other in found[1:])
+
+
+def test_clearly_broken_is_a_lead_of_one_and_of_a_tenth_of_the_range():
+    logits = torch.tensor([[0.0, 0.9, 0.0], [0.0, 1.1, 0.0], [0.0, 1.1, -20.0], [0.0, 30.0, -20.0], [2.0, 0.0, 0.0]])
+    assert clearly_broken(logits, torch.zeros(5, dtype=torch.int64)).tolist() == [False, True, False, True, False]
+    assert torch.equal(
+        clearly_broken(logits * 1000, torch.zeros(5, dtype=torch.int64)).long()[2:], torch.tensor([0, 1, 0])
+    )
+
+
+def test_more_restarts_never_raise_the_accuracy_and_nest():
+    images, labels = some_images(120)
+    found = {f"x{n}": tla.AttackConfig(eps=0.06, step_size=0.03, steps=3, restarts=n) for n in (1, 2, 5)}
+    correct = tla.evaluate(trained_lenet(), images, labels, found, checks=False).correct
+    assert (correct["x5"] <= correct["x2"]).all() and (correct["x2"] <= correct["x1"]).all()
+    assert correct["x5"].sum() < correct["x1"].sum()
+
+
+def test_a_folded_attack_has_nearly_the_same_outcomes():
+    images, labels = some_images(400)
+    plain, folded = (
+        tla.evaluate(trained_lenet(), images, labels, {"PGD": PGD}, fold=fold, checks=False).correct["PGD"]
+        for fold in (False, True)
+    )
+    assert (plain != folded).float().mean() <= 0.005  # 2 of 400; `make bench` holds 0.1 % on thousands
+
+
+# Transfer and AutoAttack ----------------------------------------------------------------------------------------------
+
+
+def test_a_transfer_attack_takes_its_gradients_from_the_other_model():
+    images, labels = some_images(100)
+    model, copy = trained_lenet(0), trained_lenet(1)
+    result = tla.evaluate(model, images, labels, {"PGD": PGD, "BB": TransferAttack(copy, PGD)}, checks=False)
+    x_adv = run_attack(PGD, copy, images, labels)
+    with torch.no_grad():
+        fooled = model(x_adv).argmax(1) != labels
+    assert torch.equal(result.correct["BB"], result.correct["clean"] & ~fooled)
+    assert result.accuracy["PGD"] < result.accuracy["BB"] <= result.accuracy["clean"]
+    assert result.attacks["BB"]["name"] == "transfer" and result.attacks["BB"]["attack"]["steps"] == PGD.steps
+
+
+def test_autoattack_finds_what_arithmetic_says_and_leaves_no_trace(monkeypatch):
+    pytest.importorskip("pyautoattack")
+    logging.getLogger("auto-attack").setLevel(logging.WARNING)
+    state = torch.random.get_rng_state()
+    result = tla.evaluate(Threshold().eval(), IMAGES, LABELS, {"AA": AutoAttack(eps=0.1)}, checks=False)
     assert result.correct["AA"].tolist() == [True, False, False, True, False]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert result.attacks["AA"] == {
+        "name": "autoattack", "eps": 0.1, "norm": "linf", "version": "standard", "seed": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [({"eps": 8}, "did you mean 8/255"), ({"norm": "l1"}, "linf or l2"), ({"version": "x"}, "rand")],
+)
+def test_autoattack_refuses(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AutoAttack(**settings)
+
+
+# Storing and going on -------------------------------------------------------------------------------------------------
+
+
+def test_known_outcomes_are_not_measured_again_and_new_ones_are_handed_out():
+    images, labels = some_images(60)
+    attacks = {"one": PGD, "two": tla.AttackConfig(name="fgsm", eps=0.05)}
+    whole = tla.evaluate(trained_lenet(), images, labels, attacks)
+    seen = {}
+
+    def store(name, outcome, checks):
+        seen[name] = (outcome, set(checks))
+
+    part = tla.evaluate(
+        trained_lenet(),
+        images,
+        labels,
+        attacks,
+        known={k: whole.correct[k] for k in ("clean", "one")},
+        on_outcome=store,
+    )
+    assert {k: v.tolist() for k, v in part.correct.items()} == {k: v.tolist() for k, v in whole.correct.items()}
+    assert set(seen) == {"two"} and seen["two"][1] == {"steps", "restarts", "black_box"}
+    assert set(part.checks) == {"model", "two"}
+
+
+# Masking --------------------------------------------------------------------------------------------------------------
+
+
+class Scaled(nn.Module):
+    """Logits so large that the cross-entropy has no gradient in float32."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x) * 1e4
+
+
+def test_every_robust_accuracy_comes_with_its_checks():
+    images, labels = some_images(100)
+    with pytest.warns(MaskingWarning, match="may be an illusion"):
+        masked = tla.evaluate(Scaled(trained_lenet()), images, labels, {"PGD": PGD})
+    assert "FAILED" in repr(masked) and masked.checks["model"]["outputs"].passed is False
+    honest = tla.evaluate(trained_lenet(), images, labels, {"PGD": PGD})
+    assert set(honest.checks) == {"model", "PGD"} and "FAILED" not in repr(honest)
+    assert all(check.passed is not False for checks in honest.checks.values() for check in checks.values())
+
+
+def test_a_black_box_that_beats_the_white_box_is_reported():
+    images, labels = some_images(100)
+    weak = tla.AttackConfig(eps=0.06, step_size=1e-4, steps=1, random_start=False)
+    strong = TransferAttack(trained_lenet(0), PGD)
+    with pytest.warns(MaskingWarning):
+        result = tla.evaluate(trained_lenet(0), images, labels, {"weak": weak, "BB": strong})
+    assert result.checks["BB"]["transfer"].passed is False
+
+
+def test_out_of_memory_says_which_batch_size_to_try(monkeypatch):
+    def exhausted(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("tla_core.evaluation.run_attack", exhausted)
+    with pytest.raises(torch.OutOfMemoryError, match=r"batch_size=32; it changes no outcome"):
+        tla.evaluate(trained_lenet(), *some_images(80), {"PGD": PGD}, batch_size=64, checks=False)
+
+
+def test_the_margin_is_that_of_the_logits():
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    assert attack_loss(logits, torch.tensor([0]), "margin").item() == 2.0
 
 
 @pytest.mark.parametrize(
     "changes, error, message",
     [
         ({"attacks": {"clean": ATTACK}}, ValueError, "cannot be called 'clean'"),
+        ({"attacks": {"model": ATTACK}}, ValueError, "cannot be called 'model'"),
+        ({"known": {"clean": torch.ones(3, dtype=torch.bool)}}, ValueError, r"known\['clean'\] must be bool, \(5,\)"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, ValueError, "at least one image"),
         ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1. Got 0"),
         ({"labels": torch.tensor([0, 1, 2, 0, 0])}, ValueError, "model has 2 outputs. Got the label 2"),

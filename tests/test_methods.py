@@ -138,9 +138,14 @@ def test_tla_equals_the_step_that_one_would_first_write(setting, step):
 def centred(setting):
     """With batch norm statistics of the data, so that features before a ReLU have both signs, also in eval mode."""
     model, source, _, _ = setting
+    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
+    for norm in norms:
+        norm.momentum = None  # the plain average of all batches
     with torch.no_grad():
-        for step in range(30):
+        for step in range(10):
             model(source.batch(step).images)
+    for norm in norms:
+        norm.momentum = 0.1
     return setting
 
 
@@ -229,7 +234,7 @@ VARIANTS = {
     "tla-rn": {"method": "tla-rn"},
     "tla-sa": {"method": "tla-sa"},
     "mean-square": {"norm_term": "mean-square", "lambda_norm": 0.1},
-    # Behind a ReLU no product is negative, and the cosine chooses as the angle does; so it does in a large pool.
+    # Behind a ReLU no product is negative, and the cosine chooses as the angle does.
     "before ReLU": {"layer": "hidden.1", "pool_size": 6},
     "cosine": {"layer": "hidden.1", "pool_size": 6, "mining": "cosine"},
     "no noise": {"noise": "own"},

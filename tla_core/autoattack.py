@@ -1,7 +1,7 @@
 """AutoAttack (Croce and Hein 2020) by `pyautoattack`, as an attack that `evaluate` takes."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ class AutoAttack:
     Outcomes depend on the batch size, since the random numbers are drawn for a batch at once. With fewer than four
     classes, for which the targeted loss is not defined, the ensemble is APGD on cross-entropy, FAB and Square.
     """
+
+    image_steps: ClassVar[int] = 7000  # gradients and queries that a robust image takes, for progress bars
 
     eps: float = 8 / 255
     norm: str = "linf"

@@ -1,6 +1,8 @@
 """Several processes that train one model, as `torchrun` starts them; with one process every function does nothing."""
 
 import contextlib
+import functools
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,23 +12,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_ERROR_KEY = "tla/error"
-_SECONDS_FOR_A_MESSAGE = timedelta(seconds=5)
-# Others may be in the middle of a step when one process fails.
-_SECONDS_FOR_THE_OTHERS = timedelta(seconds=20)
+_MESSAGE = "message"
+_TIME_FOR_A_MESSAGE = timedelta(seconds=2)
+_TIME_FOR_THE_OTHERS = timedelta(seconds=20)  # they may be in the middle of a step when one process fails
+
+# The trainings of one script, one after the other, are not to read what an earlier one left in the store.
+_groups = itertools.count()
 
 
 class RankError(RuntimeError):
-    """Another process of the training stopped; the message is its own."""
-
-
-class _ConnectionLost(RuntimeError):
-    """A collective failed, which happens when another process has ended."""
+    """Another process of the training stopped; the message is its own, where it left one."""
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the other processes that `torchrun` started; a process that fails tells the others why.
+
+    Where the caller has joined them already, nothing is done.
 
     Parameters
     ----------
@@ -36,34 +38,33 @@ def process_group(device: torch.device) -> Iterator[None]:
     Raises
     ------
     RankError
-        If another process stopped; with its message, where it left one.
+        If another process stopped.
     """
-    begun = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if begun:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    rank, size = rank_and_size()
-    if size == 1:
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    store = dist.distributed_c10d._get_default_store()
+    common, rank, size = _store_of_all_processes()
+    store = dist.PrefixStore(f"tla/{next(_groups)}", common)
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     message = None
     try:
         yield
-    except _ConnectionLost as error:
+    except RankError as error:
         message = _message_left_in(store)
-        raise RankError(message or _no_message(error)) from error
+        raise (RankError(message) if message else error) from error.__cause__
     except BaseException as error:
         message = f"rank {rank} stopped: {type(error).__name__}: {error}"
         with contextlib.suppress(RuntimeError):  # rank 0 holds the store, and may have been killed
-            store.set(_ERROR_KEY, message)
+            store.set(_MESSAGE, message)
         raise
     finally:
-        if begun:
-            dist.destroy_process_group()  # the others wait in vain no longer
-            if message is not None:
-                _wait_until_all_know(store, rank, size)
+        dist.destroy_process_group()  # the others wait in vain no longer
+        if message is not None:
+            _wait_until_all_know(store, rank, size)
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -135,24 +136,27 @@ def _collective(operation, *args) -> None:
             dist.all_reduce(torch.zeros(1))
         operation(*args)
     except RuntimeError as error:  # what gloo and NCCL raise has no type of its own
-        raise _ConnectionLost(str(error)) from error
+        what, _, _ = str(error).partition(". ")
+        raise RankError(
+            "another process of the training ended without a message: it was killed, or ran out of memory. The last"
+            f" state is kept; the same command goes on from it. ({what})"
+        ) from error
+
+
+@functools.cache
+def _store_of_all_processes() -> tuple[dist.Store, int, int]:
+    """The store that rank 0 or `torchrun` serves, and this process's rank among how many. Joined once."""
+    return next(dist.rendezvous("env://"))
 
 
 def _message_left_in(store: dist.Store) -> str | None:
     with contextlib.suppress(RuntimeError):  # nothing came
-        store.wait([_ERROR_KEY], _SECONDS_FOR_A_MESSAGE)
-        return store.get(_ERROR_KEY).decode()
-
-
-def _no_message(error: _ConnectionLost) -> str:
-    return (
-        "another process of the training ended without a message: it was killed, or ran out of memory. The last state"
-        f" is kept; the same command goes on from it. ({str(error).splitlines()[0]})"
-    )
+        store.wait([_MESSAGE], _TIME_FOR_A_MESSAGE)
+        return store.get(_MESSAGE).decode()
 
 
 def _wait_until_all_know(store: dist.Store, rank: int, size: int) -> None:
     """Stay until every process has read the message: the store ends with rank 0, and torchrun kills when one ends."""
     with contextlib.suppress(RuntimeError):
-        store.set(f"tla/knows/{rank}", "yes")
-        store.wait([f"tla/knows/{other}" for other in range(size)], _SECONDS_FOR_THE_OTHERS)
+        store.set(f"{rank} knows", "")
+        store.wait([f"{other} knows" for other in range(size)], _TIME_FOR_THE_OTHERS)

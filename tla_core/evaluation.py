@@ -191,9 +191,9 @@ def describe_attack(attack: Attack) -> dict[str, Any]:
 
 
 def image_steps(attack: Attack) -> int:
-    """Steps of all restarts, the unit of the progress bar; 1 for a callable."""
+    """Steps of all restarts, the unit of the progress bar; of a callable its `image_steps`, or 1."""
     attack = attack.attack if isinstance(attack, TransferAttack) else attack
-    return attack.steps * attack.restarts if isinstance(attack, AttackConfig) else 1
+    return attack.steps * attack.restarts if isinstance(attack, AttackConfig) else getattr(attack, "image_steps", 1)
 
 
 def _survivors(

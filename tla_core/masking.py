@@ -1,9 +1,9 @@
 """Is a robust accuracy an illusion? Cheap checks for attacks that fail for another reason than robustness.
 
-A model that hides its gradients looks robust to a gradient attack and is not (Athalye et al. 2018, "Obfuscated Gradients
-Give a False Sense of Security"; Carlini et al. 2019, "On Evaluating Adversarial Robustness"). `model_checks` needs no
-attack, `attack_checks` judges the outcome of one, and `masking_checks` does both. Passing them proves nothing; failing
-one means that the accuracy should not be believed before the message has been followed.
+A model that hides its gradients looks robust to a gradient attack and is not (Athalye et al. 2018, "Obfuscated
+Gradients Give a False Sense of Security"; Carlini et al. 2019, "On Evaluating Adversarial Robustness"). `model_checks`
+needs no attack, `attack_checks` judges the outcome of one, and `masking_checks` does both. Passing them proves nothing;
+failing one means that the accuracy should not be believed before the message has been followed.
 """
 
 import dataclasses
@@ -31,14 +31,14 @@ _SHARE_TOLERANCE = 0.01
 # percentile), PGD-2 more than 1.
 _GAIN_TOLERANCE = 0.5
 # Of the margin that is left: a gain that would have to be repeated more often cannot change an outcome.
-_GAIN_THAT_MATTERS = 0.05
+_GAIN_THAT_MATTERS = 0.01
 # A short attack is continued by so many steps, since two steps more than two show little.
 _LEAST_MORE_STEPS = 10
 # The float32 gradient of the cross-entropy by the logits: below it, what reaches the pixels underflows (1.2e-38).
 _SMALLEST_LOGIT_GRADIENT = 1e-30
 _SMALLEST_RANDOM_CHANGE = 1e-4  # of the spread of the logits; rounding is 1e-6
 _PASSES = 5
-_QUERIES = 25
+_QUERIES = 20
 _SEARCH_SEED = 0x51A7E5  # so that the search does not draw the numbers of the attack's starts
 _SAMPLE_SEED = 0x5A3B1E
 
@@ -106,8 +106,8 @@ def masking_checks(
     indices : Tensor, (n,), optional
         The images' indices for random starts; by default their positions.
     n_images : int, optional
-        Size of the samples. By default one image in 64, at least 16 and at most 256: that costs about 5 % of an
-        evaluation of 1,000 images or more.
+        Size of the samples. By default one image in 100, at least 10 and at most 256: that costs about 5 % of an
+        evaluation of 1,000 images or more under PGD.
     batch_size : int
         Images forwarded at once.
     fold : bool
@@ -351,8 +351,8 @@ def check_gradients(
     bad = torch.arange(n) < sum(count.values())
     if not _too_many(bad):
         return MaskingCheck("gradients", True, f"{n - sum(count.values())} of {n} images have a gradient.", values)
-    kinds = {"zero": "exactly zero", "not_finite": "not finite", "no_graph": "missing, since no graph leads to the image"}
-    found = " and ".join(f"that of {count[name]} is {words}" for name, words in kinds.items() if count[name])
+    kinds = {"zero": "exactly zero", "not_finite": "not finite", "no_graph": "missing (no graph leads to the image)"}
+    found = " and ".join(f"{count[name]} are {words}" for name, words in kinds.items() if count[name])
     return MaskingCheck(
         "gradients",
         False,
@@ -376,7 +376,7 @@ def check_steps(
 
     Judged by the margin ``max_other - z_y`` and not by outcomes: of the survivors of PGD-2 hardly more fall by two more
     steps than of those of PGD-20 by twenty, but their margins rise ten times as much. The attack fails the check if the
-    further steps gain more than half of what it had gained, and at least 5 % of what is missing. After Carlini et al.
+    further steps gain more than half of what it had gained, and at least 1 % of what is missing. After Carlini et al.
     2019, section 5.3: more iterations must not make the attack stronger.
 
     Parameters
@@ -540,8 +540,8 @@ def check_black_box(
     return MaskingCheck(
         "black_box",
         False,
-        f"{found}, at least {values['lower_bound']:.1%} of all: a search without gradients beats the attack, so that its"
-        " gradients mislead. Use a black-box attack (Square) or a differentiable approximation (BPDA).",
+        f"{found}, at least {values['lower_bound']:.1%} of all: a search without gradients beats the attack, so the"
+        " gradients mislead. Use a black-box attack (Square, AutoAttack) or a differentiable approximation (BPDA).",
         values,
     )
 
@@ -568,12 +568,12 @@ def check_transfer(correct_white: Tensor | Iterable[Tensor], correct_black: Tens
     Raises
     ------
     ValueError
-        For outcomes of different lengths, or none.
+        For outcomes of different lengths.
     """
     black = _as_outcome(correct_black, None, "correct_black")
     several = [correct_white] if isinstance(correct_white, (Tensor, np.ndarray)) else list(correct_white)
     if not several or not len(black):
-        raise ValueError("check_transfer needs the outcomes of at least one white-box attack and one image.")
+        return MaskingCheck("transfer", None, "not judged: no white-box attack to compare with.")
     white = torch.stack([_as_outcome(outcome, len(black), "correct_white") for outcome in several]).all(0)
     alone = white & ~black
     bound = _lower_bound(int(alone.sum()), len(alone))
@@ -597,7 +597,7 @@ def _why_not_judged(attack: Attack, survived: Tensor, known: Mapping[str, Maskin
     if not survived.any():
         return "no image survived: nothing to judge."
     if not isinstance(attack, AttackConfig):
-        return "not judged: the norm, eps and steps of an attack that is a function are not known."
+        return "not judged: only an attack that is given by an AttackConfig says which ball and how many steps it has."
     if attack.steps == 1 and not attack.random_start:
         return "not judged: a single step from the image is not meant to find the worst case; use PGD for that."
     if "stochastic" in known and known["stochastic"].passed is False:
@@ -606,8 +606,9 @@ def _why_not_judged(attack: Attack, survived: Tensor, known: Mapping[str, Maskin
 
 
 def _another_start(
-    model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, generator, indices: Tensor, batch_size: int, fold: bool
-) -> Tensor:
+    model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, generator: torch.Generator | None, indices: Tensor,
+    batch_size: int, fold: bool,
+) -> Tensor:  # fmt: skip
     """Where the attack ends from a start that it has not used, or from the image where it has no random start."""
     restart = attack.restarts if attack.random_start else 0
     with _undisturbed(model):
@@ -615,7 +616,8 @@ def _another_start(
             run_attack(attack, model, *part, generator=generator, indices=at, restart=restart, fold=fold)
             for *part, at in zip(x.split(batch_size), y.split(batch_size), indices.split(batch_size), strict=True)
         ]
-    return torch.cat(ends) if ends else x
+    x_adv = torch.cat(ends)
+    return torch.where(x_adv.isnan(), x, x_adv)  # steps along gradients that are NaN
 
 
 def _judge_restarts(
@@ -653,19 +655,20 @@ def _random_search(
     best = torch.full((n,), -torch.inf, device=x.device)
     delta = torch.zeros_like(x)
     n_stripes = max(n_queries // 5, 1)
+    all_numbers = counter_uniform(seed, indices, 0, n_queries * (c * w + 2)).view(n, n_queries, c * w + 2)
     for query in range(n_queries):
         left = (~fell).nonzero()[:, 0]
         if not len(left):
             break
-        numbers = counter_uniform(seed, indices[left], query, c * w + 2 + c)
+        numbers = all_numbers[left, query]
         if query < n_stripes:
-            signs = numbers[:, : c * w].view(-1, c, 1, w).sub(0.5).sign().expand(-1, c, h, w)
+            signs = _signs(numbers[:, 2:]).view(-1, c, 1, w).expand(-1, c, h, w)
             candidate = signs * _radius(attack, signs)
         else:
             # From half of the image's sides to a tenth: large changes first.
             progress = (query - n_stripes) / max(n_queries - n_stripes - 1, 1)
             side = 0.5 * 0.2**progress
-            candidate = _with_square(delta[left], numbers[:, c * w :], side, attack)
+            candidate = _with_square(delta[left], numbers, side, attack)
         logits = model((x[left] + candidate).clamp(0, 1))
         margin = attack_loss(logits, y[left], "margin")
         better = margin > best[left]
@@ -683,11 +686,15 @@ def _with_square(delta: Tensor, numbers: Tensor, side: float, attack: AttackConf
     rows, columns = torch.arange(h, device=delta.device), torch.arange(w, device=delta.device)
     in_rows, in_columns = (rows >= top) & (rows < top + high), (columns >= left) & (columns < left + wide)
     inside = (in_rows[:, None, :, None] & in_columns[:, None, None, :]).expand(n, c, h, w)
-    signs = numbers[:, 2 : 2 + c].sub(0.5).sign()[:, :, None, None].expand(n, c, h, w)
+    signs = _signs(numbers[:, 2 : 2 + c])[:, :, None, None].expand(n, c, h, w)
     if attack.norm == "linf":
         return torch.where(inside, signs * attack.eps, delta)
     moved = delta + inside * signs * (attack.eps / (c * high * wide) ** 0.5)
     return moved * _radius(attack, moved)
+
+
+def _signs(uniform: Tensor) -> Tensor:
+    return torch.where(uniform < 0.5, -1.0, 1.0)
 
 
 def _radius(attack: AttackConfig, delta: Tensor) -> Tensor | float:
@@ -737,7 +744,7 @@ def _sample(rows: Tensor, n_images: int | None, n_evaluated: int) -> Tensor:
     Not every k-th one: in a dataset whose classes alternate, these could all be of one class.
     """
     if n_images is None:
-        n_images = min(max(n_evaluated // 64, 16), 256)
+        n_images = min(max(n_evaluated // 100, 10), 256)
     elif isinstance(n_images, bool) or not isinstance(n_images, int) or n_images < 1:
         raise ValueError(f"n_images must be a whole number of at least 1. Got {n_images!r}.")
     if len(rows) <= n_images:

@@ -11,7 +11,6 @@ from typing import Any
 from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig
 
 SUPPLEMENT, V1, CODE, OURS = "supplement", "v1", "code", "ours"
-SOURCES = (SUPPLEMENT, V1, CODE, OURS)
 
 Settings = dict[str, tuple[Any, str]]
 

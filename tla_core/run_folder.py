@@ -245,7 +245,7 @@ def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def describe_network_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Name what decides over the shapes of the weights and differs between two run records: "10 classes, here 200; "."""
+    """Name what two run records have in different sizes of all that shapes the weights: "10 classes, here 200; "."""
     defaults = _flat({"config": TrainConfig().to_dict()})
     there, here = defaults | _flat(there), defaults | _flat(here)
     parts = {

@@ -31,7 +31,10 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N. Got {device!r}.") from error
     if picked.type == "cuda" and (not torch.cuda.is_available() or (picked.index or 0) >= torch.cuda.device_count()):
         found = torch.cuda.device_count()
-        raise ValueError(f"torch finds {found} CUDA devices. Got {str(device)!r}; use device='cpu' or 'auto'.")
+        raise ValueError(
+            f"torch finds {found} CUDA devices. Got {str(device)!r}; use device='cpu' or 'auto', and with torchrun one"
+            " process for each."
+        )
     return picked
 
 

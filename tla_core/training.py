@@ -277,7 +277,7 @@ class _Training:
         if (self.device.type == "cpu" or self.step % LOG_EVERY_STEPS == 0) and not torch.isfinite(loss.total):
             self._diverged(f"the loss ({loss.total.item()})")
         average_over_ranks([p.grad for p in self.model.parameters() if p.grad is not None])
-        # Each process's statistics are of its own share; attacks and the pool need the same ones everywhere. In float64,
+        # Each process has the statistics of its share; attacks and the pool need the same ones everywhere. In float64,
         # so that what is constant stays the same number.
         average_over_ranks(list(self.model.buffers()), torch.float64)
         self.optimizer.step()

@@ -1,0 +1,254 @@
+"""The paper's accuracy table of a run: measured attack by attack, stored after each, and shown beside other runs."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from analysis.results import run_config
+from analysis.scales import results_dir
+from analysis.tables import Column, Table
+from tla_core.attacks import Attack, TransferAttack
+from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, save_tensors, write_json
+from tla_core.config import AttackConfig, canonical_json
+from tla_core.evaluation import describe_attack, evaluate, image_steps
+from tla_core.presets import accuracy_columns
+from tla_core.run_folder import RunFolder
+from tla_core.training import load_model
+
+
+@dataclass(frozen=True)
+class RunAccuracy:
+    """The accuracies of one run, and per image what they are the mean of.
+
+    Attributes
+    ----------
+    path : Path
+        Where they are stored; a ``.json`` for people lies beside it.
+    correct : dict of str to Tensor, (n,), bool
+        ``"clean"`` and each attack. A costly attack may have been run on fewer images, evenly spread over the set.
+    attacks : dict of str to dict
+        The settings of each attack.
+    checks : dict of str to dict
+        ``"model"`` and each attack -> masking checks, as JSON values.
+    """
+
+    path: Path
+    correct: dict[str, Tensor]
+    attacks: dict[str, dict[str, Any]]
+    checks: dict[str, dict[str, Any]]
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """Fractions in [0, 1]."""
+        return {name: outcome.double().mean().item() for name, outcome in self.correct.items()}
+
+    @property
+    def standard_error(self) -> dict[str, float]:
+        """Binomial standard errors."""
+        return {name: (p * (1 - p) / len(self.correct[name])) ** 0.5 for name, p in self.accuracy.items()}
+
+    @property
+    def failed_checks(self) -> list[str]:
+        """One line for each masking check that failed."""
+        return [
+            f"{name}, {check['name']}: {check['message']}"
+            for name, checks in self.checks.items()
+            for check in checks.values()
+            if check["passed"] is False
+        ]
+
+    def __repr__(self) -> str:
+        errors = self.standard_error
+        shown = ", ".join(f"{name} {value:.4f} +- {errors[name]:.4f}" for name, value in self.accuracy.items())
+        return f"RunAccuracy({shown})"
+
+
+def paper_attacks(
+    run_dir: Path | str, *, black_box: Path | str | None = None, max_restarts: int = 20, device: str = "auto"
+) -> dict[str, Attack]:
+    """The attacks of the paper's accuracy table for the dataset of a run, by the names of their columns.
+
+    Parameters
+    ----------
+    run_dir : Path or str
+    black_box : Path or str, optional
+        An independently trained copy, whose adversarial examples are transferred; by default that in
+        ``<method>@copy`` beside the run's own folder. Without one the black-box column is left out.
+    max_restarts : int
+        Restarts beyond it are not run; the column's name says how many were.
+    device : str
+    """
+    config = run_config(run_dir)
+    attacks: dict[str, Attack] = {}
+    for name, column in accuracy_columns(config).items():
+        attack = column.attack
+        if attack.restarts > max_restarts:
+            name = name.replace(str(attack.restarts), str(max_restarts), 1)
+            attack = AttackConfig(**{**asdict(attack), "restarts": max_restarts})
+        if column.black_box:
+            copy = black_box or _copy_of(Path(run_dir))
+            if copy is None:
+                continue
+            attack = TransferAttack(load_model(copy, device=device), attack)
+        attacks[name] = attack
+    return attacks
+
+
+def evaluate_run(
+    run_dir: Path | str,
+    attacks: Mapping[str, Attack],
+    *,
+    split: str = "test",
+    limits: Mapping[str, int] | None = None,
+    batch_size: int = 256,
+    device: str = "auto",
+    progress: bool = True,
+) -> RunAccuracy:
+    """Measure what is not stored yet of a run's accuracies, and store each as soon as it is known.
+
+    Parameters
+    ----------
+    run_dir : Path or str
+    attacks : mapping of str to AttackConfig, TransferAttack or callable
+        See `paper_attacks`. An attack that is stored under its name, with the same settings, checkpoint and images, is
+        not run again.
+    split : {"test", "train"}
+    limits : mapping of str to int, optional
+        Attack -> number of images that it is run on, evenly spread over the split; by default all.
+    batch_size : int
+    device : str
+    progress : bool
+
+    Returns
+    -------
+    RunAccuracy
+        Of the clean images and of all stored attacks, those asked for in this call first.
+    """
+    from tla_core.datasets import load_dataset
+
+    data = load_dataset(run_config(run_dir).dataset, split)
+    checkpoint = RunFolder(run_dir).finished_model()
+    path = results_dir(run_dir) / f"accuracy-{split}.safetensors"
+    expected = {"checkpoint_sha256": file_sha256(checkpoint), "data": data.source, "of": len(data.labels)}
+    correct, columns = _stored(path, expected)
+    settings = {name: _settings(attack) for name, attack in attacks.items()}
+    counts = {name: min((limits or {}).get(name, len(data.labels)), len(data.labels)) for name in attacks}
+    for name in attacks:
+        stored = columns.get(name, {})
+        wanted = {"settings": settings[name], "images": counts[name]}
+        if canonical_json({key: stored.get(key) for key in wanted}) != canonical_json(wanted):
+            correct.pop(name, None)
+            columns.pop(name, None)
+
+    todo = [name for name in attacks if name not in correct]
+    if todo or "clean" not in correct:
+        model = load_model(run_dir, device=device)
+        clean = {"clean": correct["clean"]} if "clean" in correct else {}
+        total = sum(image_steps(attacks[name]) * counts[name] for name in todo) + len(data.labels) * (not clean)
+        with tqdm(total=total, unit="image step", unit_scale=True, disable=not progress, desc="evaluate") as bar:
+            if not clean:
+                clean = evaluate(model, data.images, data.labels, batch_size=batch_size, progress=bar).correct
+                correct["clean"] = clean["clean"]
+            for count in dict.fromkeys(counts[name] for name in todo):
+                rows = torch.arange(count) * len(data.labels) // count
+                these = {name: attacks[name] for name in attacks if counts[name] == count}
+                known = {"clean": correct["clean"][rows]} | {name: correct[name] for name in these if name in correct}
+
+                def store(name: str, outcome: Tensor, checks: dict, count: int = count) -> None:
+                    correct[name] = outcome
+                    found = {key: asdict(check) for key, check in checks.items()}
+                    columns[name] = {"settings": settings[name], "images": count, "checks": found}
+                    _store(path, expected, correct, columns)
+
+                evaluation = evaluate(
+                    model, data.images[rows], data.labels[rows], these, batch_size=batch_size, progress=bar,
+                    known=known, on_outcome=store,
+                )  # fmt: skip
+                of_model = {key: asdict(check) for key, check in evaluation.checks["model"].items()}
+                columns["clean"] = {"settings": {}, "images": len(data.labels), "checks": of_model}
+        _store(path, expected, correct, columns)
+    order = ["clean", *attacks, *(name for name in correct if name not in ("clean", *attacks))]
+    checks = {name: columns[name]["checks"] for name in order if name in columns}
+    return RunAccuracy(
+        path,
+        {name: correct[name] for name in order},
+        {name: columns[name]["settings"] for name in order if name != "clean"},
+        {"model" if name == "clean" else name: found for name, found in checks.items()},
+    )
+
+
+def accuracy_table(runs: Mapping[str, RunAccuracy], *, caption: str = "") -> Table:
+    """One row for each run: accuracies in percent, each followed by its standard error.
+
+    Parameters
+    ----------
+    runs : mapping of str to RunAccuracy
+    caption : str
+        By default the attacks' images, where they are not all, are named.
+    """
+    names = list(dict.fromkeys(name for run in runs.values() for name in run.correct))
+    rows = []
+    for label, run in runs.items():
+        row: dict[str, Any] = {"model": label}
+        for name, value in run.accuracy.items():
+            row |= {name: value, f"{name} se": run.standard_error[name]}
+        rows.append(row)
+    columns = [Column("model", "")]
+    for name in names:
+        title = "Clean" if name == "clean" else name
+        columns.append(Column(name, title, digits=2, best="max", percent=True))
+        columns.append(Column(f"{name} se", "±", digits=2, percent=True))
+    fewer = {
+        name: len(run.correct[name])
+        for run in runs.values()
+        for name in run.correct
+        if len(run.correct[name]) < len(run.correct["clean"])
+    }
+    if not caption:
+        total = next(len(run.correct["clean"]) for run in runs.values())
+        caption = f"Accuracy in %, with standard errors, on {total} images" + "".join(
+            f"; {name} on {count}" for name, count in fewer.items()
+        )
+    return Table(columns, rows, caption)
+
+
+def _copy_of(run_dir: Path) -> Path | None:
+    """A finished run in ``<method>@copy`` beside the folder of the method."""
+    beside = run_dir.parent.with_name(f"{run_dir.parent.name.partition('@')[0]}@copy")
+    return next((path.parent for path in sorted(beside.glob("seed*/model.safetensors"))), None)
+
+
+def _settings(attack: Attack) -> dict[str, Any]:
+    if not isinstance(attack, TransferAttack):
+        return describe_attack(attack)
+    weights = [tensor.detach().cpu().contiguous() for _, tensor in sorted(attack.source.state_dict().items())]
+    digest = hashlib.sha256(b"".join(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in weights))
+    return {**describe_attack(attack), "source_weights_sha256": digest.hexdigest()}
+
+
+def _stored(path: Path, expected: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What was measured before, of this checkpoint and these images."""
+    try:
+        correct, metadata = load_tensors(path)
+    except (FileNotFoundError, CheckpointError):
+        return {}, {}
+    if any(metadata.get(key) != value for key, value in expected.items()):
+        return {}, {}
+    return correct, metadata["columns"]
+
+
+def _store(path: Path, expected: dict[str, Any], correct: dict[str, Tensor], columns: dict[str, Any]) -> None:
+    save_tensors(path, correct, {"kind": "accuracy", **expected, "columns": columns})
+    run = RunAccuracy(path, correct, {}, {})
+    accuracy, error = run.accuracy, run.standard_error
+    readable = {
+        name: {"accuracy": accuracy[name], "standard_error": error[name], **columns.get(name, {"images": len(outcome)})}
+        for name, outcome in correct.items()
+    }
+    write_json(path.with_suffix(".json"), {"format": 1, **expected, "accuracies": readable})

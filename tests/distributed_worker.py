@@ -1,0 +1,151 @@
+"""What test_distributed.py runs in several processes: ``python distributed_worker.py SCENARIO FOLDER``."""
+
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+import tla_core as tla
+from tla_core import training
+from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig
+from tla_core.models import LeNet
+
+STEPS_PER_EPOCH = 3
+
+
+def settings(method, **overrides):
+    attack = AttackConfig(eps=0.1, step_size=0.05, steps=2)
+    tiny = {"epochs": 2, "batch_size": 20, "holdout": 21, "pool_size": 13, "attack": attack, "selection_attack": attack}
+    return TrainConfig.preset(f"mini/mnist/{method}", **{"width": 1 / 32, "eps_ramp": 0.0, **tiny, **overrides})
+
+
+def variant(name):
+    return settings("tla" if name in VARIANTS else name, method=name)
+
+
+def digits():
+    """60 images to train on and 21 held out, which two processes cannot share equally."""
+    return tla.load_dataset("mnist-mini", "train").subset(range(81))
+
+
+def make_model():
+    torch.manual_seed(3)
+    return LeNet(width=1 / 32)
+
+
+def fit(config, out_dir, **options):
+    return tla.train(config, out_dir, dataset=digits(), device="cpu", progress=False, **options)
+
+
+class at_step:
+    """Call a function before that step of a method (counted from this block on), on one rank or on all."""
+
+    def __init__(self, method, step, action, rank=None):
+        self.method, self.step, self.action = method, step, action
+        self.here = rank in (None, int(os.environ.get("RANK", "0")))
+
+    def __enter__(self):
+        self.before, self.calls = training.STEPS[self.method], 0
+        training.STEPS[self.method] = self
+
+    def __call__(self, *args):
+        self.calls += 1
+        if self.here and self.calls == self.step + 1:
+            self.action()
+        return self.before(*args)
+
+    def __exit__(self, *_):
+        training.STEPS[self.method] = self.before
+
+
+def stop():
+    raise InterruptedError("stopped by the test")
+
+
+def run_out_of_memory():
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def outcome_of(function, *args, **options):
+    """The type and message of what it raised, and after how many seconds; None if nothing."""
+    start = time.monotonic()
+    try:
+        function(*args, **options)
+    except Exception as error:
+        return type(error).__name__, str(error), time.monotonic() - start
+
+
+def first_step(method, folder):
+    """The gradients that the first update is made with, and the weights and statistics after it."""
+    model, gradients = make_model(), {}
+
+    def look(optimizer, args, kwargs):
+        gradients.update({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+
+    handle = register_optimizer_step_pre_hook(look)
+    config = variant(method)
+    fit(TrainConfig.from_dict({**config.to_dict(), "iterations": 1, "epochs": 1}), folder, model=model)
+    handle.remove()
+    return {"gradients": gradients, "after": model.state_dict()}
+
+
+def trains(folder, rank):
+    """Under torchrun: all that goes well, and at the end a process that fails."""
+    written = []
+
+    def note_writing(event, args):
+        if event == "open" and str(args[0]).startswith(str(folder)) and args[2] & (os.O_WRONLY | os.O_RDWR):
+            written.append(args[0])
+        if event in ("os.mkdir", "os.rename", "os.remove") and str(args[0]).startswith(str(folder)):
+            written.append(args[0])
+
+    sys.addaudithook(note_writing)
+    report = {method: first_step(method, folder / "first" / method) for method in METHODS + VARIANTS}
+    config = settings("tla", averaging=0.9)
+    model = make_model()
+    fit(config, folder / "whole", model=model)
+    report["weights"] = model.state_dict()
+    with at_step("tla", 4, stop):
+        report["interrupted"] = outcome_of(fit, config, folder / "resumed", model=make_model())
+    model = make_model()
+    fit(config, folder / "resumed", model=model)
+    report["resumed weights"] = model.state_dict()
+    with at_step("um", 4, stop):
+        outcome_of(fit, settings("um"), folder / "two-then-one")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(settings("um"), folder / "one-then-two")
+    report["warnings"] = [str(warning.message) for warning in caught]
+    report["written"] = list(written)
+    torch.save(report, folder / f"rank{rank}.pt")
+    with at_step("um", 4, lambda: {}["a mistake"], rank=1):
+        fit(settings("um"), folder / "failed")
+
+
+def fails(folder, rank):
+    """A process that runs out of memory, a run that goes on after that, a process that is killed."""
+    fit(settings("um"), folder / "whole")
+    with at_step("um", 4, run_out_of_memory, rank=1):
+        report = {"memory": outcome_of(fit, settings("um"), folder / "memory")}
+    fit(settings("um"), folder / "memory")
+    with at_step("um", 4, lambda: os.kill(os.getpid(), signal.SIGKILL), rank=1):
+        report["killed"] = outcome_of(fit, settings("um"), folder / "killed")
+    (folder / f"rank{rank}.json").write_text(json.dumps(report))
+
+
+def first_fails(folder, rank):
+    """Rank 0, which serves the store that messages are left in, ends first."""
+    with at_step("um", 4, stop, rank=0):
+        fit(settings("um"), folder / "failed")
+
+
+if __name__ == "__main__":
+    {"trains": trains, "fails": fails, "first_fails": first_fails}[sys.argv[1]](
+        Path(sys.argv[2]), int(os.environ["RANK"])
+    )
