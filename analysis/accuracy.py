@@ -173,7 +173,7 @@ def evaluate_run(
                 of_model = {key: asdict(check) for key, check in evaluation.checks["model"].items()}
                 columns["clean"] = {"settings": {}, "images": len(data.labels), "checks": of_model}
         _store(path, expected, correct, columns)
-    order = ["clean", *attacks, *(name for name in correct if name not in ("clean", *attacks))]
+    order = ["clean", *attacks, *sorted(set(correct) - {"clean", *attacks})]
     checks = {name: columns[name]["checks"] for name in order if name in columns}
     return RunAccuracy(
         path,

@@ -103,6 +103,7 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         black_box: Annotated[Path | None, arg(help="Run whose adversarial examples are transferred.")] = None,
         autoattack: Annotated[int, arg(help="Images for AutoAttack, which takes minutes to hours.")] = 0,
         attack: Annotated[AttackConfig, arg(help="Measure this attack instead of the table.")] = default,
+        save: Annotated[Path | None, arg(help="Write the table to SAVE.csv, .md, .tex, .html and .json.")] = None,
         split: Annotated[Literal["test", "train"], arg(help="Part of the dataset.")] = "test",
         batch_size: Annotated[int, arg(help="Images at once; changes no outcome.")] = 256,
         device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -156,9 +157,18 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
             if not own_attack and not only and not any(isinstance(a, TransferAttack) for a in attacks.values()):
                 print("  no black-box column: train an independent copy and pass it with --black-box RUN")
             print(f"  stored in {result.path}")
+        methods = [run_config(run).method.upper() for run in found]
+        labels = methods if len(set(methods)) == len(methods) else list(found)
+        table = accuracy_table(dict(zip(labels, found.values(), strict=True)))
         if len(found) > 1:
             print()
-            print(accuracy_table(found).to_markdown(), end="")
+            print(table.to_markdown(), end="")
+        if save is not None:
+            from analysis.figures import save_table
+
+            more = {run: {"attacks": result.attacks, "checks": result.checks} for run, result in found.items()}
+            files = save_table(table, save, numbers=more)
+            print(f"saved as {', '.join(path.name for path in files.values())} in {save.parent}")
 
     return evaluate
 

@@ -1,5 +1,6 @@
 """What test_distributed.py runs in several processes: ``python distributed_worker.py SCENARIO FOLDER``."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -26,7 +27,9 @@ def settings(method, **overrides):
 
 
 def variant(name):
-    return settings("tla" if name in VARIANTS else name, method=name)
+    """As `settings`, also of the variants of TLA, which have no preset of this scale."""
+    config = settings("tla" if name in VARIANTS else name)
+    return dataclasses.replace(config, method=name)
 
 
 def digits():
@@ -89,8 +92,7 @@ def first_step(method, folder):
         gradients.update({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
 
     handle = register_optimizer_step_pre_hook(look)
-    config = variant(method)
-    fit(TrainConfig.from_dict({**config.to_dict(), "iterations": 1, "epochs": 1}), folder, model=model)
+    fit(dataclasses.replace(variant(method), iterations=1, epochs=1), folder, model=model)
     handle.remove()
     return {"gradients": gradients, "after": model.state_dict()}
 

@@ -295,20 +295,32 @@ def test_train_refuses_other_settings_unless_told_to_replace(project, capsys):
     assert (project / "runs/mini/mnist/um/seed0.old-1/model.safetensors").exists()
 
 
-def test_evaluate_prints_and_stores_the_accuracies(project, capsys):
+def test_evaluate_with_an_attack_prints_and_stores_its_accuracy(project, capsys):
     run_dir = "runs/mini/mnist/um/seed0"
     assert cli.main(["evaluate", run_dir, "--attack.steps", "2", "--no-progress"]) == 0
-    clean, robust, where = capsys.readouterr().out.splitlines()
-    path = where.removeprefix("stored in ")
-    assert path.startswith("results/mini/mnist/um/seed0/evaluation-test-")
-    stored = json.loads((project / path).read_text())
-    accuracy, error = stored["accuracy"]["clean"] * 100, stored["standard_error"]["clean"] * 100
-    assert clean.split() == ["clean", f"{accuracy:.2f}", "%", "+-", f"{error:.2f}"]
-    assert robust.startswith("PGD-2 ") and robust.endswith("PGD 2 x 0.03, eps 0.3 (linf)")
-    # The other settings are those of the attack that the dataset is analysed with.
-    attack = ANALYSIS_ATTACKS["mnist-mini"]
-    assert stored["attacks"]["PGD-2"] == {**AttackConfig(eps=attack.eps, step_size=attack.step_size, steps=2).__dict__}
-    assert stored["images"] == 400
+    named, clean, robust, *checks, where = capsys.readouterr().out.splitlines()
+    assert named == run_dir and all("MASKING CHECK FAILED" in line for line in checks)
+    path = where.strip().removeprefix("stored in ")
+    assert path == "results/mini/mnist/um/seed0/accuracy-test.safetensors"
+    stored = json.loads((project / path).with_suffix(".json").read_text())["accuracies"]
+    accuracy, error = (stored["clean"][key] * 100 for key in ("accuracy", "standard_error"))
+    assert clean.split() == ["clean", f"{accuracy:.2f}", "%", "+-", f"{error:.2f}", "400", "images"]
+    attack = ANALYSIS_ATTACKS["mnist-mini"]  # the other settings are those that the dataset is analysed with
+    expected = AttackConfig(eps=attack.eps, step_size=attack.step_size, steps=2)
+    assert robust.split()[0] == "PGD-2" and robust.endswith(str(expected))
+    assert stored["PGD-2"]["settings"] == expected.__dict__ and stored["PGD-2"]["images"] == 400
+
+
+def test_evaluate_measures_the_table_of_several_runs(project, capsys):
+    run_dir = "runs/mini/mnist/um/seed0"
+    flags = ["--only", "FGSM", "3PGD100", "BB100", "--long-images", "5", "--restarts", "3", "--no-progress"]
+    assert cli.main(["evaluate", run_dir, run_dir, "--black-box", run_dir, *flags]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[1:5]] == ["clean", "FGSM", "3PGD100", "BB100"]
+    assert "5 images   PGD 100 x 0.01, eps 0.3 (linf), transferred from LeNet" in printed
+    assert fails(capsys, "evaluate", run_dir, "--only", "PGD7").startswith(
+        "tla: error: no column PGD7. There are: FGSM"
+    )
 
 
 def test_extract_and_project_store_results_and_say_where(project, capsys):

@@ -13,7 +13,7 @@ from analysis import cli, results
 from analysis.class_maps import map_classes
 from analysis.extraction import extract
 from analysis.representations import RepresentationSet
-from analysis.results import MissingResultError, Results, evaluate_run, is_trained, run_config
+from analysis.results import MissingResultError, Results, is_trained, run_config
 from analysis.scales import load_scale, override_flags, project_root, results_dir
 from tla_core.checkpoint import file_sha256
 from tla_core.config import AttackConfig, TrainConfig
@@ -235,21 +235,6 @@ def test_an_unfinished_run_has_no_results(root):
     (root / "runs/mini/mnist/um/seed0/model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no finished run: there is no model\.safetensors"):
         results.extract_run(root / "runs/mini/mnist/um/seed0")
-
-
-# Evaluations ----------------------------------------------------------------------------------------------------------
-
-
-def test_an_evaluation_is_stored_beside_the_results(root):
-    run = root / "runs/mini/mnist/um/seed0"
-    evaluation, path = evaluate_run(run, {"FGSM": AttackConfig(name="fgsm", eps=0.1)}, progress=False)
-    assert path.parent == root / "results/mini/mnist/um/seed0"
-    _, other = evaluate_run(run, {"FGSM": AttackConfig(name="fgsm", eps=0.2)}, progress=False)
-    assert other != path  # evaluations under another attack stand side by side
-    stored = json.loads(path.read_text())
-    assert stored["accuracy"] == evaluation.accuracy and set(stored["accuracy"]) == {"clean", "FGSM"}
-    assert stored["images"] == 400 and stored["attacks"]["FGSM"]["name"] == "fgsm"
-    assert stored["checkpoint_sha256"] == file_sha256(run / "model.safetensors")
 
 
 # Scales ---------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tla_core.checkpoint import CheckpointError, load_tensors, pack_state, save_
 from tla_core.config import TrainConfig
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.distributed import (
+    RankError,
     average_over_ranks,
     broadcast_from_first,
     first_says,
@@ -453,8 +454,10 @@ def _tensorboard(folder: Path, step: int, wanted: bool):
 
 def _is_out_of_memory(error: BaseException) -> bool:
     """Whether it is an error of an allocation; torch has a type for those of its own GPU memory only."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
     known = ("out of memory", "allocate memory", "ALLOC_FAILED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in known)
+    return not isinstance(error, RankError) and any(text in str(error) for text in known)
 
 
 def _load_run(run_dir: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:

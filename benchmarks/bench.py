@@ -1,0 +1,104 @@
+"""Run our code and its peers on the same inputs, in one process, in turn, and print the ratios of their times.
+
+    python -m benchmarks.bench [--only NAME ...] [--pairs N] [--json PATH] [--device cpu]
+
+A ratio is the peer's time divided by ours, so above 1 ours is faster; printed is the median over the pairs, with the
+smallest and the largest. The times themselves belong to the machine and its load. Where both must also agree in their
+results, that is checked first, and the exit status is 1 where they do not.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.choices import channels_last, chunks, folding
+from benchmarks.evaluations import pgd_attack_full_width, pgd_evaluation
+from benchmarks.full_training import published_training
+from benchmarks.inputs import ROOT, Setup, available_cores, conditions
+from benchmarks.scaling import cost_per_image
+from benchmarks.timing import Line
+from benchmarks.training_steps import tla_training_step
+from tla_core.checkpoint import write_json
+from tla_core.runtime import pick_device
+
+BENCHMARKS: dict[str, Callable[[Setup], Iterator[Line]]] = {
+    "pgd": pgd_evaluation,
+    "pgd-full-width": pgd_attack_full_width,
+    "tla-step": tla_training_step,
+    "cost-per-image": cost_per_image,
+    "folding": folding,
+    "chunks": chunks,
+    "channels-last": channels_last,
+    "published-training": published_training,
+}
+
+
+def run(names: Sequence[str], setup: Setup) -> list[Line]:
+    """The lines of the benchmarks of these names, and of all lines no two with one name and peer."""
+    lines = []
+    for name in names:
+        setup.say(name)
+        lines += BENCHMARKS[name](setup)
+    return lines
+
+
+def records(lines: Sequence[Line], common: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the JSON file holds: name, ours_s, peer_s, peer, ratio, pairs, conditions of each line."""
+    return [line.record(common) for line in lines]
+
+
+def table(lines: Sequence[Line], common: Mapping[str, Any]) -> str:
+    """The table that is printed."""
+    rows = [("", "beside", "ours, s", "peer, s", "ratio", "min to max", "pairs")]
+    for line in lines:
+        record = line.record(common)
+        spread = f"{min(line.ratios):.2f} to {max(line.ratios):.2f}"
+        times = f"{record['ours_s']:.3g}", f"{record['peer_s']:.3g}"
+        rows.append((line.name, line.peer, *times, f"{line.ratio:.2f}", spread, str(record["pairs"])))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    text += ["", "Ratio: the peer's time / ours, the median over the pairs; above 1 ours is faster."]
+    text += [", ".join(f"{key} {value}" for key, value in common.items()), ""]
+    for line in lines:
+        said = "; ".join(f"{key}: {value}" for key, value in line.conditions.items() if value != "")
+        text.append(f"{line.name}, beside {line.peer}: {said}")
+    return "\n".join(text)
+
+
+def main(arguments: Sequence[str] | None = None, setup: Setup | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--pairs", type=int, default=5, help="runs of each side (default: 5)")
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "latest.json", help="where to write")
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda")
+    given = parser.parse_args(arguments)
+    if given.pairs < 1:
+        parser.error(f"--pairs must be at least 1. Got {given.pairs}.")
+    started = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"[{time.monotonic() - started:4.0f} s] {what}", file=sys.stderr, flush=True)
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(available_cores())
+    setup = dataclasses.replace(setup or Setup(), pairs=given.pairs, device=pick_device(given.device), say=say)
+    common = conditions(setup.device)
+    lines = run(given.only or list(BENCHMARKS), setup)
+    write_json(given.json, records(lines, common))
+    print(table(lines, common))
+    failures = [f"{line.name}, beside {line.peer}: {line.failure}" for line in lines if line.failure]
+    for failure in failures:
+        print(f"FAILED: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

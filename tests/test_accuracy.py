@@ -1,0 +1,113 @@
+"""The accuracy table of a run: stored after each attack, gone on with, shown beside others."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tiny import project_folder, use_few_images
+
+from analysis import accuracy
+from analysis.accuracy import accuracy_table, evaluate_run, paper_attacks
+from analysis.results import Results
+from tla_core.attacks import TransferAttack
+from tla_core.checkpoint import file_sha256
+from tla_core.config import AttackConfig
+
+ATTACKS = {
+    "FGSM": AttackConfig(name="fgsm", eps=0.1),
+    "PGD": AttackConfig(eps=0.1, step_size=0.05, steps=2),
+    "long": AttackConfig(eps=0.1, step_size=0.05, steps=3),
+}
+
+
+@pytest.fixture(autouse=True)
+def _few_images_and_nothing_written_here(monkeypatch, tmp_path):
+    use_few_images(monkeypatch, n_test=100)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = project_folder(tmp_path_factory.mktemp("trained"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_few_images(monkeypatch)
+        Results("mini", root=root, progress=False).run("um")
+    return root
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "project")
+    return tmp_path / "project/runs/mini/mnist/um/seed0"
+
+
+def test_accuracies_are_stored_with_settings_checks_and_what_they_belong_to(run):
+    result = evaluate_run(run, ATTACKS, limits={"long": 40}, progress=False)
+    assert [len(outcome) for outcome in result.correct.values()] == [100, 100, 100, 40]
+    assert list(result.correct) == ["clean", "FGSM", "PGD", "long"] and "clean 0." in repr(result)
+    stored = json.loads(result.path.with_suffix(".json").read_text())
+    assert stored["checkpoint_sha256"] == file_sha256(run / "model.safetensors") and stored["of"] == 100
+    for name, accuracy_ in result.accuracy.items():
+        entry = stored["accuracies"][name]
+        assert entry["accuracy"] == accuracy_ and entry["images"] == len(result.correct[name])
+        error = (accuracy_ * (1 - accuracy_) / entry["images"]) ** 0.5
+        assert entry["standard_error"] == pytest.approx(error)
+    assert stored["accuracies"]["PGD"]["settings"]["steps"] == 2
+    assert set(stored["accuracies"]["PGD"]["checks"]) == {"steps", "restarts", "black_box"}
+    assert set(stored["accuracies"]["clean"]["checks"]) == {"stochastic", "outputs", "gradients"}
+    # The 40 images are spread evenly over the 100.
+    rows = torch.arange(40) * 100 // 40
+    assert (result.correct["long"] <= result.correct["clean"][rows]).all()
+
+
+def test_an_interrupted_evaluation_goes_on_at_the_attack_where_it_was(run, monkeypatch):
+    expected = evaluate_run(run, ATTACKS, progress=False).correct
+    shutil.rmtree(run.parents[4] / "results")
+    real, calls = accuracy.evaluate, []
+
+    def interrupted(*args, on_outcome=None, **options):
+        def store(name, *rest):
+            on_outcome(name, *rest)
+            calls.append(name)
+            if name == "FGSM":
+                raise KeyboardInterrupt
+
+        return real(*args, on_outcome=on_outcome and store, **options)
+
+    monkeypatch.setattr(accuracy, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run, ATTACKS, progress=False)
+    resumed = evaluate_run(run, ATTACKS, progress=False)
+    assert calls == ["FGSM", "PGD", "long"]
+    assert all(torch.equal(resumed.correct[name], expected[name]) for name in expected)
+    calls.clear()
+    again = evaluate_run(run, {"PGD": ATTACKS["PGD"]}, progress=False)
+    assert not calls and list(again.correct) == ["clean", "PGD", "FGSM", "long"]
+
+
+def test_changed_settings_images_or_weights_are_measured_again(run):
+    first = evaluate_run(run, ATTACKS, progress=False)
+    changed = evaluate_run(run, {"PGD": AttackConfig(eps=0.3, step_size=0.1, steps=4)}, progress=False)
+    assert changed.attacks["PGD"]["eps"] == 0.3 and changed.accuracy["PGD"] < first.accuracy["PGD"]
+    fewer = evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, limits={"FGSM": 10}, progress=False)
+    assert len(fewer.correct["FGSM"]) == 10 and len(fewer.correct["long"]) == 100
+    first.path.write_bytes(first.path.read_bytes()[:-1] + b"\0")
+    assert list(evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False).correct) == ["clean", "FGSM"]
+
+
+def test_the_columns_are_the_papers_and_a_copy_beside_the_run_is_found(run):
+    names = ["FGSM", "BIM40", "C&W40", "PGD40", "PGD100", "20PGD100", "MIM200"]
+    assert list(paper_attacks(run)) == names
+    copy = run.parents[1] / "um@copy" / "seed1"
+    shutil.copytree(run, copy)
+    attacks = paper_attacks(run, max_restarts=3)
+    assert list(attacks) == [*names[:5], "3PGD100", "MIM200", "BB100"] and attacks["3PGD100"].restarts == 3
+    assert isinstance(attacks["BB100"], TransferAttack) and attacks["BB100"].attack.steps == 100
+
+
+def test_the_table_of_several_runs_marks_the_best_and_names_fewer_images(run):
+    result = evaluate_run(run, ATTACKS, limits={"long": 40}, progress=False)
+    table = accuracy_table({"UM": result, "again": result})
+    assert [c.title for c in table.columns][:4] == ["", "Clean", "±", "FGSM"]
+    assert table.rows[0]["PGD"] == result.accuracy["PGD"] and "long on 40" in table.caption
