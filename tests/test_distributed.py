@@ -94,7 +94,8 @@ def sources(config):
 
 def first_gradients(method):
     """The mean of the gradients of two shares, each forwarded by itself by one model; and the models afterwards."""
-    config, model = variant(method), make_model()
+    config = variant(method)
+    model = make_model().to(memory_format=torch.channels_last)  # as it is trained: rounding may decide a ReLU
     frozen = copy.deepcopy(model).eval()
     shares = sources(config)
     batches = [source.batch(0) for source in shares]

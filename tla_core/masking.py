@@ -23,12 +23,11 @@ from tla_core.validation import as_images, as_labels, check_images, check_label_
 
 # A share counts as too large where it is, with this confidence (one-sided, Clopper and Pearson 1934).
 _CONFIDENCE = 0.99
-# Shares that an honest model may have. Another start of PGD-20 broke up to 1.5 % of all images of the models of `mini`,
+# Shares that an honest model may have. Another start of PGD-20 broke up to 1.6 % of all images of the models of `mini`,
 # and 19 more starts cost the published ones 0.2 to 4.4 points; nothing excuses the others but the odd image.
 _RESTART_TOLERANCE = 0.02
 _SHARE_TOLERANCE = 0.01
-# Of what all steps so far have reached: honest models under converged attacks gain up to 0.35 (16 images, 99th
-# percentile), PGD-2 more than 1.
+# Of what all steps so far have reached: on the models of `mini`, 0.05 to 0.29 under PGD-20, 1.5 to 3.3 under PGD-2.
 _GAIN_TOLERANCE = 0.5
 # Of the margin that is left: a gain that would have to be repeated more often cannot change an outcome.
 _GAIN_THAT_MATTERS = 0.01
@@ -38,6 +37,7 @@ _LEAST_MORE_STEPS = 10
 _SMALLEST_LOGIT_GRADIENT = 1e-30
 _SMALLEST_RANDOM_CHANGE = 1e-4  # of the spread of the logits; rounding is 1e-6
 _PASSES = 5
+# At `mini` they break 201 of 841 images on which ALP survived PGD-20, and none of 877 of AT nor of 875 of TLA.
 _QUERIES = 20
 _SEARCH_SEED = 0x51A7E5  # so that the search does not draw the numbers of the attack's starts
 _SAMPLE_SEED = 0x5A3B1E
