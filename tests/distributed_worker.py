@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import tla_core as tla
@@ -37,9 +38,17 @@ def digits():
     return tla.load_dataset("mnist-mini", "train").subset(range(81))
 
 
-def make_model():
-    torch.manual_seed(3)
-    return LeNet(width=1 / 32)
+class InFloat64(nn.Module):
+    """A network that computes in float64: no rounding decides which of two pixels is the larger one."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.net = LeNet(width=1 / 16).double()
+        self.net(digits().images.double() / 255)  # statistics of real images
+
+    def forward(self, x):
+        return self.net(x.double())
 
 
 def fit(config, out_dir, **options):
@@ -86,7 +95,7 @@ def outcome_of(function, *args, **options):
 
 def first_step(method, folder):
     """The gradients that the first update is made with, and the weights and statistics after it."""
-    model, gradients = make_model(), {}
+    model, gradients = InFloat64(), {}
 
     def look(optimizer, args, kwargs):
         gradients.update({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
@@ -110,12 +119,12 @@ def trains(folder, rank):
     sys.addaudithook(note_writing)
     report = {method: first_step(method, folder / "first" / method) for method in METHODS + VARIANTS}
     config = settings("tla", averaging=0.9)
-    model = make_model()
+    model = InFloat64()
     fit(config, folder / "whole", model=model)
     report["weights"] = model.state_dict()
     with at_step("tla", 4, stop):
-        report["interrupted"] = outcome_of(fit, config, folder / "resumed", model=make_model())
-    model = make_model()
+        report["interrupted"] = outcome_of(fit, config, folder / "resumed", model=InFloat64())
+    model = InFloat64()
     fit(config, folder / "resumed", model=model)
     report["resumed weights"] = model.state_dict()
     with at_step("um", 4, stop):

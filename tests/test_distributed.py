@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from distributed_worker import (
     STEPS_PER_EPOCH,
+    InFloat64,
     at_step,
     digits,
     fit,
-    make_model,
     outcome_of,
     settings,
     stop,
@@ -95,7 +95,7 @@ def sources(config):
 def first_gradients(method):
     """The mean of the gradients of two shares, each forwarded by itself by one model; and the models afterwards."""
     config = variant(method)
-    model = make_model().to(memory_format=torch.channels_last)  # as it is trained: rounding may decide a ReLU
+    model = InFloat64()
     frozen = copy.deepcopy(model).eval()
     shares = sources(config)
     batches = [source.batch(0) for source in shares]

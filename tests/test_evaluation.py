@@ -268,6 +268,38 @@ def test_a_black_box_that_beats_the_white_box_is_reported():
     assert result.checks["BB"]["transfer"].passed is False
 
 
+class LeavesTorch(nn.Module):
+    """A model without gradients, in one of the ways in which users make them."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.model = how, trained_lenet()
+
+    def forward(self, x):
+        if self.how == "numpy":
+            x = torch.from_numpy(x.numpy().copy())
+        return self.model(x.detach() if self.how == "detach" else x)
+
+
+@pytest.mark.parametrize("how", ["numpy", "detach"])
+@pytest.mark.filterwarnings("ignore:no gradient leads")
+def test_a_model_without_gradients_is_evaluated_and_reported(how):
+    images, labels = some_images(60)
+    with pytest.warns(MaskingWarning, match="gradients"):
+        result = tla.evaluate(LeavesTorch(how).eval(), images, labels, {"PGD": PGD}, fold=False)
+    assert result.checks["model"]["gradients"].passed is False and result.accuracy["PGD"] > 0.4
+
+
+def test_pixels_without_a_gradient_stay_where_they_are():
+    class Partly(nn.Module):
+        def forward(self, x):
+            return torch.stack([-x.sum((1, 2, 3)), (x[:, :, 0] - 0.5).abs().sqrt().sum((1, 2))], 1)
+
+    x = torch.full((2, 1, 4, 4), 0.5)
+    x_adv = tla.pgd(Partly().eval(), x, torch.tensor([1, 1]), eps=0.1, step_size=0.1, steps=1, random_start=False)
+    assert torch.isfinite(x_adv).all()
+
+
 def test_out_of_memory_says_which_batch_size_to_try(monkeypatch):
     def exhausted(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -306,11 +306,20 @@ def _one_step(
     """The logits at `x_adv`, the next iterate, and the next velocity."""
     with torch.enable_grad():
         x_adv = x_adv.detach().requires_grad_()
-        logits = model(x_adv).float()
+        logits = _logits_with_graph(model, x_adv)
         # The sum, not the mean: an image's gradient must not depend on how many share its batch.
-        (gradient,) = torch.autograd.grad(attack_loss(logits, y, attack.loss).sum(), x_adv)
+        loss = attack_loss(logits, y, attack.loss).sum()
+        gradient = torch.autograd.grad(loss, x_adv, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None:
+        warnings.warn(
+            "no gradient leads from the model's output to its input: a gradient attack tries its random start and"
+            " nothing else. Use a black-box attack, or a differentiable approximation of the model.",
+            stacklevel=2,
+        )
+        gradient = torch.zeros_like(x)
+    gradient.nan_to_num_(nan=0.0)  # a pixel without a gradient stays where it is
     if velocity is not None:
-        velocity = attack.momentum * velocity + gradient / _norms(gradient, 1)
+        velocity = attack.momentum * velocity + _unit(gradient, 1)
         gradient = velocity
     return logits.detach(), _step_and_project(attack, x, x_adv.detach(), gradient), velocity
 
@@ -319,7 +328,7 @@ def _step_and_project(attack: AttackConfig, x: Tensor, x_adv: Tensor, gradient: 
     if attack.norm == "linf":
         moved = x_adv + attack.step_size * gradient.sign()
         return (x + (moved - x).clamp_(-attack.eps, attack.eps)).clamp_(0, 1)
-    delta = x_adv + attack.step_size * gradient / _norms(gradient, 2) - x
+    delta = x_adv + attack.step_size * _unit(gradient, 2) - x
     delta *= (attack.eps / _norms(delta, 2)).clamp(max=1)
     return (x + delta).clamp_(0, 1)
 
@@ -354,7 +363,7 @@ def _start(attack: AttackConfig, x: Tensor, seed: int, indices: Tensor, restart:
         size = x[0].numel()
         radius = uniform[:, -1] ** (1 / size)
         gauss = (-2 * torch.log1p(-uniform[:, :size])).sqrt() * torch.cos(2 * torch.pi * uniform[:, size : 2 * size])
-        delta = (gauss / _norms(gauss, 2) * radius[:, None] * attack.eps).view_as(x)
+        delta = (_unit(gauss, 2) * radius[:, None] * attack.eps).view_as(x)
     return (x + delta).clamp_(0, 1)
 
 
@@ -385,6 +394,22 @@ def _mix(h: Tensor) -> Tensor:
     h = (h ^ (h >> 16)) * 0x85EBCA6B & 0xFFFFFFFF
     h = (h ^ (h >> 13)) * 0xC2B2AE35 & 0xFFFFFFFF
     return h ^ (h >> 16)
+
+
+def _logits_with_graph(model: nn.Module, x_adv: Tensor) -> Tensor:
+    try:
+        return model(x_adv).float()
+    except RuntimeError as error:
+        if "requires grad" not in str(error):  # what .numpy() says inside a model that leaves torch
+            raise
+        return model(x_adv.detach()).float()
+
+
+def _unit(images: Tensor, order: int) -> Tensor:
+    """Each image divided by its norm; zeros stay zeros. Scaled first, since small gradients squared underflow."""
+    largest = images.flatten(1).abs().amax(1).clamp(min=torch.finfo(images.dtype).tiny)
+    images = images / largest.view(-1, *[1] * (images.ndim - 1))
+    return images / _norms(images, order)
 
 
 def _norms(images: Tensor, order: int) -> Tensor:
