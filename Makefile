@@ -7,6 +7,7 @@ PYTHON ?=
 FAISS ?=
 SNAKEMAKE_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 PYTHON_NAMES := python3 python3.14 python3.13 python3.12 python3.11 python
 PIP := .venv/bin/python -m pip --disable-pip-version-check
@@ -16,12 +17,14 @@ export MPLBACKEND := Agg
 export PIP_USER := 0
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help figures test env lint FORCE
+.PHONY: help figures test bench env lint FORCE
 
 help:
 	@echo 'make figures   train the four methods, analyse them, and execute the notebooks: figures and tables.'
 	@echo '               SCALE=mini (the default: no data to fetch, minutes); CORES=2; SNAKEMAKE_ARGS=-n'
 	@echo 'make test      run the tests. PYTEST_ARGS="-k attacks -x"'
+	@echo 'make bench     time our code beside its peers, in turn: a table of ratios, and benchmarks/latest.json.'
+	@echo '               BENCH_ARGS="--only pgd --pairs 9"; some minutes, on a machine that does nothing else'
 	@echo 'make env       only make the environment .venv, which the other commands make when it is missing or out of date'
 	@echo 'make lint      check the source files with ruff'
 	@echo 'Any of them:   PYTHON=/path/to/python3.12 the Python (3.11 or newer) that .venv is made with'
@@ -34,6 +37,9 @@ figures: .venv/.stamp-run
 test: .venv/.stamp-test
 	PATH="$$(pwd)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 .venv/bin/python -m pytest \
 	  -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
+
+bench: .venv/.stamp-test
+	.venv/bin/python -m benchmarks.bench $(BENCH_ARGS)
 
 env: .venv/.stamp-run
 

@@ -333,7 +333,7 @@ def _numbers() -> tyro.constructors.ConstructorRegistry:
             metavar="NUMBER",
             instance_from_str=lambda words: parse_number(words[0]),
             is_instance=lambda value: isinstance(value, (int, float)),
-            str_from_instance=lambda value: [f"{value:.6g}"],
+            str_from_instance=lambda value: [format_number(value)],
         )
 
     return registry

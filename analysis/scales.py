@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tla_core.config import METHODS, AttackConfig, TrainConfig, parse_number
+from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig, parse_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ class Scale:
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.overrides) - set(METHODS))
-        if unknown:
-            raise ValueError(f"overrides must name methods ({', '.join(METHODS)}). Got {', '.join(unknown)}.")
+        known = METHODS + VARIANTS
+        if unknown := sorted(set(self.overrides) - set(known)):
+            raise ValueError(f"overrides must name methods ({', '.join(known)}). Got {', '.join(unknown)}.")
 
     def config(self, dataset: str, method: str, seed: int = 0) -> TrainConfig:
         """The settings of one training: the preset, with this scale's overrides."""

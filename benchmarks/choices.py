@@ -35,14 +35,14 @@ def chunks(setup: Setup) -> Iterator[Line]:
     images, labels = test_images(setup.gradient_images)
     model = untrained_model(setup, "lenet", images, width=1 / 8)
     attack = tla.AttackConfig(eps=0.3, step_size=0.03, steps=setup.gradient_steps)
-    chunk = attacks._CPU_CHUNK
+    chunk = attacks.CPU_CHUNK
 
     def attacked(size: int) -> None:
-        attacks._CPU_CHUNK = size
+        attacks.CPU_CHUNK = size
         try:
             run_attack(attack, model, images, labels, fold=True)
         finally:
-            attacks._CPU_CHUNK = chunk
+            attacks.CPU_CHUNK = chunk
 
     peers = {f"{size} at once": lambda size=size: attacked(size) for size in (32, 128, len(images))}
     times = times_in_turn(lambda: attacked(chunk), peers, pairs=setup.pairs, device=setup.device)

@@ -37,14 +37,13 @@ def cost_per_image(setup: Setup) -> Iterator[Line]:
             "network": f"Table 1, width {WIDTH:g}, untrained", "attack": str(ATTACK), "images": many,
             "repeats_of_peer": repeats,
             "peak_memory_mb": {f"{n:,}": round(used, 1) for n, used in memory.items()},
-            "memory": "what an evaluation adds to the memory of its process, on the CPU; the images (uint8) are there"
-            " before",
+            "memory": "peak of a process that evaluates once, on the CPU, less the images (uint8)",
         },
     )  # fmt: skip
 
 
 def peak_memory(n: int) -> float:
-    """Megabytes that evaluating n images adds to the peak memory of a process, measured in a fresh one."""
+    """Megabytes that a process needs at most to evaluate n images, less the images themselves."""
     command = [sys.executable, "-m", "benchmarks.scaling", str(n), str(torch.get_num_threads())]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(result.stdout)
@@ -67,16 +66,11 @@ def _evaluation(setup: Setup, n: int):
 def _main(n: int, threads: int) -> None:
     import resource
 
-    def peak() -> float:
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return kilobytes / 1e6 if sys.platform == "darwin" else kilobytes / 1e3
-
     torch.set_num_threads(threads)
-    evaluation = _evaluation(Setup(), n)
-    _evaluation(Setup(), 1000)()  # what torch allocates once, whatever is evaluated
-    before = peak()
-    evaluation()
-    json.dump(peak() - before, sys.stdout)
+    _evaluation(Setup(), n)()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    images = test_images(1)[0].numel() * n
+    json.dump((peak if sys.platform == "darwin" else peak * 1024) / 1e6 - images / 1e6, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -8,13 +9,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import tla_core as tla
-from tla_core import run_folder, training
+from tla_core import methods, run_folder, training
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
-from tla_core.config import METHODS, AttackConfig, TrainConfig
+from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig
 from tla_core.evaluation import Evaluation
+from tla_core.models import LeNet, Normalize
 from tla_core.run_folder import RunConflictError, RunFolder
 from tla_core.schedule import learning_rate, make_optimizer, ramped_attack, split_holdout
 from tla_core.training import TrainingDivergedError, load_model
@@ -202,6 +205,7 @@ RUNS = {
     "tla, adam": (tiny("tla"), lambda: None),
     "at, sgd": (tiny("at", optimizer="sgd", learning_rate=0.05), lambda: None),
     "alp, user's network": (tiny("alp"), WithDropout),
+    "tla, averaged, bf16": (tiny("tla", averaging=0.9, precision="bf16"), lambda: None),
 }
 
 
@@ -573,6 +577,325 @@ def test_frozen_parameters_stay_as_they_are(digits, tmp_path):
     assert torch.equal(loaded.layers[1].weight, before["layers.1.weight"])
     assert not torch.equal(loaded.classifier.weight, before["classifier.weight"])
     assert not model.layers[1].weight.requires_grad and model.classifier.weight.requires_grad
+
+
+@pytest.mark.parametrize("other", ["10 classes, here 3; ", "width 0.03125, here 0.0625; "])
+def test_init_from_says_what_differs_from_the_other_network(other, digits, finished, tmp_path):
+    if "classes" in other:
+        images = digits.images
+        data = tla.ImageDataset(images, digits.labels % 3, ("a", "b", "c"), name="three")
+        config = tiny("at")
+    else:
+        data, config = digits, tiny("at", width=1 / 16)
+    with pytest.raises(ValueError, match=f"finished.*run are those of another network: {other}.*size mismatch"):
+        fit(config, tmp_path / "run", data, init_from=finished)
+    fit(config, tmp_path / "run", data)  # nothing is in the way of a training without them
+
+
+def test_a_run_that_fine_tunes_needs_another_run_to_start_from(digits, finished, tmp_path):
+    config = tiny("tla", fine_tune=True)
+    with pytest.raises(ValueError, match=r"fine-tune another run.*init_from=RUN or `tla train --init-from RUN`"):
+        fit(config, tmp_path / "run", digits)
+    assert not (tmp_path / "run").exists()
+    assert fit(config, tmp_path / "run", digits, init_from=finished).metrics
+
+
+class Residual(nn.Module):
+    """A plain network as users write them: batch norm, and a forward that is no sequence of modules."""
+
+    def __init__(self, n_classes):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.norm_1 = nn.BatchNorm2d(4)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm_2 = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, n_classes)
+
+    def forward(self, x):
+        x = torch.relu(self.norm_1(self.stem(x)))
+        x = torch.relu(x + self.norm_2(self.conv(x)))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def image_folder(tmp_path_factory):
+    """24 x 24 pictures of three classes, each in a folder of PNG files."""
+    root, generator = tmp_path_factory.mktemp("shapes"), np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 2)):
+        for k, name in enumerate(("disc", "ring", "star")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 100, (24, 24, 3), dtype=np.uint8)
+                pixels[..., k] += 100
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_users_network_is_trained_on_a_folder_of_the_users(method, image_folder, tmp_path):
+    def make_model():
+        torch.manual_seed(0)
+        return nn.Sequential(Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)), Residual(3))
+
+    data = tla.load_dataset(str(image_folder), "train")
+    seen = []
+
+    def attack(attack, model, x, *args, **options):
+        x_adv = run_attack(attack, model, x, *args, **options)
+        seen.append(((x_adv - x).abs().max().item(), x_adv.min().item(), x_adv.max().item()))
+        return x_adv
+
+    run_attack = methods.run_attack
+    config = tiny(method, epochs=1, batch_size=8, holdout=6, augmentation="crop-flip-saturation", eps_ramp=0.0)
+    model = make_model()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "run_attack", attack)
+        result = fit(config, tmp_path / "run", data, model=model)
+    # eps is in pixels of images in [0, 1], whatever the network does with them.
+    assert all(0.05 < size <= 0.1 + 1e-6 and low >= 0 and high <= 1 for size, low, high in seen)
+    assert bool(seen) == (method != "um")
+    loaded = load_model(result.run_dir, model=make_model())
+    images = tla.load_dataset(str(image_folder), "test").images / 255
+    assert torch.equal(loaded(images), model.eval()(images))  # of the only epoch
+    assert torch.equal(loaded[0].mean, make_model()[0].mean)
+
+
+# ---- how long, how precise, averaged
+
+
+@pytest.mark.parametrize(("iterations", "selected_at"), [(2, [2]), (3, [3]), (4, [3, 4]), (7, [3, 6, 7])])
+def test_a_training_of_so_many_iterations(iterations, selected_at, digits, finished, tmp_path):
+    result = fit(tiny(epochs=1, iterations=iterations), tmp_path / "run", digits)
+    held_out = [record for record in result.metrics if "holdout" in record]
+    assert [record["step"] for record in held_out] == selected_at
+    assert [record["epoch"] for record in held_out] == list(range(1, len(selected_at) + 1))
+    assert load_tensors(result.run_dir / "state.safetensors")[1]["step"] == iterations
+
+
+def test_as_many_iterations_as_epochs_have_give_the_same_weights(digits, finished, tmp_path):
+    fit(tiny(epochs=1, iterations=2 * STEPS_PER_EPOCH), tmp_path / "run", digits)
+    assert_same_weights(*(load_tensors(path / "model.safetensors")[0] for path in (tmp_path / "run", finished)))
+
+
+@pytest.mark.parametrize("method", METHODS + VARIANTS)
+def test_bf16_is_for_the_network_alone(method, digits, tmp_path, monkeypatch):
+    config = tiny("tla" if method in VARIANTS else method, precision="bf16", eps_ramp=0.0)
+    config = dataclasses.replace(config, method=method)
+    activations, perturbations, losses, reported = [], [], [], []
+
+    class Watched(LeNet):
+        def forward(self, x):
+            assert x.dtype == torch.float32
+            logits = super().forward(x)
+            activations.append(logits.dtype)
+            return logits
+
+    def attacked(attack, model, x, *args, **options):
+        x_adv = run_attack(attack, model, x, *args, **options)
+        perturbations.append((x_adv.dtype, (x_adv - x).abs().max().item()))
+        return x_adv
+
+    def step(*args):
+        loss = before(*args)
+        losses.extend([loss.total.dtype, *(term.dtype for term in loss.terms.values())])
+        return loss
+
+    def selecting(*args, **options):
+        training_so_far = len(activations)
+        outcome = evaluate(*args, **options)
+        reported.extend(activations[training_so_far:])
+        del activations[training_so_far:]
+        return outcome
+
+    before, run_attack, evaluate = training.STEPS[method], methods.run_attack, training.evaluate
+    monkeypatch.setitem(training.STEPS, method, step)
+    monkeypatch.setattr(methods, "run_attack", attacked)
+    monkeypatch.setattr(training, "evaluate", selecting)
+    model = Watched(width=1 / 32)
+    fit(config, tmp_path / "run", digits, model=model)
+    assert set(activations[1:]) == {torch.bfloat16} and set(losses) == set(reported) == {
+        torch.float32
+    }  # [0]: the check
+    assert all(dtype == torch.float32 and 0.09 < size <= 0.1 + 2**-24 for dtype, size in perturbations)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_the_accuracies_of_bf16_are_those_of_fp32_within_their_standard_error(tmp_path):
+    """The attack under autocast is as strong as that in fp32, and a training under autocast as good."""
+    data = tla.load_dataset("mnist-mini", "train").subset(range(1500))
+    test = tla.load_dataset("mnist-mini", "test").subset(range(500))
+    attack = AttackConfig(eps=0.1, step_size=0.03, steps=5)
+    config = tiny("at", width=1 / 8, holdout=0, attack=attack, batch_size=25)
+    accuracy = {}
+    for precision in ("fp32", "bf16"):
+        run = fit(dataclasses.replace(config, precision=precision), tmp_path / precision, data).run_dir
+        accuracy[precision] = tla.evaluate(load_model(run), test.images, test.labels, {"pgd": attack}, checks=False)
+
+    def under_autocast(model, x, y):
+        with torch.autocast("cpu", torch.bfloat16):
+            return training_attack(attack, model, x, y)
+
+    training_attack = methods.run_attack
+    weak = tla.evaluate(load_model(tmp_path / "fp32"), test.images, test.labels, {"bf16": under_autocast}, checks=False)
+    full = accuracy["fp32"]
+    assert full.accuracy["pgd"] > 0.5
+    assert abs(weak.accuracy["bf16"] - full.accuracy["pgd"]) < full.standard_error["pgd"]
+    for name in ("clean", "pgd"):
+        assert abs(accuracy["bf16"].accuracy[name] - full.accuracy[name]) < 2**0.5 * full.standard_error[name]
+
+
+@pytest.mark.parametrize("user", [False, True], ids=["preset", "user's network"])
+def test_the_moving_average_is_what_is_selected(user, digits, tmp_path, monkeypatch):
+    def make_model():
+        return nn.Sequential(Normalize([0.1], [0.3]), WithDropout()) if user else None
+
+    seen = []
+
+    def look(model, *args):
+        seen.append(weights_of(model))
+        return step(model, *args)
+
+    step = training.STEPS["at"]
+    monkeypatch.setitem(training.STEPS, "at", look)
+    config = tiny("at", averaging=0.6, holdout=0)
+    fit(config, tmp_path / "run", digits, model=make_model())
+    tensors, _ = load_tensors(tmp_path / "run" / "state.safetensors")
+    seen.append({name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")})
+    average = {name: value.double() for name, value in seen[1].items()}  # after the first step
+    for weights in seen[2:]:
+        average = {name: 0.6 * value + 0.4 * weights[name].double() for name, value in average.items()}
+    selected = load_tensors(tmp_path / "run" / "model.safetensors")[0]
+    assert len(seen) == 1 + 2 * STEPS_PER_EPOCH and selected.keys() == average.keys()
+    for name, value in selected.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), average[name], rtol=1e-6, atol=1e-7)
+        else:
+            assert name.endswith("num_batches_tracked") and value == seen[-1][name] > 0
+    assert not torch.equal(selected[name := [*selected][-1]], seen[-1][name])
+    if user:
+        assert torch.equal(selected["0.mean"], make_model()[0].mean)
+
+
+def test_held_out_images_are_shown_to_the_moving_average(digits, tmp_path):
+    result = fit(tiny("at", averaging=0.9), tmp_path / "run", digits)
+    held_out = [record["holdout"] for record in result.metrics if "holdout" in record]
+    best = max(held_out, key=lambda h: (h["robust"], h["clean"]))
+    _, rows = split_holdout(digits.labels, 20, 0)
+    again = tla.evaluate(load_model(result.run_dir), digits.images[rows], digits.labels[rows], checks=False)
+    assert again.accuracy["clean"] == pytest.approx(best["clean"])
+
+
+# ---- TensorBoard
+
+
+def test_tensorboard_holds_what_the_metrics_hold_also_after_an_interruption(digits, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard", reason="TensorBoard is an option that is not installed here")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(training, "LOG_EVERY_STEPS", 1)
+    with monkeypatch.context() as patch, pytest.raises(Interruption, match=r"^$"):
+        interrupt(patch, training.STEPS, "tla", call=4)
+        fit(tiny("tla"), tmp_path / "run", digits, tensorboard=True)
+    result = fit(tiny("tla"), tmp_path / "run", digits, tensorboard=True)
+    expected = {}
+    for record in result.metrics:
+        flat = {**record, **record.get("terms", {}), **record.get("holdout", {})}
+        group = "holdout" if "holdout" in record else "training"
+        for name in flat.keys() - {"step", "time", "terms", "holdout"}:
+            expected.setdefault(f"{group}/{name}", []).append((record["step"], np.float32(flat[name])))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    found = {tag: [(e.step, np.float32(e.value)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert found == expected and {"training/loss", "training/triplet", "holdout/robust"} <= found.keys()
+    assert len(found["training/loss"]) == 2 * STEPS_PER_EPOCH
+    fit(tiny("tla"), tmp_path / "without", digits)
+    assert_same_run(tmp_path / "run", tmp_path / "without")
+
+
+def test_tensorboard_that_is_not_installed_is_told_before_anything_is_written(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"TensorBoard is not installed: `pip install tensorboard`"):
+        fit(tiny(), tmp_path / "run", digits, tensorboard=True)
+    assert not (tmp_path / "run").exists()
+
+
+# ---- memory that does not suffice
+
+
+def no_gpu_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def no_memory():
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def no_memory_for_numpy():
+    np.empty(1 << 60, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("fail", [no_gpu_memory, no_memory, no_memory_for_numpy])
+@pytest.mark.parametrize(
+    ("failing_step", "kept"), [(0, "No state had been saved yet"), (4, "The state of step 3 is kept")]
+)
+def test_out_of_memory_says_what_to_try_and_loses_nothing(
+    fail, failing_step, kept, digits, finished, tmp_path, monkeypatch
+):
+    def step(*args):
+        if args[2] == failing_step:
+            fail()
+        return before(*args)
+
+    before = training.STEPS["um"]
+    with monkeypatch.context() as patch:
+        patch.setitem(training.STEPS, "um", step)
+        with pytest.raises(
+            torch.OutOfMemoryError,
+            match=rf"out of memory on cpu at step {failing_step}, with batches of 20 images\. {kept}.*Try batch_size=10,",
+        ):
+            fit(tiny(), tmp_path / "run", digits)
+    fit(tiny(), tmp_path / "run", digits)
+    assert_same_run(tmp_path / "run", finished)
+
+
+@pytest.mark.parametrize(
+    ("config", "advice"),
+    [(tiny("tla"), "Try batch_size=10 or a smaller pool_size,"), (tiny(batch_size=2), "Try a network of less width,")],
+)
+def test_what_to_try_depends_on_the_settings(config, advice, digits, tmp_path, monkeypatch):
+    monkeypatch.setitem(training.STEPS, config.method, lambda *_: no_gpu_memory())
+    with pytest.raises(torch.OutOfMemoryError, match=advice):
+        fit(config, tmp_path / "run", digits)
+
+
+def test_held_out_images_are_evaluated_fewer_at_once_where_memory_does_not_suffice(digits, tmp_path, monkeypatch):
+    tried = []
+
+    def limited(*args, batch_size, **options):
+        tried.append(batch_size)
+        if batch_size > fits:
+            no_gpu_memory()
+        return evaluate(*args, batch_size=batch_size, **options)
+
+    evaluate = training.evaluate
+    fit(tiny("at"), tmp_path / "whole", digits)
+    monkeypatch.setattr(training, "evaluate", limited)
+    fits = 0
+    with pytest.raises(torch.OutOfMemoryError, match=r"at step 3, .* No state had been saved yet.*Try batch_size=10"):
+        fit(tiny("at"), tmp_path / "run", digits)
+    assert tried == [256, 128, 64, 32, 16]
+    fits = 64
+    fit(tiny("at"), tmp_path / "run", digits)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_an_error_that_is_not_about_memory_keeps_its_own_words(digits, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setitem(training.STEPS, "um", fail)
+    with pytest.raises(RuntimeError, match=r"^shapes do not match$"):
+        fit(tiny(), tmp_path / "run", digits)
 
 
 # ---- files that cannot be trusted, and settings that do not exist

@@ -18,7 +18,7 @@ from tla_core.validation import as_images, as_labels, check_label_range
 
 # On a CPU so many images at once: their activations stay in the cache. 256 at once take 1.1 to 1.4 times as long for
 # each image (benchmarks/attack_gradient.py).
-_CPU_CHUNK = 64
+CPU_CHUNK = 64
 # On a GPU broken images are looked for after so many steps, since the processor has to wait for the answer.
 _GPU_STEPS_BETWEEN_CHECKS = 5
 
@@ -166,7 +166,7 @@ def run_attack(
                 check_label_range(y[y.argmax()][None], model(x[:1]))
         seed = 0 if generator is None else generator.initial_seed()
         indices = torch.arange(len(x), device=x.device) if indices is None else indices
-        model = _folded_if_equal(model, x, trusted) if fold else model
+        model = folded_if_equal(model, x, trusted) if fold else model
         if attack.restarts > 1 and restart is None and start is None:
             return _worst_of_restarts(attack, model, x, y, seed, indices)
         x_adv = _start(attack, x, seed, indices, restart or 0) if start is None else start
@@ -235,7 +235,7 @@ def clearly_broken(logits: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _folded_if_equal(model: nn.Module, x: Tensor, trusted: bool) -> nn.Module:
+def folded_if_equal(model: nn.Module, x: Tensor, trusted: bool = False) -> nn.Module:
     """The folded model, or the model itself where folding changes its output: one image tells.
 
     It does in a network that reads what lies between a convolution and its batch norm. The gradients of another network
@@ -252,8 +252,8 @@ def _folded_if_equal(model: nn.Module, x: Tensor, trusted: bool) -> nn.Module:
 
 def _ascend(attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
     """All steps from a start."""
-    if x.device.type == "cpu" and len(x) > _CPU_CHUNK:
-        parts = zip(x.split(_CPU_CHUNK), y.split(_CPU_CHUNK), x_adv.split(_CPU_CHUNK), strict=True)
+    if x.device.type == "cpu" and len(x) > CPU_CHUNK:
+        parts = zip(x.split(CPU_CHUNK), y.split(CPU_CHUNK), x_adv.split(CPU_CHUNK), strict=True)
         return torch.cat([_ascend(attack, model, *part) for part in parts])
     velocity = torch.zeros_like(x) if attack.momentum else None
     for _ in range(attack.steps):
@@ -268,7 +268,7 @@ def _ascend_until_broken(attack: AttackConfig, model: nn.Module, x: Tensor, y: T
     """
     result = x_adv.clone()
     on_cpu = x.device.type == "cpu"
-    places = min(_CPU_CHUNK, len(x)) if on_cpu else len(x)
+    places = min(CPU_CHUNK, len(x)) if on_cpu else len(x)
     # What moves along with an image: its position, and all that a step reads and changes.
     active = torch.arange(places, device=x.device)
     state = [x[active], y[active], x_adv[active], torch.zeros_like(x[active])]

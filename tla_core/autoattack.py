@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from tla_core.attacks import CPU_CHUNK, folded_if_equal
 from tla_core.config import check_radius
 from tla_core.layers import model_device
 
@@ -32,6 +33,7 @@ class AutoAttack:
 
     Notes
     -----
+    It sees the model with batch norm folded, like our own attacks; `evaluate` judges the examples on the model itself.
     Outcomes depend on the batch size, since the random numbers are drawn for a batch at once. With fewer than four
     classes, for which the targeted loss is not defined, the ensemble is APGD on cross-entropy, FAB and Square.
     """
@@ -59,6 +61,7 @@ class AutoAttack:
                 "AutoAttack needs pyautoattack: `pip install pyautoattack`, or install with the extra [robustness]."
             ) from error
         device = model_device(model)
+        model = folded_if_equal(model, x)
         settings = {
             "eps": self.eps,
             "norm": {"linf": "Linf", "l2": "L2"}[self.norm],
@@ -73,7 +76,8 @@ class AutoAttack:
             else:
                 ensemble = Ensemble(model, version=self.version, **settings)
                 ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = min(9, n_classes - 1)
-            return ensemble.run_standard_evaluation(x, y, batch_size=len(x))[0]
+            at_once = CPU_CHUNK if device.type == "cpu" else len(x)
+            return ensemble.run_standard_evaluation(x, y, batch_size=at_once)[0]
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON values."""

@@ -10,6 +10,10 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+# Its functions have the group of the moment of the import as a default: imported within a training, by the optimizer,
+# they would hold that group, and the others would wait for a process that has failed.
+import torch.distributed.nn
 from torch import Tensor
 
 _MESSAGE = "message"

@@ -1,0 +1,212 @@
+"""The benchmarks run, record what they say they record, and notice results that do not agree. No times are judged."""
+
+import copy
+import dataclasses
+import json
+import statistics
+import sys
+
+import pytest
+import torch
+from tiny import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY))  # `benchmarks` is no part of what is installed
+
+import tla_core as tla
+from benchmarks import bench, choices, evaluations, full_training, inputs, scaling, timing, training_steps
+from tla_core.config import TrainConfig
+
+FIELDS = {"name", "ours_s", "peer_s", "peer", "ratio", "pairs", "conditions"}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    """Seconds for everything: models of one short epoch, few images, thin networks."""
+    root = tmp_path_factory.mktemp("benchmarks")
+    attack = tla.AttackConfig(eps=0.3, step_size=0.3, steps=1)
+    training = {"width": 1 / 16, "iterations": 8, "batch_size": 100, "holdout": 20, "selection_attack": attack}
+    return inputs.Setup(
+        pairs=1, images=24, steps=2, peer_batches=(8, 24), sizes=(8, 24), gradient_images=8, gradient_steps=1,
+        width=1 / 16, training={**training, "attack": attack}, runs=root / "runs", kept=root / "kept",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def without_peers(monkeypatch):
+    """A peer that is our own attack, for checkouts without torchattacks and foolbox; both names stay."""
+
+    def peer(model, x, y, steps, random_start):
+        attack = tla.AttackConfig(
+            eps=evaluations.EPS, step_size=evaluations.STEP_SIZE, steps=steps, random_start=random_start
+        )
+        return tla.evaluate(model, x, y, {"PGD": attack}, fold=False, checks=False).correct["PGD"]
+
+    monkeypatch.setattr(evaluations, "PEERS", {"torchattacks": peer, "foolbox": peer})
+    return peer
+
+
+# what is written ------------------------------------------------------------------------------------------------------
+
+
+def test_the_json_holds_a_record_of_each_line(setup, without_peers, tmp_path, capsys):
+    path = tmp_path / "latest.json"
+    names = ["pgd", "channels-last", "folding", "published-training"]
+    assert bench.main(["--only", *names, "--pairs", "2", "--json", str(path), "--device", "cpu"], setup) == 0
+    records = json.loads(path.read_text())
+    assert records
+    for record in records:
+        assert set(record) == FIELDS
+        assert record["pairs"] == 2 == len(record["conditions"]["ratios"])
+        assert record["ratio"] == statistics.median(record["conditions"]["ratios"])
+        assert record["ours_s"] > 0 and record["peer_s"] > 0
+        assert {"torch", "threads", "cpu_capability", "device", "network"} <= set(record["conditions"])
+    labels = [(record["name"], record["peer"]) for record in records]
+    assert len(set(labels)) == len(labels)
+    printed = capsys.readouterr().out
+    assert all(name in printed and peer in printed for name, peer in labels)
+    assert {peer for name, peer in labels if name.startswith("evaluate, PGD-2")} == {"torchattacks", "foolbox"}
+
+
+def test_a_ratio_is_the_median_of_the_pairs_and_not_the_ratio_of_the_medians():
+    line = timing.Line("a", "b", ((1.0, 1.0), (2.0, 20.0), (4.0, 8.0)))
+    assert line.ratios == [1.0, 10.0, 2.0] and line.ratio == 2.0
+    record = line.record({"threads": 2})
+    assert (record["ours_s"], record["peer_s"]) == (2.0, 8.0)
+    assert record["conditions"]["ratio_min"] == 1.0 and record["conditions"]["ratio_max"] == 10.0
+
+
+def test_ours_and_peers_run_in_turn_and_share_the_runs_of_ours():
+    ran = []
+    peers = {name: lambda name=name: ran.append(name) for name in ("x", "y")}
+    times = timing.times_in_turn(lambda: ran.append("ours"), peers, pairs=2, device=CPU)
+    assert ran == ["ours", "x", "y", "ours", "x", "y", "y", "x", "ours"]  # the warm-up, and two turns
+    assert {name: len(pairs) for name, pairs in times.items()} == {"x": 2, "y": 2}
+    assert [ours for ours, _ in times["x"]] == [ours for ours, _ in times["y"]]
+
+
+@pytest.mark.parametrize("arguments", [["--pairs", "0"], ["--only", "nothing"]])
+def test_arguments_that_make_no_sense_are_refused(arguments, tmp_path):
+    with pytest.raises(SystemExit):
+        bench.main([*arguments, "--json", str(tmp_path / "latest.json")])
+    assert not list(tmp_path.iterdir())
+
+
+# what must agree ------------------------------------------------------------------------------------------------------
+
+
+def test_the_peers_find_our_outcomes_from_the_same_start(setup):
+    pytest.importorskip("torchattacks")
+    pytest.importorskip("foolbox")
+    model, _ = inputs.trained_model(setup, "at")
+    found = evaluations.check_outcomes(setup, model, *inputs.test_images(24), {"torchattacks": 8, "foolbox": 24})
+    assert {name: failure for name, (_, failure) in found.items()} == {"torchattacks": "", "foolbox": ""}
+
+
+def test_other_outcomes_end_the_command_with_status_1(setup, without_peers, monkeypatch, tmp_path, capsys):
+    def spoilt(model, x, y, steps, random_start):
+        return ~without_peers(model, x, y, steps, random_start)
+
+    monkeypatch.setattr(evaluations, "PEERS", {"torchattacks": without_peers, "foolbox": spoilt})
+    path = tmp_path / "latest.json"
+    assert bench.main(["--only", "pgd", "--pairs", "1", "--json", str(path), "--device", "cpu"], setup) == 1
+    failed = {record["peer"] for record in json.loads(path.read_text()) if record["conditions"]["failure"]}
+    assert failed == {"foolbox"}
+    assert "FAILED: evaluate, PGD-2, undefended, beside foolbox" in capsys.readouterr().err
+
+
+def test_one_image_in_a_thousand_may_differ_folded_and_none_unfolded():
+    theirs = torch.ones(1000, dtype=torch.bool)
+    one, two = theirs.clone(), theirs.clone()
+    one[:1], two[:2] = False, False
+    assert evaluations.judge_outcomes(theirs, theirs, one)[1] == ""
+    assert "2 folded" in evaluations.judge_outcomes(theirs, theirs, two)[1]
+    assert "1 differ unfolded" in evaluations.judge_outcomes(theirs, one, theirs)[1]
+
+
+@pytest.fixture
+def step_inputs(setup):
+    config = dataclasses.replace(TrainConfig.preset("mini/mnist/tla", width=1 / 16), batch_size=20, pool_size=20)
+    data = tla.load_dataset("mnist-mini", "train")
+    source = inputs.training_source(setup, config, data.images[:200], data.labels[:200])
+    model = inputs.untrained_model(setup, "lenet", data.images[:200], width=1 / 16).train()
+    return model, source, config
+
+
+def test_a_step_that_agrees_passes_and_leaves_the_models_alone(step_inputs):
+    model, source, config = step_inputs
+    before = copy.deepcopy(model.state_dict())
+    said, failure = training_steps.check_step(model, copy.deepcopy(model), source, config)
+    assert not failure and "the gradient by" in said
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("changes", [{"margin": 0.5}, {"lambda_norm": 0.1}])
+def test_a_step_of_another_loss_is_noticed(step_inputs, changes):
+    model, source, config = step_inputs
+
+    def other(model, source, step, config, attacked=None):
+        return training_steps.plain_step(model, source, step, dataclasses.replace(config, **changes), attacked)
+
+    assert training_steps.check_step(model, copy.deepcopy(model), source, config, other)[1]
+
+
+def test_a_step_with_another_attack_is_noticed(step_inputs):
+    model, source, config = step_inputs
+    weaker = dataclasses.replace(config, attack=dataclasses.replace(config.attack, steps=1))
+
+    def other(model, source, step, config, attacked=None):
+        return training_steps.plain_step(model, source, step, weaker, attacked)
+
+    _, failure = training_steps.check_step(model, copy.deepcopy(model), source, config, other)
+    assert "pixels differ" in failure
+
+
+# the rest -------------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_trained_once_and_a_run_that_is_there_is_used(setup, tmp_path):
+    model, where = inputs.trained_model(setup, "um")
+    assert where.startswith(str(setup.kept))
+    again, _ = inputs.trained_model(setup, "um")
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+    (tmp_path / "mini" / "mnist" / "um").mkdir(parents=True)
+    (tmp_path / "mini" / "mnist" / "um" / "seed0").symlink_to(setup.kept / "mini" / "mnist" / "um")
+    _, where = inputs.trained_model(dataclasses.replace(setup, runs=tmp_path), "um")
+    assert where.startswith(str(tmp_path))
+
+
+def test_a_chunk_size_that_was_tried_does_not_stay(setup):
+    chunk = choices.attacks.CPU_CHUNK
+    assert [line.peer for line in choices.chunks(setup)] == ["32 at once", "128 at once", "8 at once"]
+    assert choices.attacks.CPU_CHUNK == chunk
+
+
+def test_cost_per_image_holds_the_memory_of_both_sizes(setup, monkeypatch):
+    monkeypatch.setattr(scaling, "peak_memory", lambda n: 10.0 + n)  # a process of its own takes seconds to start
+    (line,) = scaling.cost_per_image(setup)
+    assert line.conditions["peak_memory_mb"] == {"8": 18.0, "24": 34.0}
+    assert line.peer == "8 images" and line.times[0][0] > 0
+
+
+def test_a_training_step_is_projected_to_the_whole_training(setup):
+    """On a CPU with a thin network; what is tried on a GPU is the published one."""
+    thin = {"width": 0.05, "blocks": (1, 1, 1), "batch_size": 4, "pool_size": 4}
+    for precision in ("fp32", "bf16"):
+        line = full_training.training_line(
+            setup, "supplement/cifar10/tla", {**thin, "precision": precision}, n_images=40, n_steps=1, matrix_size=32
+        )
+        found, step = line.conditions, line.times[0][0]
+        assert found["steps"] == 55_000 and found["precision"] == precision
+        assert found["projected_hours"] == pytest.approx(step * 55_000 / 3600)
+        assert found["share_of_bf16_matrix_rate"] == pytest.approx(line.times[0][1] / step)
+
+
+def test_operations_of_a_linear_layer_are_counted_forward_and_backward():
+    layer, x = torch.nn.Linear(8, 4, bias=False), torch.rand(16, 8)
+    assert full_training.count_operations(lambda: layer(x)) == 2 * 16 * 8 * 4
+    assert full_training.count_operations(lambda: layer(x).sum().backward()) == 2 * 2 * 16 * 8 * 4
+
+
+def test_the_published_trainings_are_left_to_a_gpu(setup):
+    assert list(full_training.published_training(setup)) == []
