@@ -17,7 +17,7 @@ from tla_core.layers import model_device
 from tla_core.validation import as_images, as_labels, check_label_range
 
 # On a CPU so many images at once: their activations stay in the cache. 256 at once take 1.1 to 1.4 times as long for
-# each image (benchmarks/attack_gradient.py).
+# each image (`make bench`).
 CPU_CHUNK = 64
 # On a GPU broken images are looked for after so many steps, since the processor has to wait for the answer.
 _GPU_STEPS_BETWEEN_CHECKS = 5

@@ -1,7 +1,7 @@
 """Folds batch norm into the layer before it, for as long as the weights stand still.
 
 An attack forwards one set of weights many times, so what can be multiplied once should be: 1.5 to 1.9 times as fast on
-one core and the network of `mini` (benchmarks/attack_gradient.py). Narrow residual networks gain 1.05 to 1.2 times: a
+one core and the network of `mini` (`make bench`). Narrow residual networks gain 1.05 to 1.2 times: a
 batch norm that comes first in its block reads a sum, and cannot be folded.
 """
 

@@ -57,6 +57,21 @@ def torch_threads(n: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+@contextmanager
+def full_precision(device: torch.device | str) -> Iterator[None]:
+    """fp32 in the block, as reported numbers are: no autocast, and no TF32, in which cuDNN convolves unless told."""
+    parts = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [part.fp32_precision for part in parts]
+    try:
+        for part in parts:
+            part.fp32_precision = "ieee"
+        with torch.autocast(torch.device(device).type, enabled=False):
+            yield
+    finally:
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
+
+
 def environment_record(device: torch.device | str = "cpu") -> dict[str, Any]:
     """What a result depends on besides its settings: versions, processor, threads, commit."""
     device = torch.device(device)

@@ -31,7 +31,7 @@ from tla_core.evaluation import evaluate
 from tla_core.methods import STEPS, StepLoss
 from tla_core.models import build_model
 from tla_core.run_folder import RunFolder, describe_network_differences, run_record
-from tla_core.runtime import derive_seed, pick_device, torch_threads
+from tla_core.runtime import derive_seed, full_precision, pick_device, torch_threads
 from tla_core.schedule import learning_rate, make_optimizer, ramped_attack, split_holdout
 from tla_core.validation import check_label_range, scale_images
 
@@ -335,7 +335,8 @@ class _Training:
         size = EVALUATED_AT_ONCE
         while True:
             try:
-                return evaluate(model, images, labels, attacks, batch_size=size, checks=False).correct
+                with full_precision(self.device):
+                    return evaluate(model, images, labels, attacks, batch_size=size, checks=False).correct
             except (RuntimeError, MemoryError) as error:
                 # How many at once changes no outcome, so that a training that fits need not stop here.
                 if not _is_out_of_memory(error) or size <= self.source.batch_size:
