@@ -1,6 +1,7 @@
 """The `tla` command. Everything heavy is imported by the subcommand that needs it, so that `tla --help` is quick."""
 
 import dataclasses
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -80,7 +81,9 @@ def _train_command(args: Sequence[str]) -> Callable[..., None]:
             raise ValueError("PRESET must come before the flags: `tla train PRESET --epochs 2`.")
         folder = out or project_root() / "runs" / preset / f"seed{config.seed}"
         options = {"init_from": init_from, "device": device, "replace": replace, "progress": progress}
-        print(train_model(config, folder, tensorboard=tensorboard, **options))
+        result = train_model(config, folder, tensorboard=tensorboard, **options)
+        if os.environ.get("RANK", "0") == "0":  # with torchrun, one process speaks for all
+            print(result)
 
     return train
 
@@ -234,7 +237,6 @@ def figures(
     snakemake_args: Annotated[str, arg(help='Further arguments of Snakemake, such as "-n".')] = "",
 ) -> None:
     """Make everything of a scale that is missing or out of date; `make figures` calls this."""
-    import os
     import shlex
 
     from analysis.pipeline import run_pipeline

@@ -12,6 +12,7 @@ from analysis.representations import RepresentationSet
 from tla_core.attacks import Attack, attack_mode, run_attack
 from tla_core.evaluation import describe_attack
 from tla_core.layers import forward_with_layer, model_device, resolve_layer
+from tla_core.runtime import full_precision
 from tla_core.validation import as_labels, check_images, check_label_range, scale_images
 
 
@@ -86,7 +87,11 @@ def extract(
         _warn_training()
     parts: dict[str, list[np.ndarray]] = {}
     device = model_device(model)
-    with attack_mode(model), tqdm(total=len(images), unit="image", disable=not progress, desc="extract") as bar:
+    with (
+        attack_mode(model),
+        full_precision(device),
+        tqdm(total=len(images), unit="image", disable=not progress, desc="extract") as bar,
+    ):
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             x, y = scale_images(images[batch].to(device)), labels[batch].to(device)

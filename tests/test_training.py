@@ -206,7 +206,7 @@ RUNS = {
     "tla, adam": (tiny("tla"), lambda: None),
     "at, sgd": (tiny("at", optimizer="sgd", learning_rate=0.05), lambda: None),
     "alp, user's network": (tiny("alp"), WithDropout),
-    "at, averaged, bf16": (tiny("at", averaging=0.9, precision="bf16"), lambda: None),
+    "tla, averaged, bf16": (tiny("tla", averaging=0.9, precision="bf16"), lambda: None),
 }
 
 
@@ -763,8 +763,11 @@ def test_reported_numbers_are_computed_in_full_precision():
     parts = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
     before = [part.fp32_precision for part in parts]
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(Interruption, match=r"^$"), full_precision("cpu"):
-        assert all(part.fp32_precision == "ieee" for part in parts)
         assert nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.float32
+        assert [part.fp32_precision for part in parts] == before  # a CPU has no other precision to leave
+        raise Interruption
+    with pytest.raises(Interruption, match=r"^$"), full_precision("cuda"):
+        assert all(part.fp32_precision == "ieee" for part in parts)
         raise Interruption
     assert [part.fp32_precision for part in parts] == before and before[0] != "ieee"
 

@@ -76,14 +76,14 @@ class BatchSource:
         """For each label a random image of that class; it may be the anchor's own."""
         generator = self._generator("positives", step)
         draw = self._share(torch.rand(len(labels) * self._world_size, generator=generator, dtype=torch.float64))
-        offset = (draw.to(labels.device) * self._class_sizes[labels]).long()
+        offset = (draw.to(labels.device, non_blocking=True) * self._class_sizes[labels]).long()
         return self._take(self._by_class[self._class_starts[labels] + offset], "positives", step)
 
     def pool(self, size: int, step: int) -> Batch:
         """`size` different random images, of all classes; the same on all ranks."""
         size = min(size, len(self.labels))
         order = torch.randperm(len(self.labels), generator=self._generator("pool", step))
-        return self._take(order[:size].to(self.labels.device), "pool", step)
+        return self._take(order[:size].to(self.labels.device, non_blocking=True), "pool", step)
 
     def _share(self, drawn: Tensor) -> Tensor:
         size = len(drawn) // self._world_size
@@ -128,7 +128,7 @@ def augment(images: Tensor, indices: Tensor, *, seed: int, saturation: bool = Fa
     image = torch.arange(n, device=images.device)[:, None, None]
     images = padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # one gather for all
     if saturation and channels == 3:
-        luma = images.new_tensor([0.299, 0.587, 0.114])  # ITU-R BT.601, what image libraries call grey
-        grey = torch.einsum("nchw,c->nhw", images, luma)[:, None]
+        red, green, blue = images.unbind(1)
+        grey = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]  # ITU-R BT.601, what image libraries call grey
         images = (grey + (0.5 + draw[:, 3, None, None, None]) * (images - grey)).clamp_(0, 1)
     return images

@@ -15,6 +15,7 @@ from tla_core.attacks import Attack, TransferAttack, attack_mode, run_attack
 from tla_core.config import AttackConfig
 from tla_core.layers import model_device
 from tla_core.masking import MaskingCheck, attack_checks, check_transfer, model_checks, warn_of_masking
+from tla_core.runtime import full_precision
 from tla_core.validation import as_labels, check_images, check_label_range, scale_images
 
 
@@ -142,7 +143,12 @@ def evaluate(
     total = len(images) * (("clean" not in known) + sum(image_steps(attack) for attack in todo.values()))
     batches = [rows.to(device) for rows in torch.arange(len(images)).split(batch_size)]
     correct, found = {}, {}
-    with attack_mode(model), _advancing(progress, total) as bar, _explained_out_of_memory(batch_size):
+    with (
+        attack_mode(model),
+        full_precision(device),
+        _advancing(progress, total) as bar,
+        _explained_out_of_memory(batch_size),
+    ):
 
         def measure(outcome_of: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int) -> Tensor:
             outcomes = []

@@ -66,7 +66,8 @@ def random_negatives(anchor_labels: Tensor, pool_labels: Tensor, *, generator: t
         If the pool holds no image of another class for one of the anchors.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    draw = torch.rand(len(anchor_labels), len(pool_labels), generator=generator).to(pool_labels.device)
+    draw = torch.rand(len(anchor_labels), len(pool_labels), generator=generator)
+    draw = draw.to(pool_labels.device, non_blocking=True)
     same_class = anchor_labels[:, None] == pool_labels[None]
     _check_found(~same_class.all(1), anchor_labels, len(pool_labels))
     return draw.masked_fill(same_class, -1.0).argmax(1)

@@ -60,12 +60,14 @@ def torch_threads(n: int | None) -> Iterator[None]:
 @contextmanager
 def full_precision(device: torch.device | str) -> Iterator[None]:
     """fp32 in the block, as reported numbers are: no autocast, and no TF32, in which cuDNN convolves unless told."""
+    device = torch.device(device)
     parts = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    parts = parts if device.type == "cuda" else ()
     before = [part.fp32_precision for part in parts]
     try:
         for part in parts:
             part.fp32_precision = "ieee"
-        with torch.autocast(torch.device(device).type, enabled=False):
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
         for part, precision in zip(parts, before, strict=True):
