@@ -500,3 +500,32 @@ def test_the_folded_weights_are_frozen_and_the_models_are_not():
     assert not folded.conv.weight.requires_grad and model.conv.weight.requires_grad
     assert folded.classifier is model.classifier
     assert isinstance(model.bn, nn.BatchNorm2d) and isinstance(folded.bn, nn.Identity)
+
+
+# Pooling before the ReLU ----------------------------------------------------------------------------------------------
+
+
+def test_a_pool_changes_places_with_the_relu_before_it_and_gradients_stay_the_same():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()).eval()
+    folded = fold_batch_norm(plain)
+    assert [type(module) for module in folded] == [nn.Conv2d, nn.Identity, nn.MaxPool2d, nn.ReLU, nn.Flatten]
+    unswapped = nn.Sequential(folded[0], nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+    found = []
+    for model in (folded, unswapped):
+        x = torch.randn(4, 1, 10, 10, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        output = model(x)
+        (gradient,) = torch.autograd.grad(output.square().sum(), x)
+        found.append((output, gradient))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("who", ["keep relu", "keep pool", "hook on relu", "hook on pool", "indices"])
+def test_a_pool_stays_where_somebody_reads_in_between(who):
+    pool = nn.MaxPool2d(2, return_indices=who == "indices")
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), pool).eval()
+    keep = {"keep relu": model[2], "keep pool": model[3]}.get(who)
+    if who.startswith("hook"):
+        model[2 if who.endswith("relu") else 3].register_forward_hook(lambda *_: None)
+    folded = fold_batch_norm(model, keep=keep)
+    assert folded is not model and type(folded[2]) is nn.ReLU and type(folded[3]) is nn.MaxPool2d

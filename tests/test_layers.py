@@ -144,7 +144,12 @@ def test_no_hook_stays_behind_even_after_an_error(x):
 def test_tla_mines_by_the_layer_that_it_trains(monkeypatch):
     """Mining folds batch norm; a convolution that is the layer itself must still give its own output."""
     mined = {}
-    monkeypatch.setattr("tla_core.methods.hardest_negatives", lambda a, ya, pool, yp: mined.update(pool=pool) or ya * 0)
+
+    def mine(anchors, anchor_labels, pool, pool_labels, *, metric):
+        mined.update(pool=pool)
+        return anchor_labels * 0
+
+    monkeypatch.setattr("tla_core.methods.hardest_negatives", mine)
     data = mnist_images(60)
     source = BatchSource(data.images, data.labels, batch_size=10, seed=0, device=torch.device("cpu"))
     config = TrainConfig(layer="features.3", pool_size=20, attack=AttackConfig(eps=0.3, steps=1))

@@ -271,7 +271,7 @@ def test_a_scales_overrides_change_the_presets_fields(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"trades": {}}, r"overrides must name methods \(um, at, alp, tla\)\. Got trades"),
+        ({"trades": {}}, r"overrides must name methods \(um, at, alp, tla, tla-rn, tla-sa\)\. Got trades"),
         (
             {"tla": {"alpha": 1, "marge": 2}},
             r"overrides of tla hold an unknown field: alpha, marge\. There are: .*margin",

@@ -1,4 +1,4 @@
-"""Folds batch norm into the layer before it, for as long as the weights stand still.
+"""Folds batch norm into the layer before it, and pools before the ReLU, for as long as the weights stand still.
 
 An attack forwards one set of weights many times, so what can be multiplied once should be: 1.5 to 1.9 times as fast on
 one core and the network of `mini` (`make bench`). Narrow residual networks gain 1.05 to 1.2 times: a
@@ -45,7 +45,9 @@ def fold_batch_norm(model: nn.Module, *, keep: nn.Module | None = None) -> nn.Mo
     A convolution or linear layer whose output only a batch norm reads becomes one layer with it; all else is shared
     with the model, which is not changed. The pairs are found by tracing the model with torch.fx, once: a later call
     traces again only if modules or their flags (such as ``training``) have changed. In a model that cannot be traced
-    the pairs are the neighbours in each ``nn.Sequential``. A model without pairs is returned as it is.
+    the pairs are the neighbours in each ``nn.Sequential``. There, a max pool directly behind a ReLU changes places with
+    it: both orders give the same values and gradients, and the ReLU has a quarter of the work. A model without pairs is
+    returned as it is.
 
     Parameters
     ----------
@@ -75,6 +77,8 @@ def fold_batch_norm(model: nn.Module, *, keep: nn.Module | None = None) -> nn.Mo
             if not _is_read_between(pair, modules, keep) and _is_foldable(modules[pair.layer], modules[pair.norm]):
                 replacements[pair.layer] = _fused(modules[pair.layer], modules[pair.norm])
                 replacements[pair.norm] = nn.Identity()
+    if replacements:
+        replacements |= _pools_first(modules, keep)
     return _with_replaced(model, replacements) if replacements else model
 
 
@@ -116,6 +120,24 @@ def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module:
         "weight": nn.Parameter(weight, requires_grad=False), "bias": nn.Parameter(bias, requires_grad=False),
     }  # fmt: skip
     return fused
+
+
+def _pools_first(modules: dict[str, nn.Module], keep: nn.Module | None) -> dict[str, nn.Module]:
+    """By path, a ReLU and a max pool in each other's places, where nobody reads or changes what lies between."""
+    swapped = {}
+    for path, module in modules.items():
+        if type(module).forward is not nn.Sequential.forward:
+            continue
+        for name, following in itertools.pairwise(module._modules):
+            relu, pool = module._modules[name], module._modules[following]
+            if type(relu) is not nn.ReLU or type(pool) is not nn.MaxPool2d or pool.return_indices:
+                continue
+            hooks = (each for m in (relu, pool) for each in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks))
+            if keep in (relu, pool) or any(hooks):
+                continue
+            swapped[f"{path}.{name}".lstrip(".")] = pool
+            swapped[f"{path}.{following}".lstrip(".")] = relu
+    return swapped
 
 
 def _with_replaced(model: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module:
