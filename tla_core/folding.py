@@ -132,8 +132,8 @@ def _pools_first(modules: dict[str, nn.Module], keep: nn.Module | None) -> dict[
             relu, pool = module._modules[name], module._modules[following]
             if type(relu) is not nn.ReLU or type(pool) is not nn.MaxPool2d or pool.return_indices:
                 continue
-            hooks = (each for m in (relu, pool) for each in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks))
-            if keep in (relu, pool) or any(hooks):
+            hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+            if keep in (relu, pool) or any(getattr(each, kind) for each in (relu, pool) for kind in hooks):
                 continue
             swapped[f"{path}.{name}".lstrip(".")] = pool
             swapped[f"{path}.{following}".lstrip(".")] = relu
