@@ -10,7 +10,7 @@ import tla_core as tla
 from benchmarks.inputs import Setup, colour_images, test_images, untrained_model
 from benchmarks.timing import Line, times_in_turn
 from tla_core import attacks
-from tla_core.attacks import run_attack
+from tla_core.attacks import images_at_once, run_attack
 
 RESIDUAL = {"wrn-madry": (1, 1, 1), "wrn-table2": (1, 1, 1), "preact-resnet50": (1, 1, 1, 1)}
 
@@ -35,21 +35,26 @@ def chunks(setup: Setup) -> Iterator[Line]:
     images, labels = test_images(setup.gradient_images)
     model = untrained_model(setup, "lenet", images, width=1 / 8)
     attack = tla.AttackConfig(eps=0.3, step_size=0.03, steps=setup.gradient_steps)
-    chunk = attacks.CPU_CHUNK
+    pixels = attacks.CPU_CHUNK_PIXELS
 
     def attacked(size: int) -> None:
-        attacks.CPU_CHUNK = size
+        attacks.CPU_CHUNK_PIXELS = size * images.shape[-1] ** 2
         try:
             run_attack(attack, model, images, labels, fold=True)
         finally:
-            attacks.CPU_CHUNK = chunk
+            attacks.CPU_CHUNK_PIXELS = pixels
 
-    peers = {f"{size} at once": lambda size=size: attacked(size) for size in (32, 128, len(images))}
-    times = times_in_turn(lambda: attacked(chunk), peers, pairs=setup.pairs, device=setup.device)
+    peers = {f"{size} at once": lambda size=size: attacked(size) for size in (32, 64, len(images))}
+    times = times_in_turn(
+        lambda: run_attack(attack, model, images, labels, fold=True), peers, pairs=setup.pairs, device=setup.device
+    )
     for peer in peers:
         yield Line(
-            f"attack in chunks of {chunk}, network of mini", peer, times[peer],
-            {"network": "Table 1, width 0.125, untrained", "images": len(images), "attack": str(attack)},
+            "attack in chunks, network of mini", peer, times[peer],
+            {
+                "network": "Table 1, width 0.125, untrained", "images": len(images), "attack": str(attack),
+                "images_at_once": images_at_once(images.float()),
+            },
         )  # fmt: skip
 
 

@@ -39,6 +39,8 @@ class Setup:
         Numbers of images between which the cost of one must not change.
     gradient_images, gradient_steps : int
         Of the attacks that are timed alone.
+    training_attack_steps : int
+        At most, of the attack in the training step at full width.
     width : float
         Of the network that stands for Table 1 at its full width.
     training : dict
@@ -57,6 +59,7 @@ class Setup:
     sizes: tuple[int, int] = (1000, 60_000)
     gradient_images: int = 256
     gradient_steps: int = 5
+    training_attack_steps: int = 40
     width: float = 1.0
     training: dict[str, Any] = field(default_factory=dict)
     runs: Path = ROOT / "runs"

@@ -10,7 +10,7 @@ from oracles import linear_robust_correct
 from torch import nn
 
 import tla_core as tla
-from tla_core.attacks import attack_loss, counter_uniform, run_attack
+from tla_core.attacks import attack_loss, counter_uniform, images_at_once, run_attack
 from tla_core.models import LeNet
 
 EPS, STEP = 0.3, 0.05
@@ -331,3 +331,15 @@ def test_bad_input_is_refused_with_what_was_expected(trained, batch, changes, er
 def test_a_callable_that_returns_something_else_is_refused(trained, batch):
     with pytest.raises(ValueError, match=r"attack must return images of the shape \(40, 1, 28, 28\). Got NoneType"):
         run_attack(lambda model, x, y: None, trained, *batch)
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "at_once"),
+    [(1000, 32, 100), (100, 28, 100), (256, 28, 128), (256, 64, 24), (40, 224, 20), (0, 28, 1)],
+)
+def test_a_batch_is_split_into_equal_parts_that_fit_the_cache(n, size, at_once):
+    assert images_at_once(torch.empty(n, 3, size, size)) == at_once
+
+
+def test_a_gpu_gets_the_whole_batch():
+    assert images_at_once(torch.empty(5000, 3, 32, 32, device="meta")) == 5000

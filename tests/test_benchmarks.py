@@ -28,7 +28,8 @@ def setup(tmp_path_factory):
     training = {"width": 1 / 16, "iterations": 8, "batch_size": 100, "holdout": 20, "selection_attack": attack}
     return inputs.Setup(
         pairs=1, images=24, steps=2, peer_batches=(8, 24), sizes=(8, 24), gradient_images=8, gradient_steps=1,
-        width=1 / 16, training={**training, "attack": attack}, runs=root / "runs", kept=root / "kept",
+        training_attack_steps=2, width=1 / 16, training={**training, "attack": attack}, runs=root / "runs",
+        kept=root / "kept",
     )  # fmt: skip
 
 
@@ -177,9 +178,9 @@ def test_models_are_trained_once_and_a_run_that_is_there_is_used(setup, tmp_path
 
 
 def test_a_chunk_size_that_was_tried_does_not_stay(setup):
-    chunk = choices.attacks.CPU_CHUNK
-    assert [line.peer for line in choices.chunks(setup)] == ["32 at once", "128 at once", "8 at once"]
-    assert choices.attacks.CPU_CHUNK == chunk
+    pixels = choices.attacks.CPU_CHUNK_PIXELS
+    assert [line.peer for line in choices.chunks(setup)] == ["32 at once", "64 at once", "8 at once"]
+    assert choices.attacks.CPU_CHUNK_PIXELS == pixels
 
 
 def test_cost_per_image_holds_the_memory_of_both_sizes(setup, monkeypatch):

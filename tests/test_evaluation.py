@@ -142,8 +142,9 @@ def test_places_of_broken_images_are_taken_by_the_next(monkeypatch):
     """With few places the queue moves at each step; with many it never does."""
     images, labels = some_images(90)
     found = []
-    for places in (5, 64, 200):
-        monkeypatch.setattr(attacks_module, "CPU_CHUNK", places)
+    monkeypatch.setattr(attacks_module, "_LEAST_CHUNK", 1)
+    for places in (5, 45, 200):
+        monkeypatch.setattr(attacks_module, "CPU_CHUNK_PIXELS", places * 28 * 28)
         found.append(run_attack(PGD, trained_lenet(), images, labels, stop_when_broken=True))
     torch.testing.assert_close(found[0], found[2], rtol=0, atol=PGD.step_size * 2.1)
     assert all(((other - found[0]).abs() > 1e-6).float().mean() < 0.01 for other in found[1:])

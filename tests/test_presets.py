@@ -257,10 +257,10 @@ def test_small_and_mini_tell_what_they_share_with_the_supplement():
 def test_the_runs_that_the_pipeline_has_made_keep_their_identities():
     """Changed settings would train them again: change `version`, or these, on purpose alone."""
     begins = {
-        "mini/mnist/um": "116790c6", "mini/mnist/at": "fa74c34e", "mini/mnist/alp": "35c0bdfc",
-        "mini/mnist/tla": "b9ac4b3c", "small/mnist/um": "81774d0e", "small/mnist/at": "e8452385",
-        "small/mnist/alp": "45f0098c", "small/mnist/tla": "3d351d3e", "small/mnist/tla-rn": "301d2a0c",
-        "small/mnist/tla-sa": "b08596c0",
+        "mini/mnist/um": "8bdccc64", "mini/mnist/at": "1df89513", "mini/mnist/alp": "6ecc2f86",
+        "mini/mnist/tla": "6798cdb7", "small/mnist/um": "06d5b74f", "small/mnist/at": "59d2174f",
+        "small/mnist/alp": "7fd5890b", "small/mnist/tla": "320eb9ff", "small/mnist/tla-rn": "ecb278ee",
+        "small/mnist/tla-sa": "5f0fe565",
     }  # fmt: skip
     assert {name: TrainConfig.preset(name).identity[:8] for name in begins} == begins
 

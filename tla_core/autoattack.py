@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tla_core.attacks import CPU_CHUNK, folded_if_equal
+from tla_core.attacks import folded_if_equal, images_at_once
 from tla_core.config import check_radius
 from tla_core.layers import model_device
 
@@ -76,8 +76,7 @@ class AutoAttack:
             else:
                 ensemble = Ensemble(model, version=self.version, **settings)
                 ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = min(9, n_classes - 1)
-            at_once = CPU_CHUNK if device.type == "cpu" else len(x)
-            return ensemble.run_standard_evaluation(x, y, batch_size=at_once)[0]
+            return ensemble.run_standard_evaluation(x, y, batch_size=images_at_once(x))[0]
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON values."""

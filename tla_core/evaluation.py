@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tla_core.attacks import Attack, TransferAttack, attack_mode, run_attack
+from tla_core.attacks import Attack, TransferAttack, attack_mode, forward_in_chunks, run_attack
 from tla_core.config import AttackConfig
 from tla_core.layers import model_device
 from tla_core.masking import MaskingCheck, attack_checks, check_transfer, model_checks, warn_of_masking
@@ -220,9 +220,8 @@ def _survivors(
     return alive
 
 
-@torch.no_grad()
 def _is_correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    logits = model(x)
+    logits = forward_in_chunks(model, x)
     check_label_range(y, logits)
     return logits.argmax(1) == y
 

@@ -16,9 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tla_core.attacks import Attack, attack_loss, attack_mode, counter_uniform, run_attack
+from tla_core.attacks import (
+    Attack,
+    attack_loss,
+    attack_mode,
+    counter_uniform,
+    folded_if_equal,
+    forward_in_chunks,
+    run_attack,
+)
 from tla_core.config import AttackConfig
 from tla_core.layers import model_device
+from tla_core.random_search import random_search
 from tla_core.validation import as_images, as_labels, check_images, check_label_range, scale_images
 
 # A share counts as too large where it is, with this confidence (one-sided, Clopper and Pearson 1934).
@@ -41,7 +50,6 @@ _PASSES = 5
 # PGD-20 on a TLA network of which 400 queries broke 30; of two AT networks, 400 queries broke 2 of 60 and 2 of 53.
 _SEARCH_COST = 0.02
 _QUERIES, _MOST_QUERIES = 20, 500
-_SEARCH_SEED = 0x51A7E5  # so that the search does not draw the numbers of the attack's starts
 _SAMPLE_SEED = 0x5A3B1E
 
 
@@ -194,7 +202,8 @@ def attack_checks(
     # A gradient costs about three forwards.
     affordable = _SEARCH_COST * 3 * len(images) * attack.steps * attack.restarts / len(rows)
     n_queries = int(min(max(affordable, _QUERIES), _MOST_QUERIES))
-    checks = {"black_box": check_black_box(model, x, y, attack, survivor_share=share, n_queries=n_queries, **settings)}
+    search = {**settings, "survivor_share": share, "n_queries": n_queries, "fold": fold}
+    checks = {"black_box": check_black_box(model, x, y, attack, **search)}
     gradients = (known or {}).get("gradients")
     if gradients is not None and gradients.values["no_graph"] > 0:
         reason = "the model gives no gradient, so that a gradient attack says nothing: see the check 'gradients'."
@@ -500,13 +509,12 @@ def check_black_box(
     indices: Tensor | None = None,
     n_queries: int = _QUERIES,
     batch_size: int = 256,
+    fold: bool = True,
 ) -> MaskingCheck:
     """Does a random search without gradients break images that survived the attack?
 
-    Few queries in the same ball, which no gradient attack that works should lose to (Athalye et al. 2018, section 3.1):
-    vertical stripes of random signs, then random squares that are kept if they raise the margin, the two ideas of the
-    Square attack (Andriushchenko et al. 2020). The check fails if, with 99 % confidence, more than 1 % of all images
-    fall.
+    Few queries in the same ball (`tla_core.random_search`), which no gradient attack that works should lose to (Athalye
+    et al. 2018, section 3.1). The check fails if, with 99 % confidence, more than 1 % of all images fall.
 
     Parameters
     ----------
@@ -523,6 +531,8 @@ def check_black_box(
     n_queries : int
         Forward passes of each image.
     batch_size : int
+    fold : bool
+        See `run_attack`.
 
     Returns
     -------
@@ -532,20 +542,22 @@ def check_black_box(
     x, y = _as_batch(model, x, y)
     if not len(x):
         return MaskingCheck("black_box", True, "no image survived: nothing to judge.")
-    seed = (0 if generator is None else generator.initial_seed()) ^ _SEARCH_SEED
+    seed = 0 if generator is None else generator.initial_seed()
     indices = torch.arange(len(x)) if indices is None else as_labels(indices, len(x), name="indices")
     indices = indices.to(x.device)
-    with _undisturbed(model), torch.no_grad():
+    with _undisturbed(model):
+        searched = folded_if_equal(model, x) if fold else model
         parts = zip(x.split(batch_size), y.split(batch_size), indices.split(batch_size), strict=True)
-        fell = torch.cat([_random_search(model, *part, attack, seed, n_queries) for part in parts])
+        found = [random_search(searched, *part, attack, seed=seed, n_queries=n_queries) for part in parts]
+        fell = torch.cat([_logits(model, part, batch_size) for part in found]).argmax(1) != y
     values = _share_of_all(fell, survivor_share) | {"queries": float(n_queries)}
-    found = f"{n_queries} random queries broke {int(fell.sum())} of {len(x)} images that had survived {attack}"
+    said = f"{n_queries} random queries broke {int(fell.sum())} of {len(x)} images that had survived {attack}"
     if values["lower_bound"] <= _SHARE_TOLERANCE:
-        return MaskingCheck("black_box", True, f"{found}.", values)
+        return MaskingCheck("black_box", True, f"{said}.", values)
     return MaskingCheck(
         "black_box",
         False,
-        f"{found}, at least {values['lower_bound']:.1%} of all: a search without gradients beats the attack, so the"
+        f"{said}, at least {values['lower_bound']:.1%} of all: a search without gradients beats the attack, so the"
         " gradients mislead. Use a black-box attack (Square, AutoAttack) or a differentiable approximation (BPDA).",
         values,
     )
@@ -651,65 +663,6 @@ def _no_restarts() -> MaskingCheck:
     return MaskingCheck("restarts", None, "not judged: the attack has no random start.")
 
 
-def _random_search(
-    model: nn.Module, x: Tensor, y: Tensor, indices: Tensor, attack: AttackConfig, seed: int, n_queries: int
-) -> Tensor:
-    """Which images a short random search misclassifies, (n,) bool."""
-    n, c, h, w = x.shape
-    fell = torch.zeros(n, dtype=torch.bool, device=x.device)
-    best = torch.full((n,), -torch.inf, device=x.device)
-    delta = torch.zeros_like(x)
-    n_stripes = max(n_queries // 5, 1)
-    all_numbers = counter_uniform(seed, indices, 0, n_queries * (c * w + 2)).view(n, n_queries, c * w + 2)
-    for query in range(n_queries):
-        left = (~fell).nonzero()[:, 0]
-        if not len(left):
-            break
-        numbers = all_numbers[left, query]
-        if query < n_stripes:
-            signs = _signs(numbers[:, 2:]).view(-1, c, 1, w).expand(-1, c, h, w)
-            candidate = signs * _radius(attack, signs)
-        else:
-            # From half of the image's sides to a tenth: large changes first.
-            progress = (query - n_stripes) / max(n_queries - n_stripes - 1, 1)
-            side = 0.5 * 0.2**progress
-            candidate = _with_square(delta[left], numbers, side, attack)
-        logits = model((x[left] + candidate).clamp(0, 1))
-        margin = attack_loss(logits, y[left], "margin")
-        better = margin > best[left]
-        best[left] = torch.where(better, margin, best[left])
-        delta[left] = torch.where(better[:, None, None, None], candidate, delta[left])
-        fell[left] = logits.argmax(1) != y[left]
-    return fell
-
-
-def _with_square(delta: Tensor, numbers: Tensor, side: float, attack: AttackConfig) -> Tensor:
-    n, c, h, w = delta.shape
-    high, wide = max(round(side * h), 1), max(round(side * w), 1)
-    top = (numbers[:, 0, None] * (h - high + 1)).floor()
-    left = (numbers[:, 1, None] * (w - wide + 1)).floor()
-    rows, columns = torch.arange(h, device=delta.device), torch.arange(w, device=delta.device)
-    in_rows, in_columns = (rows >= top) & (rows < top + high), (columns >= left) & (columns < left + wide)
-    inside = (in_rows[:, None, :, None] & in_columns[:, None, None, :]).expand(n, c, h, w)
-    signs = _signs(numbers[:, 2 : 2 + c])[:, :, None, None].expand(n, c, h, w)
-    if attack.norm == "linf":
-        return torch.where(inside, signs * attack.eps, delta)
-    moved = delta + inside * signs * (attack.eps / (c * high * wide) ** 0.5)
-    return moved * _radius(attack, moved)
-
-
-def _signs(uniform: Tensor) -> Tensor:
-    return torch.where(uniform < 0.5, -1.0, 1.0)
-
-
-def _radius(attack: AttackConfig, delta: Tensor) -> Tensor | float:
-    """What brings perturbations to the border of the ball (signs, for linf)."""
-    if attack.norm == "linf":
-        return attack.eps
-    norms = torch.linalg.vector_norm(delta.flatten(1), dim=1).clamp(min=1e-12)
-    return (attack.eps / norms)[:, None, None, None]
-
-
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode, no trace in the model, and torch's random state as before afterwards."""
@@ -720,9 +673,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         yield
 
 
-@torch.no_grad()
 def _logits(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
-    return torch.cat([model(part).float() for part in x.split(batch_size)])
+    return torch.cat([forward_in_chunks(model, part) for part in x.split(batch_size)])
 
 
 def _input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor | None:
