@@ -17,11 +17,13 @@ export MPLBACKEND := Agg
 export PIP_USER := 0
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help figures test bench env lint FORCE
+.PHONY: help figures site test bench env lint FORCE
 
 help:
 	@echo 'make figures   train the four methods, analyse them, and execute the notebooks: figures and tables.'
 	@echo '               SCALE=mini (the default: no data to fetch, minutes); CORES=2; SNAKEMAKE_ARGS=-n'
+	@echo 'make site      build site/index.html: the executed notebooks of SCALE, the guide and the reference, for a browser'
+	@echo '               without a network'
 	@echo 'make test      run the tests. PYTEST_ARGS="-k attacks -x"'
 	@echo 'make bench     time our code beside its peers, in turn: a table of ratios, and benchmarks/latest.json.'
 	@echo '               BENCH_ARGS="--only pgd --pairs 9"; some minutes, on a machine that does nothing else'
@@ -33,6 +35,9 @@ help:
 figures: .venv/.stamp-run
 	PATH="$$(pwd)/.venv/bin:$$PATH" .venv/bin/tla figures --scale $(SCALE) --cores $(CORES) \
 	  --snakemake-args='$(SNAKEMAKE_ARGS)'
+
+site: .venv/.stamp-run
+	.venv/bin/tla site --scale $(SCALE)
 
 test: .venv/.stamp-test
 	PATH="$$(pwd)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 .venv/bin/python -m pytest \

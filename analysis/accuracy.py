@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from analysis.results import run_config
+from analysis.run_results import run_config
 from analysis.scales import results_dir
 from analysis.tables import Column, Table
 from tla_core.attacks import Attack, TransferAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, save_tensors, write_json
 from tla_core.config import AttackConfig, canonical_json
+from tla_core.datasets import ImageDataset
 from tla_core.evaluation import describe_attack, evaluate, image_steps
 from tla_core.presets import accuracy_columns
 from tla_core.run_folder import RunFolder
@@ -100,6 +101,27 @@ def paper_attacks(
     return attacks
 
 
+def costly_limits(attacks: Mapping[str, Attack], n_images: int | None) -> dict[str, int]:
+    """`limits` of `evaluate_run` for attacks of more than 40 steps, or with restarts; None limits nothing."""
+    found = {}
+    for name, attack in attacks.items():
+        inner = attack.attack if isinstance(attack, TransferAttack) else attack
+        if n_images and isinstance(inner, AttackConfig) and (inner.steps > 40 or inner.restarts > 1):
+            found[name] = n_images
+    return found
+
+
+def missing_columns(
+    run_dir: Path | str, attacks: Mapping[str, Attack], *, split: str = "test", limits: Mapping[str, int] | None = None
+) -> list[str]:
+    """Which of the attacks `evaluate_run` would have to measure."""
+    from tla_core.datasets import load_dataset
+
+    data = load_dataset(run_config(run_dir).dataset, split)
+    _, _, correct, _ = _measured(run_dir, attacks, split, limits, data)
+    return [name for name in ("clean", *attacks) if name not in correct]
+
+
 def evaluate_run(
     run_dir: Path | str,
     attacks: Mapping[str, Attack],
@@ -133,19 +155,8 @@ def evaluate_run(
     from tla_core.datasets import load_dataset
 
     data = load_dataset(run_config(run_dir).dataset, split)
-    checkpoint = RunFolder(run_dir).finished_model()
-    path = results_dir(run_dir) / f"accuracy-{split}.safetensors"
-    expected = {"checkpoint_sha256": file_sha256(checkpoint), "data": data.source, "of": len(data.labels)}
-    correct, columns = _stored(path, expected)
-    settings = {name: _settings(attack) for name, attack in attacks.items()}
-    counts = {name: min((limits or {}).get(name, len(data.labels)), len(data.labels)) for name in attacks}
-    for name in attacks:
-        stored = columns.get(name, {})
-        wanted = {"settings": settings[name], "images": counts[name]}
-        if canonical_json({key: stored.get(key) for key in wanted}) != canonical_json(wanted):
-            correct.pop(name, None)
-            columns.pop(name, None)
-
+    path, expected, correct, columns = _measured(run_dir, attacks, split, limits, data)
+    settings, counts = {name: _settings(attack) for name, attack in attacks.items()}, _counts(attacks, limits, data)
     todo = [name for name in attacks if name not in correct]
     if todo or "clean" not in correct:
         model = load_model(run_dir, device=device)
@@ -202,8 +213,7 @@ def accuracy_table(runs: Mapping[str, RunAccuracy], *, caption: str = "") -> Tab
     columns = [Column("model", "")]
     for name in names:
         title = "Clean" if name == "clean" else name
-        columns.append(Column(name, title, digits=2, best="max", percent=True))
-        columns.append(Column(f"{name} se", "±", digits=2, percent=True))
+        columns.append(Column(name, title, digits=2, best="max", percent=True, error=f"{name} se"))
     fewer = {
         name: len(run.correct[name])
         for run in runs.values()
@@ -211,11 +221,33 @@ def accuracy_table(runs: Mapping[str, RunAccuracy], *, caption: str = "") -> Tab
         if len(run.correct[name]) < len(run.correct["clean"])
     }
     if not caption:
-        total = next(len(run.correct["clean"]) for run in runs.values())
+        total = next((len(run.correct["clean"]) for run in runs.values()), 0)
         caption = f"Accuracy in %, with standard errors, on {total} images" + "".join(
             f"; {name} on {count}" for name, count in fewer.items()
         )
     return Table(columns, rows, caption)
+
+
+def _counts(attacks: Mapping[str, Attack], limits: Mapping[str, int] | None, data: ImageDataset) -> dict[str, int]:
+    return {name: min((limits or {}).get(name, len(data.labels)), len(data.labels)) for name in attacks}
+
+
+def _measured(
+    run_dir: Path | str, attacks: Mapping[str, Attack], split: str, limits: Mapping[str, int] | None, data: ImageDataset
+) -> tuple[Path, dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """Path and metadata of a run's accuracies, and what is stored, without what was measured with other settings."""
+    checkpoint = RunFolder(run_dir).finished_model()
+    path = results_dir(run_dir) / f"accuracy-{split}.safetensors"
+    expected = {"checkpoint_sha256": file_sha256(checkpoint), "data": data.source, "of": len(data.labels)}
+    correct, columns = _stored(path, expected)
+    counts = _counts(attacks, limits, data)
+    for name, attack in attacks.items():
+        stored = columns.get(name, {})
+        wanted = {"settings": _settings(attack), "images": counts[name]}
+        if canonical_json({key: stored.get(key) for key in wanted}) != canonical_json(wanted):
+            correct.pop(name, None)
+            columns.pop(name, None)
+    return path, expected, correct, columns
 
 
 def _copy_of(run_dir: Path) -> Path | None:

@@ -1,13 +1,18 @@
 """One t-SNE map for each class: its clean images and the adversarial examples made from them, embedded together."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from analysis.projection import project
+from analysis.projection import Projection, align, project
 from analysis.representations import RepresentationSet
 
 
@@ -59,6 +64,73 @@ def map_class(
     ValueError
         Without an adversarial part, for a class that the set does not hold, or a limit that leaves no points.
     """
+    clean_rows, adv_rows = _rows_of_class(reps, true_class, n_clean, n_adversarial)
+    projected = project(_features(reps, clean_rows, adv_rows), **projection)
+    return _class_map(reps, true_class, clean_rows, adv_rows, projected)
+
+
+def map_classes(
+    reps: RepresentationSet,
+    *,
+    n_clean: int = 500,
+    n_adversarial: int = 1000,
+    n_jobs: int = 1,
+    progress: bool = False,
+    **projection: Any,
+) -> dict[int, ClassMap]:
+    """`map_class` for every class of a set.
+
+    Parameters
+    ----------
+    reps, n_clean, n_adversarial
+        See `map_class`.
+    n_jobs : int, at least 1
+        Processes that make one map each, side by side, with one thread each: faster than as many threads inside one
+        map, and the maps are the same. A program that calls this must guard its start, as `multiprocessing` asks.
+    progress : bool
+    **projection
+        Passed to `project`.
+    """
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs < 1:
+        raise ValueError(f"n_jobs must be a whole number of at least 1. Got {n_jobs!r}.")
+    classes = [int(k) for k in np.unique(reps.labels)]
+    rows = [_rows_of_class(reps, k, n_clean, n_adversarial) for k in classes]
+    with ExitStack() as stack:
+        make: Callable = map
+        if n_jobs > 1 and len(classes) > 1:
+            # Spawned: after torch has used OpenMP, a forked child hangs.
+            workers = min(n_jobs, len(classes))
+            make = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn"))).map
+        found = make(partial(project, **projection), (_features(reps, *both) for both in rows))
+        found = tqdm(found, desc="map", unit="class", total=len(classes), disable=not progress)
+        return {k: _class_map(reps, k, *both, one) for k, both, one in zip(classes, rows, found, strict=True)}
+
+
+def align_maps(maps: dict[int, ClassMap], reference: dict[int, ClassMap]) -> dict[int, ClassMap]:
+    """Turn each class's map so that it lies on that of another model as well as it can, for display; see `align`.
+
+    Raises
+    ------
+    ValueError
+        If the two models' maps do not show the same classes and items.
+    """
+    if set(maps) != set(reference):
+        raise ValueError(f"expected maps of the same classes. Got {sorted(maps)} and {sorted(reference)}.")
+    aligned = {}
+    for k, one in maps.items():
+        other = reference[k]
+        if not all(np.array_equal(getattr(one, rows), getattr(other, rows)) for rows in ("clean_rows", "adv_rows")):
+            raise ValueError(f"the maps of class {k} show other items. Make both with the same settings.")
+        both = [np.concatenate([m.clean_coords, m.adv_coords]) for m in (one, other)]
+        coords = align(*both).astype(np.float32)
+        n = len(one.clean_rows)
+        aligned[k] = replace(one, clean_coords=coords[:n], adv_coords=coords[n:])
+    return aligned
+
+
+def _rows_of_class(
+    reps: RepresentationSet, true_class: int, n_clean: int, n_adversarial: int
+) -> tuple[np.ndarray, np.ndarray]:
     if reps.adv_features is None or reps.adv_predictions is None:
         raise ValueError("the set has no adversarial part: pass attack= to extract.")
     for name, value in (("n_clean", n_clean), ("n_adversarial", n_adversarial)):
@@ -67,9 +139,16 @@ def map_class(
     of_class = np.flatnonzero(reps.labels == true_class)
     if not len(of_class):
         raise ValueError(f"the set holds no image of class {true_class}. There are: {np.unique(reps.labels).tolist()}.")
-    clean_rows, adv_rows = _evenly(of_class, n_clean), _evenly(of_class, n_adversarial)
-    features = np.concatenate([reps.features[clean_rows], reps.adv_features[adv_rows]])
-    projected = project(features, **projection)
+    return evenly(of_class, n_clean), evenly(of_class, n_adversarial)
+
+
+def _features(reps: RepresentationSet, clean_rows: np.ndarray, adv_rows: np.ndarray) -> np.ndarray:
+    return np.concatenate([reps.features[clean_rows], reps.adv_features[adv_rows]])
+
+
+def _class_map(
+    reps: RepresentationSet, true_class: int, clean_rows: np.ndarray, adv_rows: np.ndarray, projected: Projection
+) -> ClassMap:
     coords = projected.coords.astype(np.float32)
     return ClassMap(
         true_class=true_class,
@@ -80,13 +159,6 @@ def map_class(
         adv_predictions=reps.adv_predictions[adv_rows],
         params=projected.params,
     )
-
-
-def map_classes(reps: RepresentationSet, *, progress: bool = False, **settings: Any) -> dict[int, ClassMap]:
-    """`map_class` for every class of a set."""
-    classes = [int(k) for k in np.unique(reps.labels)]
-    bar = tqdm(classes, desc="map", unit="class", disable=not progress)
-    return {k: map_class(reps, k, **settings) for k in bar}
 
 
 def save_maps(path: Path | str, maps: dict[int, ClassMap], metadata: dict[str, Any]) -> None:
@@ -119,5 +191,6 @@ def load_maps(path: Path | str) -> dict[int, ClassMap]:
     return {k: ClassMap(true_class=k, params=metadata["params"][str(k)], **arrays[k]) for k in sorted(arrays)}
 
 
-def _evenly(rows: np.ndarray, n: int) -> np.ndarray:
+def evenly(rows: np.ndarray, n: int) -> np.ndarray:
+    """At most n of the rows, evenly spread over them."""
     return rows if len(rows) <= n else rows[np.linspace(0, len(rows) - 1, n).round().astype(np.int64)]

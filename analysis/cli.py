@@ -48,8 +48,14 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "evaluate": _evaluate_command(args),
         "extract": extract,
         "project": project,
+        "landscape": landscape,
         "notebooks": notebooks,
         "figures": figures,
+        "manifest": manifest,
+        "site": site,
+        "status": status,
+        "runs": runs,
+        "clean": clean,
         "presets": presets,
         "data": data,
     }
@@ -93,7 +99,7 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
     named, default = _named(args, "evaluate"), AttackConfig()
     own_attack = any(word.startswith("--attack.") for word in args)
     if named:
-        from analysis.results import run_config
+        from analysis.run_results import run_config
         from tla_core.presets import analysis_attack
 
         default = analysis_attack(run_config(named))
@@ -118,7 +124,7 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         With any flag --attack.X, that attack alone is measured. For mnist-mini, long attacks take 500 images and at
         most 3 restarts unless flags say otherwise; elsewhere all images, and the paper's 20.
         """
-        from analysis.accuracy import accuracy_table, evaluate_run, paper_attacks
+        from analysis.accuracy import accuracy_table, costly_limits, evaluate_run, paper_attacks
         from tla_core.attacks import TransferAttack
         from tla_core.autoattack import AutoAttack
         from tla_core.masking import MaskingWarning
@@ -141,11 +147,7 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
             if unknown := sorted(set(only) - set(attacks)):
                 raise ValueError(f"no column {', '.join(unknown)}. There are: {', '.join(attacks)}.")
             attacks = {name: a for name, a in attacks.items() if not only or name in only}
-            limits = {"AutoAttack": autoattack} if autoattack else {}
-            for name, each in attacks.items():
-                inner = each.attack if isinstance(each, TransferAttack) else each
-                if few and isinstance(inner, AttackConfig) and (inner.steps > 40 or inner.restarts > 1):
-                    limits[name] = few
+            limits = costly_limits(attacks, few) | ({"AutoAttack": autoattack} if autoattack else {})
             options = {"split": split, "limits": limits, "batch_size": batch_size, "device": device}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", MaskingWarning)  # printed below
@@ -184,13 +186,17 @@ def _named(args: Sequence[str], command: str) -> str | None:
 def extract(
     run: Positional[RunDir],
     eps: Annotated[tuple[float, ...], arg(help="Perturbation levels; by default all that the dataset has.")] = (),
+    split: Annotated[Literal["test", "train"], arg(help="Of the training images only clean ones are taken.")] = "test",
     device: str = "auto",
     progress: bool = True,
 ) -> None:
-    """Store the clean and adversarial test representations of a run."""
-    from analysis.results import extract_run, run_config
+    """Store the representations of a run: of the test images, clean and adversarial, or of the training images."""
+    from analysis.run_results import extract_run, run_config
     from tla_core.presets import ANALYSIS_LEVELS
 
+    if split == "train":
+        print(extract_run(run, split=split, device=device, progress=progress))
+        return
     for level in eps or ANALYSIS_LEVELS.get(run_config(run).dataset, (None,)):
         print(extract_run(run, level, device=device, progress=progress))
 
@@ -198,15 +204,31 @@ def extract(
 def project(
     run: Positional[RunDir],
     eps: Annotated[float | None, arg(help="Perturbation level; by default that of the dataset's attack.")] = None,
-    scale: Annotated[str, arg(help="Whose number of points and iterations to use.")] = "mini",
+    scale: Annotated[str, arg(help="Whose number of points, pairs and iterations to use.")] = "mini",
+    jobs: Annotated[int, arg(help="Maps that are made side by side, each by one process.")] = 1,
     progress: bool = True,
 ) -> None:
-    """Store a t-SNE map of each class of a run: its clean and adversarial test images, embedded together."""
-    from analysis.results import extract_run, project_run
+    """Store t-SNE maps of a run: of each class, clean and adversarial test images together, and of the class pairs."""
+    from analysis.run_results import extract_run, project_pairs_run, project_run, run_config
     from analysis.scales import load_scale
 
+    settings = load_scale(scale)
     extract_run(run, eps, progress=progress)
-    print(project_run(run, eps, load_scale(scale).map_settings(), progress=progress))
+    print(project_run(run, eps, settings.map_settings(), n_jobs=jobs, progress=progress))
+    if pairs := settings.pair_settings(settings.dataset_of_run(run_config(run).dataset)):
+        print(project_pairs_run(run, eps, pairs))
+
+
+def landscape(
+    run: Positional[RunDir],
+    scale: Annotated[str, arg(help="Whose number of images, radius and resolution to use.")] = "mini",
+    device: str = "auto",
+) -> None:
+    """Store the loss of a run around a few test images, along two random directions that all runs share."""
+    from analysis.run_results import landscape_run
+    from analysis.scales import load_scale
+
+    print(landscape_run(run, load_scale(scale).landscape, device=device))
 
 
 def notebooks(
@@ -234,6 +256,7 @@ def notebooks(
 def figures(
     scale: Annotated[str, arg(help="mini, or another scale of workflow/scales.")] = "mini",
     cores: Annotated[int | None, arg(help="Jobs side by side; by default as many as there are processors.")] = None,
+    profile: Annotated[str | None, arg(help="local, slurm, kubernetes, or a Snakemake profile of your own.")] = None,
     snakemake_args: Annotated[str, arg(help='Further arguments of Snakemake, such as "-n".')] = "",
 ) -> None:
     """Make everything of a scale that is missing or out of date; `make figures` calls this."""
@@ -242,7 +265,73 @@ def figures(
     from analysis.pipeline import run_pipeline
     from analysis.scales import project_root
 
-    run_pipeline(scale, root=project_root(), cores=cores or os.cpu_count() or 1, extra=shlex.split(snakemake_args))
+    cores = cores or (None if profile else os.cpu_count() or 1)
+    run_pipeline(scale, root=project_root(), cores=cores, profile=profile, extra=shlex.split(snakemake_args))
+
+
+def manifest(scale: Annotated[str, arg(help="mini, or another scale of workflow/scales.")] = "mini") -> None:
+    """Write which files show which figure or table of a scale, and a page that shows them; fail if one is missing."""
+    from analysis.figure_index import write_index
+    from analysis.manifest import check_manifest, write_manifest
+    from analysis.scales import load_scale
+
+    settings = load_scale(scale)
+    print(write_index(settings.figures_dir))
+    print(write_manifest(settings.figures_dir))
+    check_manifest(settings.figures_dir)
+
+
+def site(
+    scale: Annotated[str, arg(help="mini, or another scale of workflow/scales.")] = "mini",
+    out: Annotated[Path | None, arg(help="Folder of the site; by default site, below the project.")] = None,
+) -> None:
+    """Build the site: executed notebooks, guide and reference, for a browser without a network."""
+    from analysis.scales import project_root
+    from analysis.site import build_site
+
+    root = project_root()
+    print(build_site(root, scale, out or root / "site") / "index.html")
+
+
+def status(
+    scale: Annotated[str, arg(help="mini, or another scale of workflow/scales.")] = "mini",
+    only: Annotated[tuple[Literal["made", "stale", "unfinished", "missing"], ...], arg(help="Show these alone.")] = (),
+    commands: Annotated[bool, arg(help="Show the command that makes what is not made.")] = False,
+) -> None:
+    """Show what a scale consists of: what is made, stale, unfinished or missing, and what the rest would cost."""
+    from analysis.inventory import scale_status, table_text
+
+    found = scale_status(scale)
+    print(table_text(found.to_table(only), leave_out=() if commands else ("command",)))
+
+
+def runs(
+    scale: Annotated[str | None, arg(help="Only those of this scale.")] = None,
+) -> None:
+    """List all run folders: how far each is, how good, and whether its scale still wants it."""
+    from analysis.inventory import table_text
+    from analysis.run_inventory import list_runs
+    from analysis.scales import project_root
+
+    print(table_text(list_runs(project_root(), scale)))
+
+
+def clean(
+    categories: Positional[
+        Annotated[
+            tuple[Literal["moved-aside", "stale-results", "leftovers", "outdated"], ...],
+            arg(metavar="CATEGORY", help="By default the first three; outdated runs go only where they are named."),
+        ]
+    ] = (),
+    scale: Annotated[str | None, arg(help="Only what belongs to this scale.")] = None,
+    yes: Annotated[bool, arg(help="Remove it. Without this it is only listed.")] = False,
+) -> None:
+    """List what nothing needs any more: moved-aside runs, stale results, leftovers. With --yes, remove it."""
+    from analysis.housekeeping import DEFAULT_CATEGORIES
+    from analysis.housekeeping import clean as clean_up
+    from analysis.scales import project_root
+
+    print(clean_up(project_root(), categories=categories or DEFAULT_CATEGORIES, scale=scale, remove=yes))
 
 
 def presets(

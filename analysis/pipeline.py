@@ -11,7 +11,9 @@ class PipelineError(RuntimeError):
     """The pipeline failed, or another one is at work in the same checkout."""
 
 
-def run_pipeline(scale: str, *, root: Path, cores: int, extra: Sequence[str] = ()) -> None:
+def run_pipeline(
+    scale: str, *, root: Path, cores: int | None, profile: str | None = None, extra: Sequence[str] = ()
+) -> None:
     """Make everything of a scale that is missing or out of date.
 
     Parameters
@@ -19,8 +21,10 @@ def run_pipeline(scale: str, *, root: Path, cores: int, extra: Sequence[str] = (
     scale : str
     root : Path
         Root of the project.
-    cores : int
-        Jobs that run side by side; at mini each takes one.
+    cores : int, optional
+        Jobs that run side by side; at mini each takes one. None leaves it to the profile.
+    profile : str, optional
+        One of ``workflow/profiles``, or another that Snakemake finds.
     extra : sequence of str
         Further arguments of Snakemake, such as ``-n``.
 
@@ -33,7 +37,11 @@ def run_pipeline(scale: str, *, root: Path, cores: int, extra: Sequence[str] = (
 
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "workflow" / "Snakefile")]
     snakemake += ["--directory", str(root), "--config", f"scale={scale}"]
-    settings = ["--cores", str(cores), "--rerun-triggers", "mtime", "params", "input", "--rerun-incomplete"]
+    settings = ["--cores", str(cores)] if cores else []
+    if profile:
+        ours = root / "workflow" / "profiles" / profile
+        settings += ["--profile", str(ours if ours.is_dir() else profile)]
+    settings += ["--rerun-triggers", "mtime", "params", "input", "--rerun-incomplete"]
     beside_this_python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": beside_this_python}  # the rules call `tla`
     state = root / ".snakemake"

@@ -113,6 +113,44 @@ def project(
     return Projection(np.ascontiguousarray(coords, dtype=np.float64), params)
 
 
+def align(coords, reference) -> np.ndarray:
+    """Rotate, mirror, scale and shift a map so that it lies on another one of the same items as well as it can.
+
+    For display: maps of two models are comparable only by who is near whom, and an accidental rotation hides that.
+
+    Parameters
+    ----------
+    coords, reference : array_like of shape (n, 2)
+        Row i of both is the same item.
+
+    Returns
+    -------
+    ndarray of shape (n, 2), float64
+        Distances within the map change by one factor, so that both maps have the same spread.
+
+    Raises
+    ------
+    ValueError
+        For different shapes, NaN or infinity, or a map of which all points are the same.
+
+    Notes
+    -----
+    Orthogonal Procrustes analysis (Schoenemann, 1966).
+    """
+    coords, reference = np.asarray(coords, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if coords.ndim != 2 or coords.shape[1] != 2 or coords.shape != reference.shape:
+        raise ValueError(f"maps of shapes {coords.shape} and {reference.shape}; expected (n, 2) twice, the same items.")
+    if not (np.isfinite(coords).all() and np.isfinite(reference).all()):
+        raise ValueError("a map holds NaN or infinity; expected finite coordinates.")
+    from scipy.linalg import orthogonal_procrustes
+
+    if any((each == each[:1]).all() for each in (coords, reference)):
+        raise ValueError("all points of a map are the same; there is nothing to align.")
+    centred, wanted = coords - coords.mean(axis=0), reference - reference.mean(axis=0)
+    rotation, _ = orthogonal_procrustes(centred, wanted)
+    return centred @ rotation * (np.linalg.norm(wanted) / np.linalg.norm(centred)) + reference.mean(axis=0)
+
+
 def _tsne(features, perplexity, n_iter, metric, random_state, n_jobs):
     n_points = len(features)
     _check_perplexity(perplexity, n_points)

@@ -1,16 +1,35 @@
 """Finds the runs and results of a scale, and makes what is missing or stale: the same calls that the pipeline makes."""
 
+import os
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from analysis.class_maps import ClassMap, load_maps, map_classes, save_maps
+from analysis.class_maps import ClassMap, load_maps
+from analysis.pair_maps import PairMap, load_pair_maps
 from analysis.representations import RepresentationSet
-from analysis.scales import load_scale, results_dir
-from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
-from tla_core.config import AttackConfig, TrainConfig, canonical_json
+from analysis.run_results import (
+    extract_run,
+    is_current,
+    is_trained,
+    landscape_run,
+    landscapes_target,
+    maps_target,
+    pair_maps_target,
+    project_pairs_run,
+    project_run,
+    representations_target,
+    train_representations_target,
+)
+from analysis.scales import load_scale
+from tla_core.checkpoint import file_sha256
+from tla_core.config import AttackConfig, TrainConfig
 from tla_core.presets import ANALYSIS_LEVELS, analysis_attack
 from tla_core.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from analysis.accuracy import RunAccuracy
+    from analysis.landscape import Landscape
 
 
 class MissingResultError(FileNotFoundError):
@@ -61,50 +80,118 @@ class Results:
         """The attack of the analysis, at one of its levels."""
         return analysis_attack(self._config(self.methods[0], dataset), eps)
 
-    def run(self, method: str, *, dataset: str | None = None, seed: int = 0) -> Path:
-        """The run folder of a method, trained if it is missing or was trained with other settings."""
+    def run(self, method: str, *, dataset: str | None = None, seed: int | None = None) -> Path:
+        """The run folder of a method or variant, trained if it is missing or was trained with other settings."""
         from tla_core.training import train
 
-        dataset = dataset or self.scale.datasets[0]
+        dataset, seed = dataset or self.scale.datasets[0], self.scale.seeds[0] if seed is None else seed
         config = self.scale.config(dataset, method, seed)
         path = self.scale.run_dir(dataset, method, seed)
         if not is_trained(path, config):
+            start = self.run("at", dataset=dataset, seed=seed) if config.fine_tune else None
             preset, flags = self.scale.preset(dataset, method), self.scale.flags(dataset, method)
+            flags = f"{flags} --init-from {quote(str(start))}" if start else flags
             command = f"tla train {preset} --seed {seed} --out {quote(str(path))} --replace {flags}"
             self._may_make(path, command.rstrip())
-            train(config, path, replace=True, progress=self.progress)
+            train(config, path, init_from=start, replace=True, progress=self.progress)
         return path
 
     def representations(
-        self, method: str, eps: float | None = None, *, dataset: str | None = None, seed: int = 0
+        self, method: str, eps: float | None = None, *, dataset: str | None = None, seed: int | None = None
     ) -> RepresentationSet:
         """Clean and adversarial test representations of a method at a perturbation level."""
         run = self.run(method, dataset=dataset, seed=seed)
         path, expected = representations_target(run, eps)
-        if not _is_current(path, expected):
+        if not is_current(path, expected):
             self._may_make(path, f"tla extract {quote(str(run))} --eps {expected['attack']['eps']:g}")
             extract_run(run, eps, progress=self.progress)
         return RepresentationSet.load(path)
 
+    def train_representations(
+        self, method: str, *, dataset: str | None = None, seed: int | None = None
+    ) -> RepresentationSet:
+        """Representations of the clean training images: what neighbours and densities are taken from."""
+        run = self.run(method, dataset=dataset, seed=seed)
+        path, expected = train_representations_target(run)
+        if not is_current(path, expected):
+            self._may_make(path, f"tla extract {quote(str(run))} --split train")
+            extract_run(run, split="train", progress=self.progress)
+        return RepresentationSet.load(path)
+
     def class_maps(
-        self, method: str, eps: float | None = None, *, dataset: str | None = None, seed: int = 0
+        self, method: str, eps: float | None = None, *, dataset: str | None = None, seed: int | None = None
     ) -> dict[int, ClassMap]:
         """The map of each class of a method at a perturbation level."""
+        dataset = dataset or self.scale.dataset_of("maps")
         run = self.run(method, dataset=dataset, seed=seed)
         settings = self.map_settings()
         path, expected = maps_target(run, eps, settings)
-        if not _is_current(path, expected):
-            level = f"--eps {expected['attack']['eps']:g} --scale {self.scale.name}"
-            self._may_make(path, f"tla project {quote(str(run))} {level}")
+        if not is_current(path, expected):
+            self._may_make(path, self._project_command(run, expected))
             self.representations(method, eps, dataset=dataset, seed=seed)
-            project_run(run, eps, settings, progress=self.progress)
+            project_run(run, eps, settings, n_jobs=os.cpu_count() or 1, progress=self.progress)
         return load_maps(path)
+
+    def pair_maps(
+        self, method: str, eps: float | None = None, *, dataset: str | None = None, seed: int | None = None
+    ) -> list[PairMap]:
+        """The map of each of the scale's pairs of classes."""
+        dataset = dataset or self.scale.dataset_of("maps")
+        settings = self.scale.pair_settings(dataset)
+        if settings is None:
+            raise ValueError(f"the scale {self.scale.name!r} names no class_pairs of {dataset}.")
+        run = self.run(method, dataset=dataset, seed=seed)
+        path, expected = pair_maps_target(run, eps, settings)
+        if not is_current(path, expected):
+            self._may_make(path, self._project_command(run, expected))
+            self.representations(method, eps, dataset=dataset, seed=seed)
+            project_pairs_run(run, eps, settings)
+        return load_pair_maps(path)
+
+    def landscapes(
+        self, method: str, *, dataset: str | None = None, seed: int | None = None
+    ) -> dict[int, "Landscape"]:
+        """The input-space loss landscape of a method around each of the scale's images, by row of the test set."""
+        from analysis.landscape import load_landscapes
+
+        run = self.run(method, dataset=dataset or self.scale.dataset_of("landscapes"), seed=seed)
+        path, expected = landscapes_target(run, self.scale.landscape)
+        if not is_current(path, expected):
+            self._may_make(path, f"tla landscape {quote(str(run))} --scale {self.scale.name}")
+            landscape_run(run, self.scale.landscape)
+        return {int(row): landscape for row, landscape in load_landscapes(path).items()}
+
+    def accuracy(
+        self, method: str, *, only: tuple[str, ...] = (), dataset: str | None = None, seed: int | None = None
+    ) -> "RunAccuracy":
+        """The accuracies of a method under the paper's attacks, or under those of the named columns alone."""
+        from analysis.accuracy import costly_limits, evaluate_run, missing_columns, paper_attacks
+
+        dataset = dataset or self.scale.datasets[0]
+        run = self.run(method, dataset=dataset, seed=seed)
+        limits = self.scale.accuracy
+        copy = None if only else self.scale.copy_of(method)
+        black_box = self.run(copy[0], dataset=dataset, seed=copy[1]) if copy else None
+        attacks = paper_attacks(run, black_box=black_box, max_restarts=limits.get("restarts") or 20)
+        attacks = {name: attack for name, attack in attacks.items() if not only or name in only}
+        at_most = costly_limits(attacks, limits.get("long_images"))
+        if missing_columns(run, attacks, limits=at_most):
+            flags = " ".join([*self.scale.accuracy_flags(), *(["--only", *only] if only else [])])
+            more = f" --black-box {quote(str(black_box))}" if black_box else ""
+            self._may_make(run, f"tla evaluate {quote(str(run))} {flags}{more}")
+        return evaluate_run(run, attacks, limits=at_most, progress=self.progress)
 
     def map_settings(self) -> dict[str, Any]:
         """What this scale passes to `map_classes`."""
         return self.scale.map_settings()
 
-    def source(self, method: str, *, dataset: str | None = None, seed: int = 0) -> dict[str, Any]:
+    def test_images(self, dataset: str | None = None):
+        """The `ImageDataset` that representations of a dataset were taken from."""
+        from tla_core.datasets import load_dataset
+
+        return load_dataset(self._config(self.methods[0], dataset).dataset, "test")
+
+    def source(self, method: str, *, dataset: str | None = None, seed: int | None = None) -> dict[str, Any]:
         """Where a method's numbers come from, for the sidecar of a figure."""
         run = self.run(method, dataset=dataset, seed=seed)
         record = RunFolder(run).record()
@@ -119,96 +206,12 @@ class Results:
     def _config(self, method: str, dataset: str | None) -> TrainConfig:
         return self.scale.config(dataset or self.scale.datasets[0], method)
 
+    def _project_command(self, run: Path, expected: dict[str, Any]) -> str:
+        return f"tla project {quote(str(run))} --eps {expected['attack']['eps']:g} --scale {self.scale.name}"
+
     def _may_make(self, path: Path, command: str) -> None:
         if not self.make:
             raise MissingResultError(
                 f"{path} is missing or stale. Make it with `{command}`, or everything of this scale with"
                 f" `SCALE={self.scale.name} make figures`."
             )
-
-
-def is_trained(run_dir: Path | str, config: TrainConfig) -> bool:
-    """Whether the folder holds a finished run of these settings."""
-    folder = RunFolder(run_dir)
-    record = folder.record()
-    return record is not None and record["config_identity"] == config.identity and folder.model_path.exists()
-
-
-def run_config(run_dir: Path | str) -> TrainConfig:
-    """The settings of a run.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder holds no run.
-    """
-    record = RunFolder(run_dir).record()
-    if record is None:
-        raise FileNotFoundError(f"{run_dir} holds no run: there is no config.json. Train one with `tla train`.")
-    return TrainConfig.from_dict(record["config"])
-
-
-def representations_target(run_dir: Path | str, eps: float | None = None) -> tuple[Path, dict[str, Any]]:
-    """Path of a run's representations, and what their metadata must say to be those of this checkpoint and attack."""
-    from tla_core.evaluation import describe_attack
-
-    attack = analysis_attack(run_config(run_dir), eps)
-    model_path = RunFolder(run_dir).finished_model()
-    path = results_dir(run_dir) / f"representations-eps{attack.eps:g}.safetensors"
-    expected = {"checkpoint_sha256": file_sha256(model_path), "layer": "penultimate", "attack": describe_attack(attack)}
-    return path, expected
-
-
-def extract_run(
-    run_dir: Path | str, eps: float | None = None, *, device: str = "auto", progress: bool = True
-) -> Path:
-    """Extract and store the test representations of a run at a perturbation level; see `extract`.
-
-    Returns the path; nothing is done where the file is there and belongs to this checkpoint and attack.
-    """
-    from analysis.extraction import extract
-    from tla_core.datasets import load_dataset
-    from tla_core.training import load_model
-
-    path, expected = representations_target(run_dir, eps)
-    if _is_current(path, expected):
-        return path
-    config = run_config(run_dir)
-    test = load_dataset(config.dataset, "test")
-    reps = extract(
-        load_model(run_dir, device=device),
-        test.images,
-        test.labels,
-        attack=AttackConfig(**expected["attack"]),
-        class_names=test.class_names,
-        meta={**expected, "dataset": config.dataset, "split": "test", "source": test.source, "method": config.method},
-        progress=progress,
-    )
-    reps.save(path)
-    return path
-
-
-def maps_target(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Path of a run's class maps, and what their metadata must say."""
-    path, expected = representations_target(run_dir, eps)
-    return path.with_name(path.name.replace("representations", "class-maps")), {**expected, "settings": settings}
-
-
-def project_run(run_dir: Path | str, eps: float | None, settings: dict[str, Any], *, progress: bool = True) -> Path:
-    """Make and store the class maps of a run; its representations must be there."""
-    source, _ = representations_target(run_dir, eps)
-    path, expected = maps_target(run_dir, eps, settings)
-    if not _is_current(path, expected):
-        maps = map_classes(RepresentationSet.load(source), progress=progress, **settings)
-        save_maps(path, maps, expected)
-    return path
-
-
-def _is_current(path: Path, expected: dict[str, Any]) -> bool:
-    """Whether the file says that it is what is expected; a missing, truncated or altered one is not."""
-    try:
-        _, metadata = load_tensors(path)
-    except (FileNotFoundError, CheckpointError):
-        return False
-    found = metadata.get("meta", metadata)
-    return canonical_json({key: found.get(key) for key in expected}) == canonical_json(expected)

@@ -9,7 +9,11 @@ from typing import Any
 
 import yaml
 
+from analysis.variants import split_variant, variant_fields, variant_name
 from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig, parse_number
+from tla_core.presets import SWEEPS, preset_fields
+
+FIGURE_KINDS = ("maps", "landscapes", "sweeps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +27,31 @@ class Scale:
         Root of the project.
     datasets, methods, notebooks : tuple of str
     seeds : tuple of int
+        Of the main runs; the first is that of the figures.
     points_per_class : dict
         ``clean`` and ``adversarial`` points of each map.
     tsne_iterations : int or "auto"
+    presets : str
+        First part of the presets' names; by default the scale's own name.
     overrides : dict
         Method -> fields that differ from its preset.
+    variant_overrides : dict
+        Fields that every variant has otherwise, such as a shorter training.
+    figure_datasets : dict
+        ``maps``, ``landscapes``, ``sweeps`` -> dataset of those figures; by default the first.
+    class_pairs : dict
+        Dataset -> pairs of class names, of Fig. 4-6.
+    pair_points : int
+        Clean images of each class of a pair.
+    landscape : dict
+        ``images``, ``resolution``, and ``radius`` in units of eps.
+    sweeps : tuple of str
+        See `tla_core.presets.SWEEPS`.
+    spread : dict
+        ``variant`` (may be empty) and ``seeds`` of the runs whose spread Table 3 shows; no seeds, no spread.
+    accuracy : dict
+        ``methods`` of the main table; ``long_images`` and ``restarts``, limits of costly attacks; ``autoattack``, the
+        number of images for it; ``black_box``, the variant and seed of the copies. Null is no limit, and none.
     """
 
     name: str
@@ -38,35 +62,102 @@ class Scale:
     notebooks: tuple[str, ...]
     points_per_class: dict[str, int]
     tsne_iterations: int | str = "auto"
+    presets: str = ""
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    variant_overrides: dict[str, Any] = field(default_factory=dict)
+    figure_datasets: dict[str, str] = field(default_factory=dict)
+    class_pairs: dict[str, list[list[str]]] = field(default_factory=dict)
+    pair_points: int = 200
+    landscape: dict[str, Any] = field(default_factory=lambda: {"images": 3, "resolution": 41, "radius": 2})
+    sweeps: tuple[str, ...] = ()
+    spread: dict[str, Any] = field(default_factory=lambda: {"variant": "", "seeds": []})
+    accuracy: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = METHODS + VARIANTS
         if unknown := sorted(set(self.overrides) - set(known)):
             raise ValueError(f"overrides must name methods ({', '.join(known)}). Got {', '.join(unknown)}.")
+        if unknown := sorted({*self.figure_datasets.values(), *self.class_pairs} - set(self.datasets)):
+            raise ValueError(f"figures need datasets of the scale ({', '.join(self.datasets)}). Got {unknown}.")
+        if unknown := sorted(set(self.figure_datasets) - set(FIGURE_KINDS)):
+            raise ValueError(f"figure_datasets must be of {', '.join(FIGURE_KINDS)}. Got {', '.join(unknown)}.")
+        if unknown := sorted(set(self.sweeps) - set(SWEEPS)):
+            raise ValueError(f"sweeps must be among {', '.join(SWEEPS)}. Got {', '.join(unknown)}.")
 
     def config(self, dataset: str, method: str, seed: int = 0) -> TrainConfig:
-        """The settings of one training: the preset, with this scale's overrides."""
+        """The settings of one training: the preset, with this scale's overrides and those of a variant."""
+        name, variant = split_variant(method)
         preset = TrainConfig.preset(self.preset(dataset, method), seed=seed)
-        return _replaced(preset, self.overrides.get(method, {}), f"overrides of {method}")
+        config = _replaced(preset, self.overrides.get(name, {}), f"overrides of {name}")
+        if not variant:
+            return config
+        config = _replaced(config, self.variant_overrides, "variant_overrides")
+        return _replaced(config, variant_fields(variant), f"the variant {variant}")
 
     def preset(self, dataset: str, method: str) -> str:
         """Name of the preset of a training."""
-        return f"{self.name}/{dataset}/{method}"
+        return f"{self.presets or self.name}/{dataset}/{split_variant(method)[0]}"
+
+    def dataset_of(self, kind: str) -> str:
+        """The dataset of a kind of figure: ``maps``, ``landscapes`` or ``sweeps``."""
+        return self.figure_datasets.get(kind, self.datasets[0])
+
+    def dataset_of_run(self, data: str) -> str:
+        """The scale's name of the dataset that runs were trained on: ``mnist`` for ``mnist-mini``, at `mini`."""
+        names = {preset_fields(self.preset(name, "um"))["dataset"]: name for name in self.datasets}
+        return names.get(data, data)
+
+    def sweep(self, name: str) -> dict[Any, str]:
+        """Value of the swept setting -> method with its variant, such as ``"tla@lambda_triplet=2"``.
+
+        The scale's own value is ``"tla@short"``, or ``"tla"`` where variants are trained as long as the main runs.
+        """
+        if name not in SWEEPS:
+            raise ValueError(f"unknown sweep {name!r}. There are: {', '.join(SWEEPS)}.")
+        sweep, own = SWEEPS[name], "tla@short" if self.variant_overrides else "tla"
+        unchanged = self.config(self.dataset_of("sweeps"), own)
+        found = {}
+        for value in sweep.values:
+            changes = {**sweep.base, sweep.field: "penultimate" if value == "higher" else value}  # one layer, two names
+            changed = {field: new for field, new in changes.items() if new != getattr(unchanged, field)}
+            found[value] = f"tla@{variant_name(changed)}" if changed else own
+        return found
+
+    def spread_runs(self, method: str) -> list[tuple[str, int]]:
+        """Methods with their variant, and seeds, of the runs whose spread is shown."""
+        variant = self.spread.get("variant")
+        return [(f"{method}@{variant}" if variant else method, seed) for seed in self.spread.get("seeds", ())]
+
+    def copy_of(self, method: str) -> tuple[str, int] | None:
+        """Method with its variant, and seed, of the independently trained copy of a method; None if there is none."""
+        copy = self.accuracy.get("black_box")
+        if not copy:
+            return None
+        return (f"{method}@{copy['variant']}" if copy.get("variant") else method), int(copy["seed"])
 
     def flags(self, dataset: str, method: str) -> str:
-        """What `tla train PRESET` must be told for this scale's overrides, quoted for the shell."""
+        """What `tla train PRESET` must be told for this scale's overrides and a variant, quoted for the shell."""
         preset = TrainConfig.preset(self.preset(dataset, method))
         return shlex.join(override_flags(self.config(dataset, method), preset))
 
     def run_dir(self, dataset: str, method: str, seed: int = 0) -> Path:
-        """Folder of a training: ``runs/<scale>/<dataset>/<method>/seed<n>``."""
+        """Folder of a training: ``runs/<scale>/<dataset>/<method>[@<variant>]/seed<n>``."""
         return self.root / "runs" / self.name / dataset / method / f"seed{seed}"
 
     def map_settings(self) -> dict[str, Any]:
         """What this scale passes to `map_classes`."""
         points = self.points_per_class
         return {"n_clean": points["clean"], "n_adversarial": points["adversarial"], "n_iter": self.tsne_iterations}
+
+    def pair_settings(self, dataset: str) -> dict[str, Any] | None:
+        """What this scale passes to `project_pairs_run`; None for a dataset without pairs."""
+        pairs = self.class_pairs.get(dataset)
+        return {"pairs": pairs, "n_clean": self.pair_points, "n_iter": self.tsne_iterations} if pairs else None
+
+    def accuracy_flags(self) -> list[str]:
+        """What `tla evaluate RUN` must be told for this scale's limits."""
+        given = {name: self.accuracy.get(name) for name in ("long_images", "restarts")}
+        return [word for name, n in given.items() if n for word in (f"--{name.replace('_', '-')}", str(n))]
 
     @property
     def figures_dir(self) -> Path:
@@ -107,15 +198,17 @@ def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise ValueError(f"unknown scale {name!r}. There are: {', '.join(known) or 'none'} in {path.parent}.")
     values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    given = {key: value for key, value in values.items() if value is not None}
     known = {f.name for f in dataclasses.fields(Scale)} - {"name", "root"}
     if unknown := sorted(set(values) - known):
         raise ValueError(
             f"{path.name} holds unknown keys: {', '.join(unknown)}. There are: {', '.join(sorted(known))}."
         )
-    if missing := sorted(known - {"tsne_iterations", "overrides"} - set(values)):
+    required = ("datasets", "methods", "seeds", "notebooks", "points_per_class")
+    if missing := sorted(set(required) - set(given)):
         raise ValueError(f"{path.name} lacks {', '.join(missing)}.")
-    lists = {key: tuple(values[key]) for key in ("datasets", "methods", "seeds", "notebooks")}
-    return Scale(**{**values, **lists, "name": name, "root": root, "overrides": values.get("overrides") or {}})
+    lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    return Scale(**{**given, **lists, "name": name, "root": root})
 
 
 def results_dir(run_dir: Path | str) -> Path:

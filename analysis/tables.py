@@ -27,6 +27,10 @@ class Column:
         Which value is marked.
     percent : bool
         Print a fraction as a percentage.
+    error : str, optional
+        Key of the standard error, printed behind the value as ``± error``.
+    align : {"left", "right"}
+        The first column is always on the left.
     """
 
     key: str
@@ -34,6 +38,8 @@ class Column:
     digits: int = 3
     best: Literal["min", "max"] | None = None
     percent: bool = False
+    error: str | None = None
+    align: Literal["left", "right"] = "right"
 
     def text(self, value: Any) -> str:
         """A value as printed; an en dash where there is none."""
@@ -41,7 +47,7 @@ class Column:
             return "–"
         if isinstance(value, (float, np.floating)):
             return f"{value * 100 if self.percent else value:.{self.digits}f}"
-        return str(value)
+        return f"{value:,}" if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
@@ -80,21 +86,23 @@ class Table:
     def to_csv(self) -> str:
         """Full precision, one line per record, keys as the header; a missing value is an empty field."""
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, [c.key for c in self.columns], extrasaction="ignore", lineterminator="\n")
+        keys = [key for c in self.columns for key in (c.key, c.error) if key]
+        writer = csv.DictWriter(buffer, keys, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: None if _is_missing(v) else v for k, v in row.items()} for row in self.rows)
         return buffer.getvalue()
 
     def to_markdown(self) -> str:
         """A pipe table with the best values in bold; all text is escaped."""
-        lines = [[_markdown(c.title) for c in self.columns], ["---", *["---:"] * (len(self.columns) - 1)]]
+        rules = ["---:" if place and c.align == "right" else "---" for place, c in enumerate(self.columns)]
+        lines = [[_markdown(c.title) for c in self.columns], rules]
         lines += [[self._cell(row, c, "**{}**", _markdown) for c in self.columns] for row in self.rows]
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return f"{body}\n\n{_markdown(self.caption)}\n" if self.caption else f"{body}\n"
 
     def to_latex(self) -> str:
         """A booktabs tabular with the best values in bold, the caption as a comment; all text is escaped."""
-        align = "l" + "r" * (len(self.columns) - 1)
+        align = "".join(c.align[0] if place else "l" for place, c in enumerate(self.columns))
         lines = [" & ".join(_latex(c.title) for c in self.columns) + r" \\", r"\midrule"]
         for row in self.rows:
             lines.append(" & ".join(self._cell(row, c, r"\textbf{{{}}}", _latex) for c in self.columns) + r" \\")
@@ -105,10 +113,8 @@ class Table:
     def to_html(self) -> str:
         """A table element with the best values in bold; all text is escaped."""
         head = "".join(f"<th>{html.escape(c.title)}</th>" for c in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{self._cell(row, c, '<b>{}</b>', html.escape)}</td>" for c in self.columns) + "</tr>"
-            for row in self.rows
-        )
+        cells = [[self._cell(row, c, "<b>{}</b>", html.escape) for c in self.columns] for row in self.rows]
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in cells)
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>\n"
 
@@ -120,13 +126,17 @@ class Table:
 
     def _cell(self, row: dict[str, Any], column: Column, mark: str, escape: Callable[[str], str]) -> str:
         text = escape(column.text(row.get(column.key)))
-        return mark.format(text) if self.is_best(row, column) else text
+        text = mark.format(text) if self.is_best(row, column) else text
+        error = row.get(column.error) if column.error else None
+        if _is_missing(error) or _is_missing(row.get(column.key)):
+            return text
+        return f"{text} {escape('±')} {column.text(error)}"
 
 
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "–": "--", "′": "$'$", "ε": r"$\varepsilon$", "±": r"$\pm$",
+    "–": "--", "′": "$'$", "ε": r"$\varepsilon$", "±": r"$\pm$", "×": r"$\times$", "λ": r"$\lambda$",
 })  # fmt: skip
 
 

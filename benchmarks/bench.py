@@ -22,6 +22,8 @@ from benchmarks.choices import channels_last, chunks, folding
 from benchmarks.evaluations import pgd_attack_full_width, pgd_evaluation
 from benchmarks.full_training import published_training
 from benchmarks.inputs import ROOT, Setup, available_cores, conditions
+from benchmarks.landscapes import input_landscapes
+from benchmarks.representations import distance_ratios, exact_neighbours, growing_gallery
 from benchmarks.scaling import cost_per_image
 from benchmarks.timing import Line
 from benchmarks.training_steps import tla_training_step
@@ -36,6 +38,10 @@ BENCHMARKS: dict[str, Callable[[Setup], Iterator[Line]]] = {
     "folding": folding,
     "chunks": chunks,
     "channels-last": channels_last,
+    "landscape": input_landscapes,
+    "ratios": distance_ratios,
+    "neighbours": exact_neighbours,
+    "large-gallery": growing_gallery,
     "published-training": published_training,
 }
 

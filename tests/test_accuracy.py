@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
-from tiny import project_folder, use_few_images
+from tiny import project_folder, tiny_lenet, use_few_images
 
 from analysis import accuracy
-from analysis.accuracy import accuracy_table, evaluate_run, paper_attacks
+from analysis.accuracy import RunAccuracy, accuracy_table, costly_limits, evaluate_run, missing_columns, paper_attacks
 from analysis.results import Results
 from tla_core.attacks import TransferAttack
 from tla_core.checkpoint import file_sha256
@@ -110,5 +110,76 @@ def test_the_columns_are_the_papers_and_a_copy_beside_the_run_is_found(run):
 def test_the_table_of_several_runs_marks_the_best_and_names_fewer_images(run):
     result = evaluate_run(run, ATTACKS, limits={"long": 40}, progress=False)
     table = accuracy_table({"UM": result, "again": result})
-    assert [c.title for c in table.columns][:4] == ["", "Clean", "±", "FGSM"]
+    assert [c.title for c in table.columns] == ["", "Clean", "FGSM", "PGD", "long"]
     assert table.rows[0]["PGD"] == result.accuracy["PGD"] and "long on 40" in table.caption
+    assert table.rows[0]["PGD se"] == result.standard_error["PGD"]
+    # Both runs are the same: each column's best is marked twice.
+    assert all(table.is_best(row, column) for row in table.rows for column in table.columns[1:])
+
+
+def outcomes(path, **correct):
+    return RunAccuracy(path, {name: torch.tensor(values) for name, values in correct.items()}, {}, {})
+
+
+def test_the_table_prints_each_accuracy_with_its_error_and_a_dash_for_what_was_not_measured(tmp_path):
+    runs = {
+        "AT": outcomes(tmp_path, clean=[True] * 3 + [False], PGD20=[True, False]),
+        "TLA": outcomes(tmp_path, clean=[True] * 4),
+    }
+    table = accuracy_table(runs)
+    assert table.caption == "Accuracy in %, with standard errors, on 4 images; PGD20 on 2"
+    # sqrt(p (1 - p) / n): 0.75 of 4, all of 4, half of 2.
+    assert table.to_markdown().splitlines()[2:4] == [
+        "| AT | 75.00 ± 21.65 | 50.00 ± 35.36 |", "| TLA | **100.00** ± 0.00 | – |"
+    ]  # fmt: skip
+    assert table.to_csv().splitlines()[0] == "model,clean,clean se,PGD20,PGD20 se"
+    assert accuracy_table(runs, caption="Mine.").caption == "Mine."
+
+
+def test_a_table_needs_runs():
+    with pytest.raises(ValueError, match=r"a table needs at least one row\. Got none"):
+        accuracy_table({})
+
+
+def test_costly_are_attacks_of_more_than_40_steps_or_with_restarts():
+    def made_elsewhere(model, x, y):
+        return x
+
+    forty, more = (AttackConfig(eps=0.1, step_size=0.01, steps=n) for n in (40, 41))
+    again = AttackConfig(eps=0.1, step_size=0.01, steps=2, restarts=2)
+    attacks = {
+        "forty": forty, "more": more, "again": again, "transferred": TransferAttack(tiny_lenet(), more),
+        "cheap transfer": TransferAttack(tiny_lenet(), forty), "callable": made_elsewhere,
+    }  # fmt: skip
+    assert costly_limits(attacks, 50) == {"more": 50, "again": 50, "transferred": 50}
+    assert costly_limits(attacks, None) == {} == costly_limits({}, 50)
+
+
+def test_the_papers_costly_columns(run):
+    assert set(costly_limits(paper_attacks(run), 500)) == {"PGD100", "20PGD100", "MIM200"}
+
+
+def test_missing_is_what_an_evaluation_would_measure(run, monkeypatch):
+    limits = {"long": 40}
+    assert missing_columns(run, ATTACKS, limits=limits) == ["clean", *ATTACKS]
+    assert not (run.parents[4] / "results").exists(), "asking stores nothing"
+    evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False)
+    assert missing_columns(run, ATTACKS, limits=limits) == ["PGD", "long"]
+    result = evaluate_run(run, ATTACKS, limits=limits, progress=False)
+    before = result.path.read_bytes()
+    assert missing_columns(run, ATTACKS, limits=limits) == [] == missing_columns(run, {})
+    # Other images, other settings, another split.
+    assert missing_columns(run, ATTACKS) == ["long"]
+    assert missing_columns(run, ATTACKS, limits={"long": 40, "PGD": 10}) == ["PGD"]
+    assert missing_columns(run, {**ATTACKS, "PGD": ATTACKS["long"]}, limits=limits) == ["PGD"]
+    assert missing_columns(run, ATTACKS, split="train", limits=limits) == ["clean", *ATTACKS]
+    assert result.path.read_bytes() == before
+    # What is not missing is not measured: a model that could not be loaded is not asked for.
+    monkeypatch.setattr(accuracy, "load_model", lambda *_, **__: pytest.fail("nothing is to be measured"))
+    again = evaluate_run(run, ATTACKS, limits=limits, progress=False)
+    assert again.accuracy == result.accuracy
+
+
+def test_missing_columns_of_no_run_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no run: there is no config\.json"):
+        missing_columns(tmp_path, ATTACKS)

@@ -13,7 +13,7 @@ from tiny import REPOSITORY
 sys.path.insert(0, str(REPOSITORY))  # `benchmarks` is no part of what is installed
 
 import tla_core as tla
-from benchmarks import bench, choices, evaluations, full_training, inputs, scaling, timing, training_steps
+from benchmarks import bench, choices, evaluations, full_training, inputs, landscapes, scaling, timing, training_steps
 from tla_core.config import TrainConfig
 
 FIELDS = {"name", "ours_s", "peer_s", "peer", "ratio", "pairs", "conditions"}
@@ -211,3 +211,11 @@ def test_operations_of_a_linear_layer_are_counted_forward_and_backward():
 
 def test_the_published_trainings_are_left_to_a_gpu(setup):
     assert list(full_training.published_training(setup)) == []
+
+
+def test_landscapes_agree_with_the_loop_and_other_losses_are_noticed(setup, monkeypatch):
+    lines = list(landscapes.input_landscapes(setup))
+    assert [line.conditions["points"] for line in lines] == [64, 64] and not any(line.failure for line in lines)
+    loop = landscapes.loss_point_by_point
+    monkeypatch.setattr(landscapes, "loss_point_by_point", lambda *arguments: loop(*arguments).T)
+    assert all("differ by" in line.failure for line in landscapes.input_landscapes(setup))

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from analysis.class_maps import ClassMap, load_maps, map_class, map_classes, save_maps
+from analysis.class_maps import ClassMap, align_maps, load_maps, map_class, map_classes, save_maps
 from analysis.projection import project
 from analysis.representations import RepresentationSet
 from tla_core.checkpoint import CheckpointError
@@ -120,3 +120,73 @@ def test_files_of_another_kind_and_altered_ones_are_refused(tmp_path):
 def test_repr_says_what_it_shows():
     mapped = map_class(make_set(), 1, method="pca", n_adversarial=5)
     assert repr(mapped) == "ClassMap(class 1, 60 clean and 5 adversarial points)"
+
+
+def test_maps_made_side_by_side_are_the_same():
+    """Bit for bit. Processes are spawned: this takes seconds."""
+    reps, settings = make_set(n=60), {"n_adversarial": 20, "perplexity": 5, "n_iter": 250}
+    one, two = (map_classes(reps, n_jobs=n_jobs, **settings) for n_jobs in (1, 2))
+    assert list(one) == list(two) == [0, 1]
+    for k, mapped in one.items():
+        assert_same(two[k], mapped)
+        assert_same(mapped, map_class(reps, k, **settings))
+
+
+@pytest.mark.parametrize("n_jobs", [0, -1, 1.0, True, None])
+def test_the_number_of_processes_must_be_one_at_least(n_jobs):
+    with pytest.raises(ValueError, match=rf"n_jobs must be a whole number of at least 1\. Got {n_jobs}"):
+        map_classes(make_set(), n_jobs=n_jobs)
+
+
+def test_all_classes_are_checked_before_any_is_mapped(monkeypatch):
+    monkeypatch.setattr("analysis.class_maps.project", lambda *_, **__: pytest.fail("nothing is to be mapped"))
+    with pytest.raises(ValueError, match="no adversarial part: pass attack= to extract"):
+        map_classes(make_set(adversarial=False))
+    with pytest.raises(ValueError, match=r"n_clean must be a whole number of at least 1\. Got 0"):
+        map_classes(make_set(), n_clean=0)
+
+
+# Aligned with another model's -----------------------------------------------------------------------------------------
+
+
+def turned(mapped, angle, scale=1.0, shift=(0.0, 0.0)):
+    """The same map in another position."""
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    moved = {name: (getattr(mapped, name) @ turn + shift).astype("f4") for name in ("clean_coords", "adv_coords")}
+    return dataclasses.replace(mapped, **moved)
+
+
+def test_aligned_maps_lie_on_each_other_class_by_class():
+    reference = map_classes(make_set(n_classes=3), method="pca", n_adversarial=15)
+    maps = {k: turned(mapped, angle=1 + k, scale=2 + k, shift=(k, -5)) for k, mapped in reference.items()}
+    aligned = align_maps(maps, reference)
+    assert list(aligned) == [0, 1, 2]
+    for k, mapped in aligned.items():
+        np.testing.assert_allclose(mapped.clean_coords, reference[k].clean_coords, atol=1e-5)
+        np.testing.assert_allclose(mapped.adv_coords, reference[k].adv_coords, atol=1e-5)
+        assert mapped.clean_coords.dtype == mapped.adv_coords.dtype == np.float32
+        # All but the coordinates is the map's own.
+        coords = {name: getattr(mapped, name) for name in ("clean_coords", "adv_coords")}
+        assert_same(mapped, dataclasses.replace(maps[k], **coords))
+
+
+def test_aligning_changes_no_neighbours_and_not_the_maps_it_is_given():
+    maps, reference = (map_classes(make_set(), method="pca", metric=metric) for metric in ("cosine", "euclidean"))
+    before = {k: mapped.clean_coords.copy() for k, mapped in maps.items()}
+    aligned = align_maps(maps, reference)
+    for k, mapped in maps.items():
+        np.testing.assert_array_equal(mapped.clean_coords, before[k])
+        distances, new = (
+            np.linalg.norm(m.clean_coords[:, None] - m.adv_coords[None], axis=2) for m in (mapped, aligned[k])
+        )
+        np.testing.assert_allclose(new / distances, (new / distances).mean(), rtol=1e-3)
+
+
+def test_maps_of_other_classes_or_items_are_not_aligned():
+    maps = map_classes(make_set(), method="pca")
+    with pytest.raises(ValueError, match=r"expected maps of the same classes\. Got \[0, 1\] and \[0\]"):
+        align_maps(maps, {0: maps[0]})
+    for limit in ("n_clean", "n_adversarial"):
+        fewer = map_classes(make_set(), method="pca", **{limit: 20})
+        with pytest.raises(ValueError, match=r"maps of class 0 show other items\. Make both with the same settings"):
+            align_maps(maps, fewer)

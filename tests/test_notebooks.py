@@ -1,20 +1,49 @@
 import json
 import os
 import shutil
+import warnings
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from tiny import REPOSITORY, project_folder, use_few_images
+from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis import cli
+from analysis import cli, ratio_r_prime, sweep_table
+from analysis.manifest import check_manifest
 from analysis.notebook_runner import NotebookError, run_notebook
 from analysis.results import Results
 from analysis.scales import load_scale
+from tla_core.config import METHODS, VARIANTS
+from tla_core.masking import MaskingWarning
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
-FIGURES = [f"fig{k}.{ending}" for k in (1, 2, 3) for ending in ("pdf", "png", "svg", "json")]
-TABLES = [f"table3.{ending}" for ending in ("csv", "html", "json", "md", "tex")]
+FIGURES = [f"fig{k}" for k in range(1, 9)] + ["detection-mnist", "your_own_model"]
+TABLES = [f"table{k}" for k in range(1, 7)] + ["table3-seeds", "fig7-precision", "main_accuracy-mnist", "knn-mnist"]
+# Of each kind of run some, so small that training all of them takes seconds.
+SCALE = {
+    "methods": ["um", "at", "tla"],
+    "class_pairs": {"mnist": [["4", "9"], ["3", "5"], ["7", "2"]]},
+    "pair_points": 40,
+    "landscape": {"images": 2, "resolution": 5, "radius": 2},
+    "sweeps": ["table4", "table5", "table6"],
+    "spread": {"variant": "short", "seeds": [0, 1]},
+    "accuracy": {
+        "methods": ["um", "tla-rn", "tla"], "long_images": 10, "restarts": 2,
+        "black_box": {"variant": "copy", "seed": 1},
+    },
+    "overrides": {method: tiny_training() for method in (*METHODS, *VARIANTS)},
+}  # fmt: skip
+# What a kernel runs first: it sees the few images that the results were made from.
+FEW_IMAGES = """
+import sys
+
+import pytest
+
+sys.path.insert(0, {tests!r})
+from tiny import use_few_images
+
+use_few_images(pytest.MonkeyPatch())
+"""
 
 
 def write_notebook(path, *code):
@@ -64,27 +93,68 @@ def test_every_notebook_belongs_to_a_scale():
 def executed(tmp_path_factory):
     """A project with small results, in which `tla notebooks` ran the repository's notebooks and one that fails."""
     names = ["broken", *(path.stem for path in NOTEBOOKS)]
-    root = project_folder(tmp_path_factory.mktemp("project"), notebooks=names)
+    root = project_folder(tmp_path_factory.mktemp("project"), notebooks=names, **SCALE)
     shutil.copytree(REPOSITORY / "notebooks", root / "notebooks")
     write_notebook(root / "notebooks" / "broken.ipynb", "x = 1", "x / 0", "open('never', 'w')")
+    startup = root / "ipython" / "profile_default" / "startup" / "few_images.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text(FEW_IMAGES.format(tests=str(REPOSITORY / "tests")))
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_few_images(monkeypatch)
-        results = Results("mini", root=root, progress=False)
-        for method in results.methods:
-            results.class_maps(method)
-            for eps in results.levels():
-                results.representations(method, eps)
+        monkeypatch.setenv("IPYTHONDIR", str(root / "ipython"))
+        monkeypatch.setenv("TLA_DATA", str(root / "no-data"))
+        make_everything(Results("mini", root=root, progress=False))
         monkeypatch.chdir(root)
         stored = {path: path.stat().st_mtime_ns for path in (root / "results").rglob("*.safetensors")}
         status = cli.main(["notebooks"])
-    assert {path: path.stat().st_mtime_ns for path in (root / "results").rglob("*.safetensors")} == stored
+    now = {path: path.stat().st_mtime_ns for path in (root / "results").rglob("*.safetensors")}
+    assert {path: now[path] for path in stored} == stored, "a notebook made again what was there"
+    assert {path.parent.name for path in now if path not in stored} <= {"run"}, "a notebook missed a result"
     return root, status
+
+
+def make_everything(results):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MaskingWarning)  # of nets that have seen one epoch
+        for method in results.methods:
+            results.class_maps(method)
+            results.pair_maps(method)
+            results.train_representations(method)
+            for eps in results.levels():
+                results.representations(method, eps)
+            for variant, seed in results.scale.spread_runs(method):
+                results.representations(variant, seed=seed)
+        for method in results.methods[1:]:
+            results.landscapes(method)
+        for method in results.scale.accuracy["methods"]:
+            results.accuracy(method)
+        for name in results.scale.sweeps:
+            sweep_table(results, name)
 
 
 def test_notebooks_leave_every_figure_and_table(executed):
     root, _ = executed
     made = {path.name for path in (root / "figures" / "mini").iterdir() if path.is_file()}
-    assert made == {*FIGURES, *TABLES}
+    figures = {f"{name}.{ending}" for name in FIGURES for ending in ("pdf", "png", "svg", "json")}
+    assert made == figures | {f"{name}.{ending}" for name in TABLES for ending in ("csv", "html", "json", "md", "tex")}
+
+
+def test_the_manifest_of_what_they_leave_is_complete(executed, monkeypatch, capsys):
+    root, _ = executed
+    monkeypatch.chdir(root)
+    assert cli.main(["manifest"]) == 0
+    assert {path.name for path in (root / "figures" / "mini").glob("*.html")} > {"index.html"}
+    (root / "figures" / "mini" / "fig8.png").write_bytes(b"")
+    assert cli.main(["manifest"]) == 1
+    assert "fig8" in capsys.readouterr().err
+    (root / "figures" / "mini" / "index.html").unlink()
+    (root / "figures" / "mini" / "manifest.json").unlink()
+    run_one(root, "fig8_loss_landscape")
+
+
+@pytest.mark.parametrize("manifest", (REPOSITORY / "figures").glob("*/manifest.json"), ids=lambda p: p.parent.name)
+def test_the_figures_that_are_here_are_complete(manifest):
+    check_manifest(manifest.parent)
 
 
 def test_executed_copies_are_kept_with_their_outputs_and_the_scale(executed):
@@ -111,23 +181,39 @@ def test_sidecars_name_the_notebook_the_runs_and_the_numbers(executed):
     assert figure["provenance"]["command"] == "tla notebooks fig1_3_false_classes --scale mini"
     assert table["provenance"]["command"] == "tla notebooks table3_distance_ratios --scale mini"
     assert figure["sources"] == table["sources"] == [results.source(method) for method in results.methods]
-    assert len(figure["numbers"]["panels"]) == 3 * 2
+    assert len(figure["numbers"]["panels"]) == 3 * 3
     for panel in figure["numbers"]["panels"]:
         assert panel["adversarial_points"] == 12 == sum(panel["predicted_as"].values())
     records = {record["method"]: record for record in table["numbers"]["records"]}
-    for method in ("um", "tla"):
+    for method in results.methods:
         reps = results.representations(method, 0.3)
-        assert records[method.upper()]["clean"] == reps.accuracy
-        assert records[method.upper()]["robust_0.3"] == reps.robust_accuracy
+        assert records[method.upper()]["mnist r_prime 0.3"] == ratio_r_prime(reps).value
+        assert figure["numbers"]["robust_accuracy"][method] == reps.robust_accuracy
     assert "eps 0.3" in figure["caption"] and "MNIST (5,000 + 5,000 subset)" in figure["caption"]
 
 
-def test_executing_again_gives_the_same_images_and_numbers(executed):
+def run_one(root, name):
+    source = root / "notebooks" / f"{name}.ipynb"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("IPYTHONDIR", str(root / "ipython"))
+        run_notebook(
+            source, root / "figures/mini/notebooks" / source.name, parameters={"SCALE": "mini"}, root=root
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("notebook", "names"),
+    [
+        ("fig1_3_false_classes", ["fig1", "fig2", "fig3"]), ("fig4_6_class_pairs", ["fig4", "fig5", "fig6"]),
+        ("fig7_retrieval", ["fig7", "fig7-precision"]), ("fig8_loss_landscape", ["fig8"]),
+        ("knn_and_detection", ["knn-mnist", "detection-mnist"]), ("table3_distance_ratios", ["table3", "table3-seeds"]),
+    ],
+)  # fmt: skip
+def test_executing_again_gives_the_same_images_and_numbers(executed, notebook, names):
     root, _ = executed
     folder = root / "figures" / "mini"
-    before = {name: (folder / name).read_bytes() for name in FIGURES}
-    source = root / "notebooks" / "fig1_3_false_classes.ipynb"
-    run_notebook(source, folder / "notebooks" / source.name, parameters={"SCALE": "mini"}, root=root)
+    before = {path.name: path.read_bytes() for name in names for path in folder.glob(f"{name}.*")}
+    run_one(root, notebook)
     for name, content in before.items():
         if name.endswith(".json"):
             first, second = json.loads(content), json.loads((folder / name).read_text())

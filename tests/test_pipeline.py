@@ -25,12 +25,29 @@ if [ "$1 $2" = "${FAIL:-none}" ]; then echo "made to fail" >&2; exit 1; fi
 make() { mkdir -p "$(dirname "$1")" && echo "$call" > "$1"; }
 case $1 in
   train) while [ "$1" != --out ]; do shift; done; make "$2/model.safetensors" ;;
-  extract) make "results/${2#runs/}/representations-eps$4.safetensors" ;;
+  extract)
+    if [ "$3" = --split ]; then make "results/${2#runs/}/representations-$4.safetensors"
+    else make "results/${2#runs/}/representations-eps$4.safetensors"; fi ;;
+  landscape) make "results/${2#runs/}/landscapes.safetensors" ;;
+  evaluate) make "results/${2#runs/}/accuracy-test.json" ;;
   project) make "results/${2#runs/}/class-maps-eps$4.safetensors" ;;
   notebooks) make "figures/$4/notebooks/$2.ipynb" ;;
+  manifest) make "figures/$3/index.html"; make "figures/$3/manifest.json" ;;
 esac
 """
-FROM_NOTHING = {"train": 4, "extract": 8, "project": 4, "notebooks": 2}
+# Fewer runs than the scale has: of each kind some.
+FEWER = {
+    "sweeps": ["table6"],
+    "spread": {"variant": "short", "seeds": [0, 1]},
+    "accuracy": {"methods": list(METHODS), "long_images": 500, "black_box": {"variant": "copy", "seed": 1}},
+}
+N_NOTEBOOKS = len(list((REPOSITORY / "notebooks").glob("*.ipynb")))
+# Methods, copies of them, layers at lambda1 = 2, and two seeds of the shorter training; two levels of each method, and
+# one of each of the eight short runs, and the training images.
+FROM_NOTHING = {
+    "train": 4 + 4 + 4 + 8, "extract": 8 + 8 + 4, "project": 4, "landscape": 3, "evaluate": 4 + 4,
+    "notebooks": N_NOTEBOOKS, "manifest": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +62,7 @@ def checkout(tmp_path_factory):
     (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     for program in binaries.iterdir():
         program.chmod(0o755)
+    change_scale(root, **FEWER)
     return root
 
 
@@ -71,11 +89,32 @@ def change_scale(checkout, **changes):
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
 
 
+def jobs_of_a_dry_run(capfd):
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", capfd.readouterr().out, re.M)}
+
+
 def test_a_dry_run_from_nothing_lists_every_job_and_makes_nothing(pipeline, checkout, capfd):
     assert pipeline("-n") == []
-    listed = dict(re.findall(r"^(\w+) +(\d+)$", capfd.readouterr().out, re.M))
-    assert listed == {"train": "4", "extract": "8", "project": "4", "notebook": "2", "all": "1", "total": "19"}
+    listed = jobs_of_a_dry_run(capfd)
+    assert listed == {
+        "train": 20, "extract": 16, "extract_train": 4, "project": 4, "landscape": 3, "evaluate": 8,
+        "notebook": N_NOTEBOOKS, "manifest": 1, "all": 1, "total": 57 + N_NOTEBOOKS,
+    }  # fmt: skip
     assert not (checkout / "runs").exists()
+
+
+# Datasets x (methods, rn and sa, their copies, seeds), and the sweeps on MNIST, of which one value is among these.
+TRAININGS = {"mini": 4 + 2 + 2 + 12 + 12, "small": 3 * (4 + 12) + 12, "paper": 3 * (4 + 2 + 2 + 8) + 12}
+
+
+@pytest.mark.parametrize("scale", sorted(TRAININGS))
+def test_every_scale_can_be_planned(scale, tmp_path, capfd):
+    for folder in ("workflow", "notebooks"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder)
+    run_pipeline(scale, root=tmp_path, cores=2, extra=["-n"])
+    listed = jobs_of_a_dry_run(capfd)
+    assert listed["train"] == TRAININGS[scale] and listed["notebook"] == N_NOTEBOOKS
+    assert listed["project"] == 4 and listed["landscape"] == 3 and listed["manifest"] == 1
 
 
 def test_it_makes_everything_once(pipeline, checkout):
@@ -96,31 +135,34 @@ def test_it_makes_everything_once(pipeline, checkout):
 def test_a_changed_setting_of_one_method_makes_only_what_depends_on_it(pipeline, checkout):
     change_scale(checkout, overrides={"at": {"margin": 0.05, "epochs": 7, "attack": {"steps": 4, "eps": "1/4"}}})
     calls = pipeline()
-    assert by_command(calls) == {"train": 1, "extract": 2, "project": 1, "notebooks": 2}
-    (train,) = [call for call in calls if call.startswith("train")]
+    # Its copy and its two short runs have these settings too, but for the length.
+    assert by_command(calls) == {
+        "train": 4, "extract": 5, "project": 1, "landscape": 1, "evaluate": 1, "notebooks": 7, "manifest": 1
+    }  # fmt: skip
+    train = next(call for call in calls if call.startswith("train") and "@" not in call)
     assert train == (
         "train mini/mnist/at --seed 0 --out runs/mini/mnist/at/seed0 --epochs 7 --attack.eps 0.25 --attack.steps 4"
         " --replace --no-progress"
     )
-    assert all("/at/" in call for call in calls if call.startswith(("extract", "project")))
+    assert all("/at" in call for call in calls if call.startswith(("extract", "project", "landscape", "evaluate")))
 
 
 def test_other_map_settings_make_maps_and_their_figures_only(pipeline, checkout):
     change_scale(checkout, tsne_iterations=500)
     calls = pipeline()
-    assert by_command(calls) == {"project": 4, "notebooks": 1}
+    assert by_command(calls) == {"project": 4, "notebooks": 2, "manifest": 1}
     assert "notebooks fig1_3_false_classes --scale mini" in calls
 
 
 def test_a_changed_notebook_is_executed_again_and_one_that_only_looks_newer_is_not(pipeline, checkout):
     """In a fresh clone, file times mean nothing. Also here: the lock of a Snakemake that was killed is removed."""
-    changed, touched = sorted((checkout / "notebooks").glob("*.ipynb"), reverse=True)
+    changed, touched, *_ = sorted((checkout / "notebooks").glob("*.ipynb"), reverse=True)
     changed.write_text(changed.read_text().replace("The claim.", "A claim."))
     os.utime(touched, (time.time() + 5, time.time() + 5))
     locks = checkout / ".snakemake" / "locks"
     locks.mkdir(exist_ok=True)
     (locks / "0.output.lock").write_text(f"figures/mini/notebooks/{changed.name}\n")
-    assert pipeline() == [f"notebooks {changed.stem} --scale mini"]
+    assert pipeline() == [f"notebooks {changed.stem} --scale mini", "manifest --scale mini"]
     assert not any(locks.glob("*"))
 
 
@@ -152,12 +194,14 @@ def test_every_setting_of_a_training_reaches_its_command(pipeline, checkout, mon
     }
     change_scale(checkout, overrides=overrides)
     calls = pipeline("--until", "train")
-    assert by_command(calls) == {"train": 4}
+    assert by_command(calls) == {"train": FROM_NOTHING["train"]}
     trained = []
     monkeypatch.setattr("tla_core.training.train", lambda config, out, **options: trained.append(config))
     monkeypatch.chdir(checkout)
     for call in calls:
         assert cli.main(shlex.split(call)) == 0
     scale = load_scale("mini", checkout)
-    assert {c.identity for c in trained} == {scale.config("mnist", method).identity for method in METHODS}
+    runs = [(method, 0) for method in (*METHODS, *scale.sweep("table6").values())]
+    runs += [run for method in METHODS for run in (scale.copy_of(method), *scale.spread_runs(method))]
+    assert {c.identity for c in trained} == {scale.config("mnist", *run).identity for run in runs}
     assert {c.identity for c in trained}.isdisjoint(TrainConfig.preset(f"mini/mnist/{m}").identity for m in METHODS)

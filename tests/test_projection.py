@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from analysis.projection import project
+from analysis.projection import align, project
 
 
 def make_classes(seed=0, n=200, d=20, n_classes=4, spread=0.3):
@@ -48,7 +48,7 @@ def test_tsne_is_the_same_with_more_threads_and_again():
 def test_tsne_is_the_same_whatever_blas_threads():
     script = """
 import hashlib, numpy as np
-from analysis.projection import project
+from analysis.projection import align, project
 x = np.random.default_rng(0).normal(size=(300, 200)) + np.arange(300)[:, None] % 5
 p = project(x, n_iter=255)
 print(hashlib.sha256(p.coords.tobytes()).hexdigest(), p.params["kl_divergence"])
@@ -233,3 +233,70 @@ def test_heavy_libraries_are_imported_late():
     script = "import sys, analysis.projection; print([m for m in ('openTSNE', 'umap', 'sklearn') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "[]"
+
+
+# Aligned --------------------------------------------------------------------------------------------------------------
+
+
+MAP = np.random.default_rng(5).normal(size=(40, 2)) * [3, 1]
+
+
+@pytest.mark.parametrize("angle", [0, 0.7, np.pi / 2, np.pi, 5])
+@pytest.mark.parametrize("mirror", [1, -1])
+@pytest.mark.parametrize("scale", [1, 1e-3, 250])
+def test_align_undoes_rotation_mirroring_scale_and_shift(angle, mirror, scale):
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * [1, mirror]
+    moved = scale * MAP @ turn + [100, -7]
+    before = moved.copy()
+    found = align(moved, MAP)
+    np.testing.assert_allclose(found, MAP, atol=1e-9)
+    assert found.shape == (40, 2) and found.dtype == np.float64
+    np.testing.assert_array_equal(moved, before)
+
+
+def test_align_lies_closer_than_any_turn_of_a_fine_grid():
+    """The slow way: every degree, mirrored or not, at the reference's spread and centre."""
+    reference = MAP + np.random.default_rng(6).normal(size=MAP.shape)
+    other = MAP @ [[0, 1], [1, 0]] * 3 + 2
+    found = align(other, reference)
+    centred, wanted = other - other.mean(0), reference - reference.mean(0)
+    centred *= np.linalg.norm(wanted) / np.linalg.norm(centred)
+    distances = [
+        np.linalg.norm(centred * [1, mirror] @ [[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]] - wanted)
+        for mirror in (1, -1)
+        for a in np.radians(np.arange(360))
+    ]
+    distance = np.linalg.norm(found - reference)
+    assert min(distances) * 0.999 < distance <= min(distances) and distance < 0.5 * np.median(distances)
+    np.testing.assert_allclose(found.mean(0), reference.mean(0), atol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(found - found.mean(0)), np.linalg.norm(wanted))
+
+
+def test_align_keeps_who_is_near_whom():
+    reference = np.random.default_rng(7).normal(size=(40, 2))
+    distances, aligned = (np.linalg.norm(m[:, None] - m[None], axis=2) for m in (MAP, align(MAP, reference)))
+    off_diagonal = ~np.eye(40, dtype=bool)
+    ratios = (aligned[off_diagonal]) / distances[off_diagonal]
+    np.testing.assert_allclose(ratios, ratios[0])
+    np.testing.assert_allclose(align(align(MAP, reference), reference), align(MAP, reference), atol=1e-9)
+    np.testing.assert_allclose(align(MAP.tolist(), MAP), MAP, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("coords", "reference", "message"),
+    [
+        (MAP, MAP[:-1], r"maps of shapes \(40, 2\) and \(39, 2\); expected \(n, 2\) twice, the same items"),
+        (np.ones((5, 3)), np.ones((5, 3)), r"maps of shapes \(5, 3\) and \(5, 3\)"),
+        (MAP[0], MAP[0], r"maps of shapes \(2,\) and \(2,\)"),
+        (changed(MAP, (3, 1), np.nan), MAP, "a map holds NaN or infinity; expected finite coordinates"),
+        (MAP, changed(MAP, (0, 0), np.inf), "a map holds NaN or infinity"),
+        (np.zeros((40, 2)), MAP, "all points of a map are the same; there is nothing to align"),
+        (MAP[:3], np.full((3, 2), 0.1), "all points of a map are the same"),  # whose mean is not 0.1 exactly
+        (MAP[:1], MAP[:1], "all points of a map are the same"),
+        (MAP[:0], MAP[:0], "all points of a map are the same"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_maps_that_cannot_be_aligned_raise(coords, reference, message):
+    with pytest.raises(ValueError, match=message):
+        align(coords, reference)

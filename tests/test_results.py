@@ -9,11 +9,12 @@ import pytest
 import yaml
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis import cli, results
+from analysis import cli, results, run_results
 from analysis.class_maps import map_classes
 from analysis.extraction import extract
 from analysis.representations import RepresentationSet
-from analysis.results import MissingResultError, Results, is_trained, run_config
+from analysis.results import MissingResultError, Results
+from analysis.run_results import is_trained, run_config
 from analysis.scales import load_scale, override_flags, project_root, results_dir
 from tla_core.checkpoint import file_sha256
 from tla_core.config import AttackConfig, TrainConfig
@@ -234,7 +235,7 @@ def test_a_folder_without_a_run_says_so(tmp_path):
 def test_an_unfinished_run_has_no_results(root):
     (root / "runs/mini/mnist/um/seed0/model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no finished run: there is no model\.safetensors"):
-        results.extract_run(root / "runs/mini/mnist/um/seed0")
+        run_results.extract_run(root / "runs/mini/mnist/um/seed0")
 
 
 # Scales ---------------------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ def test_blocks_do_not_change_the_result(metric, monkeypatch):
     queries = rng.normal(size=(31, 8))
     whole = nearest_neighbours(queries, gallery, 7, metric=metric)
     monkeypatch.setattr(retrieval, "_BLOCK_ENTRIES", 200)
+    monkeypatch.setattr(retrieval, "_PAIR_ENTRIES", 200)
     blocked = nearest_neighbours(queries, gallery, 7, metric=metric)
     np.testing.assert_array_equal(blocked.indices, whole.indices)
     np.testing.assert_array_equal(blocked.distances, whole.distances)
@@ -233,3 +234,136 @@ def test_wrong_arguments_raise(queries, gallery, k, exclude, message):
 def test_unknown_metric_raises():
     with pytest.raises(ValueError, match="metric='dot' is unknown; expected one of angular, cosine, euclidean"):
         nearest_neighbours(Q, X, 1, metric="dot")
+
+
+# the approximate index ------------------------------------------------------------------------------------------------
+
+
+def clustered(n, seed, d=16, n_classes=10):
+    """Rows around ten centres, as representations of classes lie; negative entries too."""
+    centres = np.random.default_rng(0).normal(size=(n_classes, d))
+    rng = np.random.default_rng(seed)
+    return (centres[np.arange(n) % n_classes] + 0.3 * rng.normal(size=(n, d))).astype(np.float32)
+
+
+def recall(found, exact):
+    return np.mean(found.distances <= exact.distances[:, -1:])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_approximate_finds_most_of_the_exact_neighbours(metric):
+    gallery, queries = clustered(6000, 1), clustered(400, 2)
+    exact = nearest_neighbours(queries, gallery, 10, metric=metric)
+    found = nearest_neighbours(queries, gallery, 10, metric=metric, index="approximate")
+    assert 0.95 <= recall(found, exact) < 1
+    # What is found has the exact distance, in the exact order.
+    same = found.indices == exact.indices
+    np.testing.assert_array_equal(found.distances[same], exact.distances[same])
+    assert (np.diff(found.distances, axis=1) >= 0).all()
+    assert found.distances.dtype == np.float32 and found.indices.dtype == np.int64
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_approximate_searches_a_part_of_the_gallery(metric, monkeypatch):
+    cells = spy_on_cells(monkeypatch)
+    nearest_neighbours(clustered(400, 2), clustered(6000, 1), 10, metric=metric, index="approximate")
+    assert cells[-1] < 77 / 2, "of the 77 cells"
+
+
+def spy_on_cells(monkeypatch):
+    """The numbers of cells that are tried, in order."""
+    import faiss
+
+    cells = []
+
+    class Spy(faiss.IndexIVFFlat):
+        def search(self, *args):
+            cells.append(self.nprobe)
+            return super().search(*args)
+
+    monkeypatch.setattr(faiss, "IndexIVFFlat", Spy)
+    return cells
+
+
+def test_features_without_clusters_cost_cells_and_not_recall(monkeypatch):
+    rng = np.random.default_rng(3)
+    gallery, queries = rng.normal(size=(4000, 48)), rng.normal(size=(300, 48))
+    cells = spy_on_cells(monkeypatch)
+    found = nearest_neighbours(queries, gallery, 10, index="approximate")
+    assert recall(found, nearest_neighbours(queries, gallery, 10)) > 0.95
+    assert cells[0] == 1 and cells[-1] > 63 / 2
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_recall_counts_what_remains_when_each_query_is_left_out(metric):
+    """Every query is its own nearest row: finding that says nothing of the neighbour that is asked for."""
+    gallery, itself = clustered(5000, 4), np.arange(5000)
+    exact = nearest_neighbours(gallery, gallery, 1, metric=metric, exclude=itself)
+    found = nearest_neighbours(gallery, gallery, 1, metric=metric, exclude=itself, index="approximate")
+    assert (found.indices[:, 0] != itself).all()
+    assert recall(found, exact) > 0.95
+
+
+def test_approximate_is_the_same_each_time():
+    gallery, queries = clustered(5000, 5), clustered(300, 6)
+    first, again = (nearest_neighbours(queries, gallery, 5, index="approximate") for _ in range(2))
+    np.testing.assert_array_equal(first.indices, again.indices)
+    np.testing.assert_array_equal(first.distances, again.distances)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_where_the_cells_hold_too_few_rows_the_whole_gallery_is_searched(metric, monkeypatch):
+    monkeypatch.setattr(retrieval, "_TARGET_RECALL", 0)  # one cell is enough, but holds fewer than k rows
+    gallery, queries = clustered(1000, 7), clustered(20, 8)
+    exact = nearest_neighbours(queries, gallery, 600, metric=metric, exclude=np.arange(20))
+    found = nearest_neighbours(queries, gallery, 600, metric=metric, exclude=np.arange(20), index="approximate")
+    np.testing.assert_array_equal(found.indices, exact.indices)
+    np.testing.assert_array_equal(found.distances, exact.distances)
+
+
+@pytest.mark.parametrize("n", [2, 30, 100])
+def test_approximate_works_in_the_smallest_galleries(n, capfd):
+    gallery, queries = clustered(n, 9), clustered(5, 10)
+    found = nearest_neighbours(queries, gallery, 2, index="approximate")
+    np.testing.assert_array_equal(found.indices, nearest_neighbours(queries, gallery, 2).indices)
+    assert "WARNING" not in "".join(capfd.readouterr())
+
+
+def test_exact_is_the_default_and_auto_changes_with_the_sizes(monkeypatch):
+    built = []
+    inverted_file = retrieval._inverted_file
+    monkeypatch.setattr(retrieval, "_inverted_file", lambda *args: built.append(1) or inverted_file(*args))
+    monkeypatch.setattr(retrieval, "APPROXIMATE_FROM", 2000)
+    monkeypatch.setattr(retrieval, "_FEWEST_QUERIES", 50)
+    gallery, queries = clustered(2000, 11), clustered(50, 12)
+    nearest_neighbours(queries, gallery, 3)
+    nearest_neighbours(queries, gallery[:-1], 3, index="auto")
+    nearest_neighbours(queries[:-1], gallery, 3, index="auto")
+    assert not built
+    nearest_neighbours(queries, gallery, 3, index="auto")
+    assert len(built) == 1
+
+
+def test_threads_of_torch_stay_with_an_approximate_index():
+    import torch
+
+    before = torch.get_num_threads()
+    nearest_neighbours(clustered(20, 13), clustered(500, 14), 2, index="approximate")
+    assert torch.get_num_threads() == before
+
+
+def test_unknown_index_raises():
+    with pytest.raises(ValueError, match="index='ivf' is unknown; expected one of exact, approximate, auto"):
+        nearest_neighbours(Q, X, 1, index="ivf")
+
+
+@pytest.mark.parametrize("copies", [3, 70])
+def test_without_negative_entries_the_angle_is_that_of_the_cosine(copies):
+    """As after a ReLU: the search for opposites is left out."""
+    rng = np.random.default_rng(15)
+    gallery = np.repeat(np.maximum(rng.normal(size=(40, 6)), 0) + 1e-3, copies, axis=0)
+    queries = np.maximum(rng.normal(size=(9, 6)), 0) + 1e-3
+    result = check_against_oracle(queries, gallery, 5, "angular")
+    cosine = nearest_neighbours(queries, gallery, 5, metric="cosine")
+    np.testing.assert_array_equal(result.indices, cosine.indices)
+    np.testing.assert_array_equal(result.distances, cosine.distances)

@@ -44,6 +44,12 @@ def evil_table():
         (Column("x", "x"), np.float64(1.23456), "1.235"),
         (Column("x", "x"), 40, "40"),
         (Column("x", "x"), np.int64(40), "40"),
+        (Column("x", "x"), 999, "999"),
+        (Column("x", "x"), 13_247_178, "13,247,178"),
+        (Column("x", "x"), np.int64(-1234), "-1,234"),
+        (Column("x", "x"), 1234.5, "1234.500"),  # of integers alone
+        (Column("x", "x"), "13247178", "13247178"),
+        (Column("x", "x"), True, "True"),
         (Column("x", "x"), "TLA", "TLA"),
         (Column("x", "x"), None, "–"),
         (Column("x", "x"), math.nan, "–"),
@@ -121,6 +127,68 @@ def test_html_is_one_table(table):
     assert table._repr_html_() == table.to_html()
 
 
+# Errors and alignment -------------------------------------------------------------------------------------------------
+
+MEASURED = [
+    Column("method", "method"),
+    Column("robust", "robust, %", digits=1, percent=True, best="max", error="robust se"),
+    Column("note", "note", align="left"),
+]
+MEASUREMENTS = [
+    {"method": "UM", "robust": 0.125, "robust se": 0.0104, "note": "a"},
+    {"method": "AT", "robust": 0.875, "robust se": 0.0112, "note": "b"},
+    {"method": "TLA", "robust": 0.5, "robust se": math.nan, "note": "c"},
+    {"method": "ALP", "robust": None, "robust se": 0.01, "note": "d"},
+    {"method": "RN", "note": "e"},
+]
+
+
+def test_an_error_stands_behind_its_value_where_both_are_there_and_is_not_bold():
+    lines = Table(MEASURED, MEASUREMENTS).to_markdown().splitlines()
+    assert lines == [
+        "| method | robust, % | note |",
+        "| --- | ---: | --- |",
+        "| UM | 12.5 ± 1.0 | a |",
+        "| AT | **87.5** ± 1.1 | b |",
+        "| TLA | 50.0 | c |",
+        "| ALP | – | d |",
+        "| RN | – | e |",
+    ]
+
+
+def test_latex_and_html_have_the_error_and_the_alignment_too():
+    table = Table(MEASURED, MEASUREMENTS)
+    latex = table.to_latex().splitlines()
+    assert latex[0] == r"\begin{tabular}{lrl}"
+    assert latex[4:7] == [
+        r"UM & 12.5 $\pm$ 1.0 & a \\", r"AT & \textbf{87.5} $\pm$ 1.1 & b \\", r"TLA & 50.0 & c \\",
+    ]  # fmt: skip
+    assert "<td><b>87.5</b> ± 1.1</td>" in table.to_html() and "<td>50.0</td>" in table.to_html()
+
+
+def test_csv_has_the_error_in_full_precision_beside_its_value():
+    rows = list(csv.DictReader(io.StringIO(Table(MEASURED, MEASUREMENTS).to_csv())))
+    assert list(rows[0]) == ["method", "robust", "robust se", "note"]
+    assert [row["robust se"] for row in rows] == ["0.0104", "0.0112", "", "0.01", ""]
+    integers = Table([Column("n", "n")], [{"n": 13_247_178}])
+    assert integers.to_csv() == "n\n13247178\n", "separators are for readers"
+
+
+def test_an_error_decides_nothing_about_the_best():
+    """Values that are printed alike are all the best, whatever their errors."""
+    rows = [{"x": 0.5, "se": 0.1}, {"x": 0.5001, "se": 0.2}, {"x": 0.4, "se": 0.9}]
+    column = Column("x", "x", digits=2, best="max", error="se")
+    table = Table([column], rows)
+    assert [table.is_best(row, column) for row in rows] == [True, True, False]
+
+
+def test_the_first_column_is_on_the_left_and_others_on_the_right_unless_told():
+    columns = [Column("a", "a", align="right"), Column("b", "b"), Column("c", "c", align="left")]
+    table = Table(columns, [{"a": 1, "b": 2, "c": 3}])
+    assert table.to_latex().splitlines()[0] == r"\begin{tabular}{lrl}"
+    assert table.to_markdown().splitlines()[1] == "| --- | ---: | --- |"
+
+
 # Text that means something in a format --------------------------------------------------------------------------------
 
 
@@ -143,6 +211,7 @@ def test_markdown_escapes_every_text():
         ("{x}^2~$y$", r"\{x\}\textasciicircum{}2\textasciitilde{}\$y\$"),
         ("<img>", r"\textless{}img\textgreater{}"),
         ("r′ at ε ± 1 – 2", r"r$'$ at $\varepsilon$ $\pm$ 1 -- 2"),
+        ("λ1, 3 × 3", r"$\lambda$1, 3 $\times$ 3"),
     ],
 )
 def test_latex_escapes(text, latex):

@@ -1,0 +1,167 @@
+"""Figures 4 to 6: two classes, and what an attack makes of one to pass for the other, one panel per model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.display.projection import finish_map
+from analysis.display.style import TEXT_WIDTH, figure_style
+from analysis.pair_maps import PairMap
+
+# Blue, green and red of Paul Tol's scheme "bright", told apart by colour-blind readers; the shapes do the same work.
+_FIRST, _SECOND, _ADVERSARIAL = ("#4477aa", "o"), ("#228833", "s"), ("#ee6677", "^")
+
+
+@dataclass(repr=False)
+class ClassPairPanel:
+    """One model's map of a pair of classes.
+
+    Parameters
+    ----------
+    clean_coords : ndarray, (n, 2)
+    clean_labels : ndarray, (n,), int
+    adv_coords : ndarray, (m, 2)
+        Adversarial examples of the first class that the model takes for the second.
+    classes : (int, int)
+    class_names : tuple of str
+    mistaken_share : float
+        Share of the first class's adversarial examples that is taken for the second.
+    title : str
+
+    Attributes
+    ----------
+    figure_, ax_
+        Set by `plot`.
+    """
+
+    clean_coords: np.ndarray
+    clean_labels: np.ndarray
+    adv_coords: np.ndarray
+    classes: tuple[int, int]
+    class_names: tuple[str, ...]
+    mistaken_share: float
+    title: str = ""
+
+    @classmethod
+    def from_map(cls, pair_map: PairMap, class_names: Sequence[str], *, title: str = "") -> "ClassPairPanel":
+        """Take the points of a `PairMap`, as `map_pair` makes it."""
+        return cls(
+            pair_map.clean_coords, pair_map.clean_labels, pair_map.adv_coords, pair_map.classes, tuple(class_names),
+            pair_map.mistaken_share, title,
+        )  # fmt: skip
+
+    def plot(self, ax=None) -> "ClassPairPanel":
+        """Draw into `ax`, or into a new figure with a legend."""
+        import matplotlib.pyplot as plt
+
+        with figure_style():
+            alone = ax is None
+            if alone:
+                _, ax = plt.subplots(figsize=(3.4, 2.6), layout="constrained")
+            for k, (colour, marker) in zip(self.classes, (_FIRST, _SECOND), strict=True):
+                coords = self.clean_coords[self.clean_labels == k]
+                ax.scatter(*coords.T, s=5, c=colour, marker=marker, linewidths=0, alpha=0.8, rasterized=True)
+            colour, marker = _ADVERSARIAL
+            ax.scatter(*self.adv_coords.T, s=9, c=colour, marker=marker, linewidths=0, alpha=0.9, rasterized=True)
+            finish_map(ax)
+            ax.set_title(self.title or self.share_text, pad=2)
+            if alone:
+                ax.legend(*pair_legend(self.classes, self.class_names), loc="center left", bbox_to_anchor=(1, 0.5))
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    @property
+    def share_text(self) -> str:
+        """What stands above the panel: how much of the first class is taken for the second."""
+        if not len(self.adv_coords):
+            return "none mistaken"
+        return f"{self.mistaken_share:.1%} mistaken"
+
+    def __repr__(self) -> str:
+        first, second = (self.class_names[k] for k in self.classes)
+        return f"ClassPairPanel({first!r} to {second!r}, {len(self.adv_coords)} adversarial examples)"
+
+
+class ClassPairDisplay:
+    """A row of `ClassPairPanel` of one pair of classes, one for each model, with one legend.
+
+    Parameters
+    ----------
+    panels : sequence of ClassPairPanel
+    column_titles : sequence of str
+        What is said above each panel: the model, and its robust accuracy.
+
+    Attributes
+    ----------
+    figure_, axes_
+        Set by `plot`.
+
+    Raises
+    ------
+    ValueError
+        Without panels, for another number of titles, or panels of different pairs.
+    """
+
+    def __init__(self, panels: Sequence[ClassPairPanel], column_titles: Sequence[str]) -> None:
+        self.panels, self.column_titles = list(panels), list(column_titles)
+        if not self.panels or len(self.panels) != len(self.column_titles):
+            lengths = len(self.panels), len(self.column_titles)
+            raise ValueError(f"expected panels, and one title for each. Got {lengths[0]} and {lengths[1]}.")
+        if len({panel.classes for panel in self.panels}) != 1:
+            raise ValueError(f"the panels must show one pair of classes. Got {[p.classes for p in self.panels]}.")
+
+    @classmethod
+    def from_panels(cls, panels: Sequence[ClassPairPanel], column_titles: Sequence[str]) -> "ClassPairDisplay":
+        """The constructor by the name that Displays have."""
+        return cls(panels, column_titles)
+
+    def plot(self, axes=None) -> "ClassPairDisplay":
+        """Draw into a row of axes, or into a new figure of text width with a legend below."""
+        import matplotlib.pyplot as plt
+
+        n = len(self.panels)
+        with figure_style():
+            if axes is None:
+                width = TEXT_WIDTH if n > 1 else TEXT_WIDTH / 2
+                size = (width, width / max(n, 2) + 0.6)
+                figure, axes = plt.subplots(1, n, figsize=size, squeeze=False, layout="constrained")
+                figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+                handles, labels = pair_legend(self.panels[0].classes, self.panels[0].class_names)
+                spacing = {"handletextpad": 0.1, "columnspacing": 1.2}
+                figure.legend(handles, labels, loc="outside lower center", ncols=3, **spacing)
+            axes = np.asarray(axes).reshape(-1)
+            for panel, title, ax in zip(self.panels, self.column_titles, axes, strict=True):
+                panel.plot(ax)
+                ax.set_title(f"{title}\n{ax.get_title()}", pad=2, linespacing=1.4)
+        self.axes_, self.figure_ = axes, axes[0].figure
+        return self
+
+    def numbers(self) -> list[dict]:
+        """What the figure shows, as records: for each panel the points and the share that is mistaken."""
+        return [
+            {
+                "column": title.partition("\n")[0],
+                "attacked": panel.class_names[panel.classes[0]],
+                "mistaken_for": panel.class_names[panel.classes[1]],
+                "clean_points": len(panel.clean_coords),
+                "adversarial_points": len(panel.adv_coords),
+                "mistaken_share": panel.mistaken_share,
+            }
+            for panel, title in zip(self.panels, self.column_titles, strict=True)
+        ]
+
+    def __repr__(self) -> str:
+        return f"ClassPairDisplay({self.panels[0]!r} x {len(self.panels)} models)"
+
+
+def pair_legend(classes: tuple[int, int], class_names: Sequence[str]) -> tuple[list, list[str]]:
+    """Handles and labels: clean images of both classes, and the adversarial examples."""
+    from matplotlib.lines import Line2D
+
+    first, second = (class_names[k] for k in classes)
+    handles = [
+        Line2D([], [], ls="", marker=marker, ms=4, mfc=colour, mec="none")
+        for colour, marker in (_FIRST, _SECOND, _ADVERSARIAL)
+    ]
+    return handles, [f"{first}, clean", f"{second}, clean", f"{first}, adversarial, taken for {second}"]

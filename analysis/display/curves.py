@@ -1,0 +1,127 @@
+"""ROC curves of several models in one plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.display.style import class_colour, figure_style
+
+if TYPE_CHECKING:
+    from analysis.detection import DetectionResult
+
+# Dark blue, rose, green, olive, wine, black of the class colours: with the line styles, told apart in grey as well.
+_COLOURS = tuple(class_colour(k) for k in (0, 6, 3, 4, 7, 9))
+_LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
+_FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1, 0.2, 0.5)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class RocCurve:
+    """One line of a `RocDisplay`.
+
+    Parameters
+    ----------
+    name : str
+        In the legend.
+    false_positive_rate, true_positive_rate : ndarray, (t,)
+        From (0, 0) to (1, 1), ascending.
+    auc : float
+        Area under the curve.
+
+    Raises
+    ------
+    ValueError
+        If the rates are not equally many, or do not rise from 0 to 1.
+    """
+
+    name: str
+    false_positive_rate: np.ndarray
+    true_positive_rate: np.ndarray
+    auc: float
+
+    def __post_init__(self) -> None:
+        shapes = np.shape(self.false_positive_rate), np.shape(self.true_positive_rate)
+        if shapes[0] != shapes[1] or len(shapes[0]) != 1 or shapes[0][0] < 2:
+            raise ValueError(f"the rates of {self.name!r} must be two sequences of one length. Got {shapes}.")
+        for rate in (self.false_positive_rate, self.true_positive_rate):
+            if rate[0] != 0 or rate[-1] != 1 or (np.diff(rate) < 0).any():
+                raise ValueError(f"the rates of {self.name!r} must rise from 0 to 1. Got {rate[0]:g} to {rate[-1]:g}.")
+
+
+class RocDisplay:
+    """ROC curves of several models, with their areas in the legend.
+
+    Parameters
+    ----------
+    curves : sequence of RocCurve
+    title : str
+
+    Attributes
+    ----------
+    figure_, ax_
+        Set by `plot`.
+
+    Raises
+    ------
+    ValueError
+        If there are no curves.
+    """
+
+    def __init__(self, curves, *, title: str = "") -> None:
+        self.curves, self.title = list(curves), title
+        if not self.curves:
+            raise ValueError("a RocDisplay needs at least one curve. Got none.")
+
+    @classmethod
+    def from_detections(cls, detections: Mapping[str, DetectionResult], *, title: str = "") -> RocDisplay:
+        """Take the curves of ``{model: DetectionResult}``, as `detect` makes them."""
+        curves = [
+            RocCurve(name, found.false_positive_rate, found.true_positive_rate, found.auc)
+            for name, found in detections.items()
+        ]
+        return cls(curves, title=title)
+
+    def plot(self, ax=None) -> RocDisplay:
+        """Draw into `ax`, or into a new figure."""
+        import matplotlib.pyplot as plt
+
+        with figure_style():
+            if ax is None:
+                _, ax = plt.subplots(figsize=(2.75, 2.75), layout="constrained")
+            lines = []
+            for number, curve in enumerate(self.curves):
+                lines += ax.plot(
+                    curve.false_positive_rate, curve.true_positive_rate, color=_COLOURS[number % len(_COLOURS)],
+                    linestyle=_LINE_STYLES[number % len(_LINE_STYLES)], linewidth=1.2, zorder=2,
+                    label=f"{curve.name} (AUC {curve.auc:.3f})",
+                )  # fmt: skip
+            lines += ax.plot([0, 1], [0, 1], color="#bdbdbd", linewidth=0.8, label="chance (AUC 0.500)", zorder=1)
+            ax.set(
+                xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", title=self.title,
+                xlabel="correctly classified inputs that are flagged", ylabel="misclassified inputs that are flagged",
+            )  # fmt: skip
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.legend(handles=lines, loc="lower right", handlelength=2.6)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def numbers(self) -> list[dict]:
+        """What the figure shows, as records: each area, and the true positive rate within some false positive rates."""
+        return [
+            {
+                "name": curve.name,
+                "auc": curve.auc,
+                "true_positive_rate_within": {
+                    str(rate): float(curve.true_positive_rate[curve.false_positive_rate <= rate].max())
+                    for rate in _FALSE_POSITIVE_RATES
+                },
+            }
+            for curve in self.curves
+        ]
+
+    def __repr__(self) -> str:
+        return f"RocDisplay({', '.join(f'{curve.name} {curve.auc:.3f}' for curve in self.curves)})"

@@ -1,0 +1,354 @@
+"""Figure 8: the loss around images, one row per model, one column per image with one colour scale for its models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis.display.style import TEXT_WIDTH, figure_style
+
+if TYPE_CHECKING:  # torch and plotly take seconds to import, and drawing needs neither
+    import plotly.graph_objects as go
+
+    from analysis.landscape import Landscape
+
+COLOUR_MAP = "viridis"
+CONTOUR_COLOUR = "white"
+BROKEN_COLOUR = "#d0d0d0"
+# For `show` and `write_html` of what `surface` returns: plotly 7 offers to upload a chart unless it is told not to.
+SURFACE_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
+_UNITS = {"input": "pixel units", "weights": "filter norms"}
+_MOST_SCENES = 16  # WebGL contexts that a browser gives to one page
+
+
+@dataclass(repr=False)
+class LandscapeDisplay:
+    """The loss over a plane as a heat map with contour lines; a cross marks the centre.
+
+    Parameters
+    ----------
+    loss : ndarray, (n, n)
+        ``loss[i, j]`` is drawn at ``(axis[i], axis[j])``; what is not finite is grey.
+    axis : ndarray, (n,)
+        Symmetric about 0, in `unit`.
+    centre_loss : float
+    unit : str
+        What the axes are measured in: "eps", "pixel units", "filter norms".
+    title : str
+        By default how far the highest loss lies above that of the centre.
+    scale : (float, float), optional
+        Losses of the lowest and the highest colour; by default those of this panel.
+
+    Attributes
+    ----------
+    figure_, ax_, image_, contours_
+        Set by `plot`; `contours_` is None for a flat landscape.
+
+    Raises
+    ------
+    ValueError
+        If the losses are no square grid over the axis.
+    """
+
+    loss: np.ndarray
+    axis: np.ndarray
+    centre_loss: float
+    unit: str = "pixel units"
+    title: str = ""
+    scale: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.axis)
+        if np.shape(self.loss) != (n, n) or n < 2:
+            raise ValueError(f"loss must have the shape ({n}, {n}), that of the axis. Got {np.shape(self.loss)}.")
+
+    @classmethod
+    def from_landscape(
+        cls,
+        landscape: Landscape,
+        *,
+        eps: float | None = None,
+        title: str = "",
+        scale: tuple[float, float] | None = None,
+    ) -> LandscapeDisplay:
+        """Take the grid of a `Landscape`, in units of `eps` if it is given.
+
+        Raises
+        ------
+        ValueError
+            If eps is not above 0, or given for the weights of a model.
+        """
+        if eps is None:
+            unit, length = _UNITS[landscape.space], 1.0
+        elif landscape.space != "input" or not 0 < eps < math.inf:
+            raise ValueError(f"eps must be above 0, and of an attack on an image. Got {eps!r} for {landscape!r}.")
+        else:
+            unit, length = "eps", eps
+        return cls(landscape.loss, landscape.axis / length, landscape.centre_loss, unit, title, scale)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest finite loss; NaN where none is finite."""
+        finite = self.loss[np.isfinite(self.loss)]
+        return (float(finite.min()), float(finite.max())) if len(finite) else (math.nan, math.nan)
+
+    @property
+    def rise(self) -> float:
+        """How far the highest finite loss lies above that of the centre."""
+        return self.range[1] - self.centre_loss
+
+    @property
+    def rise_text(self) -> str:
+        return f"loss rises by {self.rise:.3g}"
+
+    def plot(self, ax=None) -> LandscapeDisplay:
+        """Draw into `ax`, or into a new figure with a colour bar."""
+        import matplotlib.pyplot as plt
+        from matplotlib import colormaps
+
+        with figure_style():
+            alone = ax is None
+            if alone:
+                _, ax = plt.subplots(figsize=(3.05, 2.4), layout="constrained")
+            low, high = self.scale or _scale_of([self])
+            edge = self.axis[-1] + (self.axis[1] - self.axis[0]) / 2
+            # The first direction runs to the right; a point's colour fills the square around it.
+            values = np.ma.masked_invalid(np.asarray(self.loss, dtype=np.float64).T)
+            self.image_ = ax.imshow(
+                values, origin="lower", extent=(-edge, edge, -edge, edge), vmin=low, vmax=high, interpolation="nearest",
+                cmap=colormaps[COLOUR_MAP].with_extremes(bad=BROKEN_COLOUR),
+            )  # fmt: skip
+            levels = [level for level in contour_levels(low, high) if values.min() < level < values.max()]
+            self.contours_ = None
+            if levels:
+                self.contours_ = ax.contour(self.axis, self.axis, values, levels, colors=CONTOUR_COLOUR, linewidths=0.5)
+            ax.plot(0, 0, marker="+", ms=4, mew=0.7, color=CONTOUR_COLOUR)
+            radius = round(float(self.axis[-1]), 6)
+            ax.set(xticks=[-radius, 0, radius], yticks=[-radius, 0, radius])
+            for along in (ax.xaxis, ax.yaxis):
+                along.set_major_formatter("{x:.3g}")
+            ax.tick_params(length=2, pad=1.5)
+            ax.set_title(self.title or self.rise_text, pad=3)
+            if alone:
+                ax.set(xlabel=f"first direction ({self.unit})", ylabel=f"second direction ({self.unit})")
+                _add_colour_bar([ax], (low, high), "right")
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def __repr__(self) -> str:
+        n = len(self.axis)
+        return f"LandscapeDisplay({n} x {n} points to {self.axis[-1]:.4g} {self.unit}, {self.rise_text})"
+
+
+class LandscapesDisplay:
+    """A grid of `LandscapeDisplay`, one row per model and one column per image, with one colour bar for each column.
+
+    Parameters
+    ----------
+    rows : mapping of str to sequence of LandscapeDisplay
+        The model's name -> its panels, one for each column. The panels of a column must have one axis; they are drawn
+        with one colour scale, whatever their own.
+    column_titles : sequence of str
+        Such as the class of each image.
+    images : sequence of ndarray (c, h, w), optional
+        What lies at the centre of each column, uint8 or float in [0, 1]: drawn small above it.
+
+    Attributes
+    ----------
+    figure_, axes_
+        Set by `plot`.
+
+    Raises
+    ------
+    ValueError
+        If the rows are not equally long, the panels of a column differ in their axes, or there are not as many images.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[str, Sequence[LandscapeDisplay]],
+        column_titles: Sequence[str],
+        *,
+        images: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        self.rows = {name: list(row) for name, row in rows.items()}
+        self.column_titles = list(column_titles)
+        self.images = None if images is None else [np.asarray(image) for image in images]
+        n_columns = len(self.column_titles)
+        lengths = [len(row) for row in self.rows.values()]
+        if not self.rows or not n_columns or any(length != n_columns for length in lengths):
+            raise ValueError(f"each row must have {n_columns} panels, one for each column title. Got {lengths}.")
+        if self.images is not None and len(self.images) != n_columns:
+            raise ValueError(f"images must be {n_columns}, one for each column. Got {len(self.images)}.")
+        for title, column in zip(self.column_titles, self._columns(), strict=True):
+            first = column[0]
+            if any(panel.unit != first.unit or not np.array_equal(panel.axis, first.axis) for panel in column):
+                raise ValueError(f"the panels of column {title!r} must have one axis, to be compared. Got {column}.")
+        self.scales = [_scale_of(column) for column in self._columns()]
+
+    @classmethod
+    def from_landscapes(
+        cls,
+        landscapes: Mapping[str, Sequence[Landscape]],
+        column_titles: Sequence[str],
+        *,
+        eps: float | None = None,
+        images: Sequence[np.ndarray] | None = None,
+    ) -> LandscapesDisplay:
+        """Take the grids of each model, one for each column, with axes in units of `eps` if it is given."""
+        rows = {
+            name: [LandscapeDisplay.from_landscape(landscape, eps=eps) for landscape in row]
+            for name, row in landscapes.items()
+        }
+        return cls(rows, column_titles, images=images)
+
+    def plot(self, axes=None) -> LandscapesDisplay:
+        """Draw into a grid of axes (models x images), or into a new figure of text width.
+
+        Only the new figure has a colour bar below each column, and its image above.
+        """
+        own = axes is None
+        with figure_style():
+            header, axes = self._new_axes() if own else (None, np.asarray(axes))
+            axes = axes.reshape(len(self.rows), len(self.column_titles))
+            for (name, row), row_axes in zip(self.rows.items(), axes, strict=True):
+                for panel, scale, ax in zip(row, self.scales, row_axes, strict=True):
+                    replace(panel, title=f"{name}: {panel.rise_text}", scale=scale).plot(ax)
+                    ax.tick_params(labelbottom=ax in axes[-1], labelleft=ax is row_axes[0])
+                row_axes[0].set_ylabel(f"second direction ({row[0].unit})", labelpad=1)
+            for column, scale, column_axes in zip(self._columns(), self.scales, axes.T, strict=True):
+                column_axes[-1].set_xlabel(f"first direction ({column[0].unit})", labelpad=1)
+                if own:
+                    _add_colour_bar(list(column_axes), scale, "bottom")
+            for title, ax in zip(self.column_titles, axes[0] if header is None else header, strict=True):
+                ax.set_title(f"{title}\n{ax.get_title()}".rstrip(), pad=3, linespacing=1.4)
+        self.axes_, self.figure_ = axes, axes[0, 0].figure
+        return self
+
+    def surface(self) -> go.Figure:
+        """The same grid as surfaces to turn by hand: height and colour are the loss, with one range for each column.
+
+        Returns
+        -------
+        plotly.graph_objects.Figure
+            As HTML it takes about 7 bytes for each point. Pass ``config=SURFACE_CONFIG`` to ``show`` or ``write_html``:
+            nothing is sent anywhere then, and nothing fetched if plotly.js is embedded.
+
+        Raises
+        ------
+        ValueError
+            For more than 16 panels, of which a browser would show the last 16.
+        """
+        import plotly.graph_objects as go
+        from plotly.subplots import make_subplots
+
+        n_rows, n_columns = len(self.rows), len(self.column_titles)
+        if n_rows * n_columns > _MOST_SCENES:
+            raise ValueError(
+                f"a browser draws at most {_MOST_SCENES} surfaces on a page. Got {n_rows * n_columns}; take fewer"
+                " images."
+            )
+        titles = [
+            f"{name}, {column}<br>{panel.rise_text}"
+            for name, row in self.rows.items()
+            for column, panel in zip(self.column_titles, row, strict=True)
+        ]
+        figure = make_subplots(
+            n_rows, n_columns, specs=[[{"type": "surface"}] * n_columns] * n_rows, subplot_titles=titles,
+            horizontal_spacing=0.01, vertical_spacing=0.06,
+        )  # fmt: skip
+        for i, row in enumerate(self.rows.values()):
+            for j, (panel, (low, high)) in enumerate(zip(row, self.scales, strict=True)):
+                loss = np.where(np.isfinite(panel.loss), panel.loss, np.nan).T.astype(np.float32)
+                axis = np.asarray(panel.axis, dtype=np.float32)
+                surface = go.Surface(
+                    x=axis, y=axis, z=loss, cmin=low, cmax=high, colorscale=COLOUR_MAP, showscale=False,
+                    hovertemplate="%{x:.3g}, %{y:.3g}<br>loss %{z:.4g}<extra></extra>",
+                )  # fmt: skip
+                figure.add_trace(surface, row=i + 1, col=j + 1)
+                figure.update_scenes(
+                    xaxis_title=f"first direction ({panel.unit})", yaxis_title=f"second direction ({panel.unit})",
+                    zaxis={"title": "loss", "range": [low, high]}, aspectmode="cube", row=i + 1, col=j + 1,
+                )  # fmt: skip
+        figure.update_layout(height=340 * n_rows, margin={"l": 0, "r": 0, "t": 50, "b": 0}, font_size=10)
+        figure.update_annotations(font_size=12)
+        return figure
+
+    def numbers(self) -> list[dict[str, Any]]:
+        """What the figure shows, as records: for each panel its losses, its axes, and the scale of its colours."""
+        return [
+            {
+                "model": name,
+                "column": title.splitlines()[0],
+                "centre_loss": panel.centre_loss,
+                "lowest_loss": panel.range[0],
+                "highest_loss": panel.range[1],
+                "rise": panel.rise,
+                "radius": float(panel.axis[-1]),
+                "unit": panel.unit,
+                "points": len(panel.axis) ** 2,
+                "points_not_finite": int((~np.isfinite(panel.loss)).sum()),
+                "colour_scale": list(scale),
+            }
+            for name, row in self.rows.items()
+            for title, panel, scale in zip(self.column_titles, row, self.scales, strict=True)
+        ]
+
+    def _columns(self) -> list[list[LandscapeDisplay]]:
+        return [list(column) for column in zip(*self.rows.values(), strict=True)]
+
+    def _new_axes(self):
+        """The axes for the images, or None, and those for the panels."""
+        import matplotlib.pyplot as plt
+
+        n_rows, n_columns = len(self.rows), len(self.column_titles)
+        n_headers = int(self.images is not None)
+        beside = 0.45  # inches, of the labels on the left
+        panel = min((TEXT_WIDTH - beside) / n_columns, 1.8)
+        height = (panel + 0.17) * n_rows + (0.32 * panel + 0.17) * n_headers + 0.65
+        figure, axes = plt.subplots(
+            n_headers + n_rows, n_columns, figsize=(beside + n_columns * panel, height), squeeze=False,
+            layout="constrained", height_ratios=[0.32] * n_headers + [1] * n_rows,
+        )  # fmt: skip
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+        if self.images is None:
+            return None, axes
+        for image, ax in zip(self.images, axes[0], strict=True):
+            pixels = image.transpose(1, 2, 0) if image.shape[0] > 1 else image[0]
+            ax.imshow(pixels, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
+            ax.set_axis_off()
+        return axes[0], axes[1:]
+
+    def __repr__(self) -> str:
+        return f"LandscapesDisplay({', '.join(self.rows)} x {len(self.column_titles)} images)"
+
+
+def contour_levels(low: float, high: float) -> list[float]:
+    """Round losses strictly between the two, of which there are at most five."""
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(level) for level in MaxNLocator(5).tick_values(low, high) if low < level < high]
+
+
+def _scale_of(panels: Sequence[LandscapeDisplay]) -> tuple[float, float]:
+    """Lowest and highest finite loss; 1 apart where there is but one, and 0 to 1 without any."""
+    ranges = [panel.range for panel in panels if not math.isnan(panel.range[0])]
+    low, high = min((r[0] for r in ranges), default=0.0), max((r[1] for r in ranges), default=1.0)
+    return (low, high) if low < high else (low, low + 1)
+
+
+def _add_colour_bar(axes: list, scale: tuple[float, float], location: str) -> None:
+    """Beside axes of one scale; its ticks are the levels of their contour lines."""
+    bar = axes[-1].figure.colorbar(
+        axes[-1].images[0], ax=axes, location=location, ticks=contour_levels(*scale), aspect=22, pad=0.01, fraction=0.05
+    )
+    for level in contour_levels(*scale):
+        line = bar.ax.axvline if location == "bottom" else bar.ax.axhline
+        line(level, color=CONTOUR_COLOUR, linewidth=0.5)
+    bar.ax.tick_params(length=2, pad=1.5)
+    bar.outline.set_linewidth(0.4)
+    bar.set_label("cross-entropy", labelpad=1)

@@ -1,0 +1,443 @@
+"""Loss landscapes: the cross-entropy over a plane through an image, or through the weights of a model."""
+
+import copy
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from tla_core.attacks import attack_mode, folded_if_equal, forward_in_chunks, images_at_once
+from tla_core.checkpoint import CheckpointError, load_tensors, save_tensors
+from tla_core.layers import model_device
+from tla_core.runtime import full_precision
+from tla_core.validation import as_images, as_labels, check_images, check_label_range, scale_images
+
+# On a GPU points of so many pixels are made and forwarded at once, 1024 of 32 x 32: the 160 channels of the published
+# wide residual network take 0.7 GB then. On a CPU `images_at_once` says what stays in the cache.
+GPU_BLOCK_PIXELS = 1024 * 32 * 32
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Landscape:
+    """The loss over a plane: that of the point ``centre + axis[i] * directions[0] + axis[j] * directions[1]``.
+
+    Attributes
+    ----------
+    loss : ndarray, (resolution, resolution), float32
+        ``loss[i, j]``, a cross-entropy of 0 or more; NaN or infinity where the model's output is.
+    axis : ndarray, (resolution,), float64
+        From -radius to radius, symmetric; exactly 0 in the middle of an odd resolution.
+    directions : ndarray, (2, c, h, w), float32, or dict of str to ndarray, (2, ...)
+        Of an image; or of each parameter of a model, by its name.
+    centre_loss : float
+        At the image, or the weights, itself; computed for an even resolution too.
+    space : {"input", "weights"}
+        The axis is in pixel units, or in norms of the filters.
+    params : dict
+        What it was made with: JSON values.
+    """
+
+    loss: np.ndarray
+    axis: np.ndarray
+    directions: np.ndarray | dict[str, np.ndarray]
+    centre_loss: float
+    space: str
+    params: dict[str, Any]
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest finite loss of the grid; NaN where none is finite."""
+        finite = self.loss[np.isfinite(self.loss)]
+        return (float(finite.min()), float(finite.max())) if len(finite) else (math.nan, math.nan)
+
+    @property
+    def rise(self) -> float:
+        """How far the highest finite loss of the grid lies above that of the centre."""
+        return self.range[1] - self.centre_loss
+
+    def __repr__(self) -> str:
+        low, high = self.range
+        n_broken = int((~np.isfinite(self.loss)).sum())
+        broken = f", NaN or infinity at {n_broken} of {self.loss.size} points" if n_broken else ""
+        return (
+            f"Landscape({self.space}, {len(self.axis)} x {len(self.axis)} points, radius {self.axis[-1]:.4g}, loss"
+            f" {self.centre_loss:.4g} at the centre, {low:.4g} to {high:.4g} over the grid{broken})"
+        )
+
+
+def input_landscape(
+    model: nn.Module,
+    x: Tensor | np.ndarray,
+    y: int | Tensor | np.ndarray,
+    *,
+    radius: float,
+    resolution: int,
+    directions: Sequence[Tensor | np.ndarray] | np.ndarray | Tensor | str | None = None,
+    random_state: int = 0,
+    progress: bool = False,
+) -> Landscape:
+    """The loss around one image: ``loss[i, j]`` at ``x + axis[i] * directions[0] + axis[j] * directions[1]``.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Images in [0, 1] -> logits. Run in eval mode and left as it was found.
+    x : Tensor or ndarray, (c, h, w)
+        uint8, or float32 in [0, 1]. The points around it are not clipped to [0, 1].
+    y : int
+        Its true class.
+    radius : float
+        Above 0, in pixel units: black to white is 1. The paper's figure does not state its own.
+    resolution : int
+        Points along each axis, 2 or more; an odd one has the image itself in its middle.
+    directions : pair of arrays (c, h, w), or "gradient", optional
+        None: two random ones, Gaussian and scaled so that the largest absolute value is 1. They depend on the shape of
+        `x` and `random_state` alone, so that models can be compared in one plane. "gradient": direction 0 is the sign
+        of the loss gradient at `x` under this model, the step of FGSM; direction 1 has random signs, the same for every
+        model. A pair is used as it is given.
+    random_state : int
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Landscape
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a bad image, class, radius, resolution or direction, or a model that does not return logits.
+
+    Notes
+    -----
+    The grid is never held as a whole: on a CPU points of about 96 images of 32 x 32 at once, on a GPU of 1024. Batch
+    norm is folded into the convolutions where this leaves the output equal up to rounding.
+
+    Examples
+    --------
+    >>> input_landscape(model, images[0], labels[0], radius=2 * 8 / 255, resolution=201)  # doctest: +SKIP
+    """
+    axis = _axis(radius, resolution)
+    device = model_device(model)
+    image, label = _one_image(x, device), _one_label(y).to(device)
+    _warn_if_training(model)
+    with attack_mode(model), full_precision(device), torch.no_grad():
+        _check_logits(model, image[None], label)
+        plane, kind = _image_directions(directions, model, image, label, _generator(random_state))
+        network = folded_if_equal(model, image[None])
+        ticks = torch.tensor(axis, dtype=torch.float32, device=device)
+        coefficients = torch.cartesian_prod(ticks, ticks)
+        losses = []
+        with tqdm(total=len(coefficients), unit="point", disable=not progress, desc="landscape") as bar:
+            for block in coefficients.split(_points_at_once(image, len(coefficients))):
+                points = torch.addmm(image.flatten(), block, plane.flatten(1)).view(-1, *image.shape)
+                losses.append(_losses(network, points, label))
+                bar.update(len(block))
+        centre_loss = _losses(network, image[None], label).item()
+    loss = torch.cat(losses).view(resolution, resolution).cpu().numpy()
+    params = {
+        "directions": kind, "random_state": random_state, "radius": float(radius), "resolution": resolution,
+        "label": int(label),
+    }  # fmt: skip
+    return Landscape(loss, axis, plane.cpu().numpy(), centre_loss, "input", params)
+
+
+def weight_landscape(
+    model: nn.Module,
+    images: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray,
+    *,
+    radius: float = 1.0,
+    resolution: int,
+    directions: Sequence[Mapping[str, Tensor | np.ndarray]] | None = None,
+    random_state: int = 0,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> Landscape:
+    """The mean loss over images, around a model's weights: at ``weights + axis[i] * d[0] + axis[j] * d[1]``.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Images in [0, 1] -> logits. A copy is moved, in eval mode: batch norm keeps its running statistics.
+    images : Tensor or ndarray, (n, c, h, w)
+        uint8, or float32 in [0, 1].
+    labels : Tensor or ndarray, (n,)
+        True classes.
+    radius : float
+        Above 0, in norms of the filters: at 1 a filter has moved by its own length.
+    resolution : int
+        Points along each axis, 2 or more; an odd one has the weights themselves in its middle.
+    directions : pair of mappings of str to array, optional
+        Parameter name, as in ``model.named_parameters()``, -> array of its shape; a parameter that is left out does not
+        move. None: `filter_directions` of the model.
+    random_state : int
+        Of `filter_directions`.
+    batch_size : int
+        Images forwarded at once; changes nothing but speed and memory.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Landscape
+
+    Raises
+    ------
+    TypeError, ValueError
+        For bad images, labels, radius, resolution, batch size or directions, or a model that does not return logits.
+
+    Notes
+    -----
+    Each of the resolution x resolution points costs one pass over the images.
+    """
+    axis = _axis(radius, resolution)
+    images = check_images(images)
+    labels = as_labels(labels, len(images))
+    if not len(images):
+        raise ValueError("images must hold at least one image. Got none.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1. Got {batch_size!r}.")
+    _warn_if_training(model)
+    given = directions is not None
+    steps = _given_filter_directions(directions, model) if given else filter_directions(model, random_state)
+    device = model_device(model)
+    batches = list(zip(images.to(device).split(batch_size), labels.to(device).split(batch_size), strict=True))
+    moved = copy.deepcopy(model).eval().requires_grad_(False)
+    with full_precision(device), torch.no_grad():
+        _check_logits(moved, scale_images(batches[0][0][:1]), labels.max()[None])
+        centre_loss = _mean_loss(moved, batches).item()
+        moving = [
+            (parameter, parameter.clone(), *torch.from_numpy(steps[name]).to(parameter))
+            for name, parameter in moved.named_parameters()
+            if steps[name].any()
+        ]
+        loss = torch.empty(resolution, resolution, device=device)
+        with tqdm(total=loss.numel(), unit="point", disable=not progress, desc="landscape") as bar:
+            for i, a in enumerate(axis.tolist()):
+                row = [torch.add(weights, first, alpha=a) for _, weights, first, _ in moving]
+                for j, b in enumerate(axis.tolist()):
+                    for (parameter, _, _, second), weights in zip(moving, row, strict=True):
+                        torch.add(weights, second, alpha=b, out=parameter)
+                    loss[i, j] = _mean_loss(moved, batches)
+                    bar.update()
+    params = {
+        "directions": "given" if given else "filter-normalised", "random_state": random_state, "radius": float(radius),
+        "resolution": resolution, "images": len(images),
+    }  # fmt: skip
+    return Landscape(loss.cpu().numpy(), axis, steps, centre_loss, "weights", params)
+
+
+def filter_directions(model: nn.Module, random_state: int = 0) -> dict[str, np.ndarray]:
+    """Two random directions in the space of the weights, in which each filter is as long as that of the model.
+
+    Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4: Gaussian, then each filter scaled to the
+    norm of the model's own. Networks that differ by a factor on their weights, to which batch norm is blind, have the
+    same landscape then.
+
+    Parameters
+    ----------
+    model : nn.Module
+    random_state : int
+        Models of one architecture get the same directions before scaling.
+
+    Returns
+    -------
+    dict of str to ndarray, (2, ...), float32
+        For each parameter both directions. A filter is a row of the first dimension; parameters of at most one
+        dimension, biases and those of batch norm, get zeros.
+    """
+    generator = _generator(random_state)
+    directions = {}
+    for name, parameter in model.named_parameters():
+        weights = parameter.detach().cpu().double().numpy()
+        if weights.ndim < 2:
+            directions[name] = np.zeros((2, *weights.shape), np.float32)
+            continue
+        drawn = generator.standard_normal((2, len(weights), weights[0].size))
+        lengths = np.linalg.norm(weights.reshape(len(weights), -1), axis=1) / np.linalg.norm(drawn, axis=2)
+        directions[name] = (drawn * lengths[..., None]).reshape(2, *weights.shape).astype(np.float32)
+    return directions
+
+
+def save_landscapes(path: Path | str, landscapes: Mapping[str, Landscape], metadata: dict[str, Any]) -> None:
+    """Write landscapes by their names into one file, atomically and with a checksum; directions of weights included."""
+    arrays: dict[str, np.ndarray] = {}
+    entries = []
+    for index, (name, landscape) in enumerate(landscapes.items()):
+        of_weights = isinstance(landscape.directions, dict)
+        directions = landscape.directions if of_weights else {"": landscape.directions}
+        arrays |= {f"{index}/directions/{parameter}": array for parameter, array in directions.items()}
+        arrays |= {f"{index}/loss": landscape.loss, f"{index}/axis": landscape.axis}
+        arrays[f"{index}/centre_loss"] = np.array(landscape.centre_loss)
+        entries.append({"name": name, "space": landscape.space, "params": landscape.params})
+    save_tensors(path, arrays, {**metadata, "kind": "landscapes", "landscapes": entries})
+
+
+def load_landscapes(path: Path | str) -> dict[str, Landscape]:
+    """Read what `save_landscapes` wrote, and verify it; in the order in which they were saved.
+
+    Raises
+    ------
+    FileNotFoundError, CheckpointError
+        If there is no such file, or it cannot be trusted.
+    """
+    tensors, metadata = load_tensors(path)
+    if metadata.get("kind") != "landscapes":
+        raise CheckpointError(f"{path} holds no landscapes. Got the kind {metadata.get('kind')!r}.")
+    landscapes = {}
+    for index, entry in enumerate(metadata["landscapes"]):
+        start = f"{index}/directions/"
+        directions = {name[len(start) :]: t.numpy() for name, t in tensors.items() if name.startswith(start)}
+        landscapes[entry["name"]] = Landscape(
+            tensors[f"{index}/loss"].numpy(), tensors[f"{index}/axis"].numpy(),
+            directions[""] if entry["space"] == "input" else directions,
+            tensors[f"{index}/centre_loss"].item(), entry["space"], entry["params"],
+        )  # fmt: skip
+    return landscapes
+
+
+# Losses ---------------------------------------------------------------------------------------------------------------
+
+
+def _losses(network: nn.Module, points: Tensor, label: Tensor) -> Tensor:
+    return F.cross_entropy(network(points).float(), label.expand(len(points)), reduction="none")
+
+
+def _mean_loss(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+    network = folded_if_equal(model, scale_images(batches[0][0][:1]), trusted=True)
+    sums = [
+        F.cross_entropy(forward_in_chunks(network, scale_images(x)), y, reduction="sum").double() for x, y in batches
+    ]
+    return torch.stack(sums).sum() / sum(len(y) for _, y in batches)
+
+
+def _points_at_once(image: Tensor, n_points: int) -> int:
+    if image.device.type == "cpu":
+        return images_at_once(image.expand(n_points, *image.shape))
+    return max(GPU_BLOCK_PIXELS // image.shape[1:].numel(), 1)
+
+
+# Directions -----------------------------------------------------------------------------------------------------------
+
+
+def _image_directions(
+    directions: Any, model: nn.Module, image: Tensor, label: Tensor, generator: np.random.Generator
+) -> tuple[Tensor, str]:
+    """Both directions, (2, c, h, w), and how they are called."""
+    if directions is None:
+        drawn = generator.standard_normal((2, *image.shape))
+        drawn /= np.abs(drawn).max(axis=(1, 2, 3), keepdims=True)
+        return torch.from_numpy(drawn).to(image), "random"
+    if isinstance(directions, str):
+        if directions != "gradient":
+            raise ValueError(f"directions must be None, 'gradient' or a pair of arrays. Got {directions!r}.")
+        signs = generator.choice([-1.0, 1.0], size=tuple(image.shape))
+        return torch.stack([_gradient_sign(model, image, label), torch.from_numpy(signs).to(image)]), "gradient"
+    if len(directions) != 2:
+        raise ValueError(f"directions must be None, 'gradient' or a pair of arrays. Got {len(directions)} of them.")
+    given = [_given_direction(each, image.shape, str(i)).to(image) for i, each in enumerate(directions)]
+    return torch.stack(given), "given"
+
+
+def _gradient_sign(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
+    with torch.enable_grad():
+        x = image[None].clone().requires_grad_()
+        loss = _losses(model, x, label).sum()
+        gradient = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
+    if gradient is None or not gradient.isfinite().all() or not gradient.any():
+        raise ValueError(
+            "the loss has no gradient at x: it is zero everywhere, NaN, or cut off inside the model. Expected a"
+            " direction to move in; pass directions=None for random ones."
+        )
+    return gradient[0].sign()
+
+
+def _given_filter_directions(directions: Any, model: nn.Module) -> dict[str, np.ndarray]:
+    if len(directions) != 2 or not all(isinstance(each, Mapping) for each in directions):
+        got = ", ".join(type(each).__name__ for each in directions)
+        raise ValueError(f"directions must be a pair of mappings, parameter name -> array. Got {got or 'none'}.")
+    parameters = dict(model.named_parameters())
+    unknown = sorted({*directions[0], *directions[1]} - {*parameters})
+    if unknown:
+        raise ValueError(f"directions name {unknown[0]!r}, which is no parameter of the model. See named_parameters().")
+    if not all(directions):
+        raise ValueError("a direction is empty; expected at least one parameter that moves.")
+    given = {name: np.zeros((2, *parameter.shape), np.float32) for name, parameter in parameters.items()}
+    for i, each in enumerate(directions):
+        for name, direction in each.items():
+            checked = _given_direction(direction, parameters[name].shape, f"{i} of {name}")
+            given[name][i] = checked.cpu().numpy()
+    return given
+
+
+def _given_direction(direction: Tensor | np.ndarray, shape: torch.Size, name: str) -> Tensor:
+    """One direction as float32; `name` is how messages call it."""
+    if isinstance(direction, Tensor):
+        direction = direction.detach().float()
+    else:
+        direction = torch.from_numpy(np.array(direction, dtype=np.float32))
+    if direction.shape != shape:
+        raise ValueError(f"direction {name} must have the shape {tuple(shape)}. Got {tuple(direction.shape)}.")
+    if not direction.isfinite().all():
+        raise ValueError(f"direction {name} holds NaN or infinity; expected finite numbers.")
+    if not direction.any():
+        raise ValueError(f"direction {name} is zero everywhere; expected one that leads somewhere.")
+    return direction
+
+
+# Checks ---------------------------------------------------------------------------------------------------------------
+
+
+def _axis(radius: float, resolution: int) -> np.ndarray:
+    if isinstance(resolution, bool) or not isinstance(resolution, int | np.integer) or resolution < 2:
+        raise ValueError(f"resolution must be a whole number of points along an axis, 2 or more. Got {resolution!r}.")
+    if isinstance(radius, bool) or not isinstance(radius, int | float | np.number) or not 0 < radius < math.inf:
+        raise ValueError(f"radius must be a finite number above 0, such as 2 * eps. Got {radius!r}.")
+    # linspace misses 0, and with it the centre, by a rounding error.
+    return float(radius) * ((2 * np.arange(resolution) - (resolution - 1)) / (resolution - 1))
+
+
+def _generator(random_state: int) -> np.random.Generator:
+    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
+        raise ValueError(f"random_state must be a whole number of at least 0. Got {random_state!r}.")
+    return np.random.default_rng(random_state)
+
+
+def _one_image(x: Tensor | np.ndarray, device: torch.device) -> Tensor:
+    if not isinstance(x, Tensor | np.ndarray):
+        raise TypeError(f"x must be a torch tensor or a numpy array (c, h, w). Got {type(x).__name__}.")
+    if x.ndim != 3:
+        raise ValueError(f"x must be one image (c, h, w). Got the shape {tuple(x.shape)}; of a batch take x[0].")
+    return as_images(x[None], device=device)[0].detach()
+
+
+def _one_label(y: int | Tensor | np.ndarray) -> Tensor:
+    y = y if isinstance(y, Tensor) else np.asarray(y)
+    if y.ndim:
+        raise ValueError(f"y must be one class, a whole number. Got the shape {tuple(y.shape)}; of a batch take y[0].")
+    return as_labels(y[None], 1, name="y")
+
+
+def _check_logits(model: nn.Module, x: Tensor, label: Tensor) -> None:
+    logits = model(x)
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"the model must return logits, a tensor (n, classes). Got {type(logits).__name__}.")
+    check_label_range(label, logits)
+
+
+def _warn_if_training(model: nn.Module) -> None:
+    if model.training:
+        warnings.warn(
+            "the model is in training mode: its losses are taken in eval mode, and it is left as it is. Call"
+            " model.eval() first to say that this is meant.",
+            stacklevel=3,
+        )

@@ -1,0 +1,185 @@
+"""The numbers behind the paper's tables and Fig. 7, for one scale, from its results."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.accuracy import accuracy_table
+from analysis.detection import DetectionResult, detect
+from analysis.neighbour_metrics import RetrievalResult, knn_accuracy
+from analysis.ratios import ratio_r, ratio_r_prime
+from analysis.results import Results
+from analysis.tables import Column, Table
+from tla_core.presets import SWEEPS
+
+_RATIOS = {"r_prime": ratio_r_prime, "r": ratio_r}
+_TITLES = {"r_prime": "r′", "r": "r"}
+_BEST = {"r_prime": "min", "r": "max"}
+_SWEPT = {"lambda_triplet": "λ1", "margin": "margin", "layer": "layer", "pool_size": "pool size"}
+SWEEP_COLUMN = "PGD100"  # the attack that Tables 4 to 6 were published with
+
+
+def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
+    """Table 3: r′ and r of each method, on every dataset and at each of its levels.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    table : Table
+    per_class : list of dict
+        The values behind the means: dataset, method, eps, ratio, class, value (nan where left out).
+    """
+    rows = {method: {"method": method.upper()} for method in results.methods}
+    columns, per_class, left_out, counts = [Column("method", "method")], [], [], []
+    for dataset in results.scale.datasets:
+        for eps in results.levels(dataset):
+            for method in results.methods:
+                reps = results.representations(method, eps, dataset=dataset)
+                for name, compute in _RATIOS.items():
+                    ratio = compute(reps)
+                    rows[method][f"{dataset} {name} {eps:g}"] = ratio.value
+                    where = {"dataset": dataset, "method": method.upper(), "eps": eps, "ratio": name}
+                    names = zip(reps.class_names, ratio.per_class, strict=True)
+                    per_class += [{**where, "class": k, "value": value} for k, value in names]
+                    if ratio.left_out:
+                        left_out.append(f"{len(ratio.left_out)} of {_TITLES[name]} at {eps:.3g} for {method.upper()}")
+            columns += [
+                Column(f"{dataset} {name} {eps:g}", f"{_TITLES[name]}, {dataset}, ε {eps:.3g}", best=_BEST[name])
+                for name in _RATIOS
+            ]
+        counts.append(f"{dataset}: {len(reps):,} test images, {results.attack(dataset=dataset)}")
+    caption = (
+        "Table 3: ratios r′ (lower is better) and r (higher is better) of mean angular distances, penultimate layer; "
+        f"{'; '.join(counts)}, and as many steps at the other level. Classes left out, for want of adversarial"
+        f" examples: {'; '.join(left_out) or 'none'}."
+    )
+    return Table(columns, list(rows.values()), caption), per_class
+
+
+def ratio_spread_table(results: Results) -> Table | None:
+    """Mean and standard deviation of r′, r and the accuracies over seeds; None where the scale has no such runs.
+
+    Each number is that of the dataset's own level of attack.
+    """
+    rows = []
+    for dataset in results.scale.datasets:
+        for method in results.methods:
+            runs = results.scale.spread_runs(method)
+            if len(runs) < 2:
+                return None
+            found: dict[str, list[float]] = {}
+            for variant, seed in runs:
+                reps = results.representations(variant, dataset=dataset, seed=seed)
+                values = {name: compute(reps).value for name, compute in _RATIOS.items()}
+                values |= {"clean": reps.accuracy, "robust": reps.robust_accuracy}
+                for name, value in values.items():
+                    found.setdefault(name, []).append(value)
+            row: dict[str, Any] = {"method": method.upper(), "dataset": dataset, "seeds": len(runs)}
+            for name, values in found.items():
+                row |= {name: float(np.mean(values)), f"{name} sd": float(np.std(values, ddof=1))}
+            rows.append(row)
+    columns = [Column("method", "method"), Column("dataset", "dataset", align="left"), Column("seeds", "seeds")]
+    columns += [Column(name, _TITLES[name], error=f"{name} sd", best=_BEST[name]) for name in _RATIOS]
+    columns += [Column(name, f"{name}, %", digits=1, percent=True, error=f"{name} sd") for name in ("clean", "robust")]
+    variant = results.scale.spread.get("variant")
+    length = f" with the shorter training of the variant {variant!r}" if variant else ""
+    caption = f"Table 3, how much seeds matter: mean ± standard deviation over {len(runs)} seeds{length}."
+    return Table(columns, rows, caption)
+
+
+def sweep_table(results: Results, name: str) -> Table:
+    """Table 4, 5 or 6: accuracy of TLA under PGD-100 for each value of a setting, beside the published one.
+
+    Parameters
+    ----------
+    results : Results
+    name : {"table4", "table5", "table6", "pool_size"}
+    """
+    sweep = SWEEPS[name]
+    dataset = results.scale.dataset_of("sweeps")
+    published: Sequence[float | None] = sweep.published or (None,) * len(sweep.values)
+    rows = []
+    for (value, method), paper in zip(results.scale.sweep(name).items(), published, strict=True):
+        found = results.accuracy(method, only=(SWEEP_COLUMN,), dataset=dataset)
+        rows.append({
+            "value": str(value), "clean": found.accuracy["clean"], "clean se": found.standard_error["clean"],
+            "robust": found.accuracy[SWEEP_COLUMN], "robust se": found.standard_error[SWEEP_COLUMN],
+            "paper": None if paper is None else paper / 100,
+        })  # fmt: skip
+    columns = [
+        Column("value", _SWEPT[sweep.field]),
+        Column("clean", "clean, %", digits=2, percent=True, error="clean se"),
+        Column("robust", f"{SWEEP_COLUMN}, %", digits=2, percent=True, best="max", error="robust se"),
+        Column("paper", "paper, %", digits=2, percent=True, best="max"),
+    ]
+    images = len(found.correct[SWEEP_COLUMN])
+    config = results.scale.config(dataset, method)
+    length = f"{config.iterations:,} steps" if config.iterations else f"{config.epochs} epochs"
+    fixed = "".join(f", {field} {value:g}" for field, value in sweep.base.items())
+    title = f"Table {name[-1]}" if name.startswith("table") else "Beyond the supplement"
+    caption = (
+        f"{title}: TLA with different values of {_SWEPT[sweep.field]}{fixed}; {dataset}, {length} of training,"
+        f" {found.attacks[SWEEP_COLUMN]['steps']} steps of PGD on {images:,} test images, ± standard error; one seed."
+        " The paper's column: its full network and training."
+    )
+    return Table(columns, rows, caption)
+
+
+def main_accuracy_table(results: Results, dataset: str | None = None) -> Table:
+    """The main text's accuracy table of a dataset, for every method that the scale evaluates."""
+    dataset = dataset or results.scale.datasets[0]
+    methods = results.scale.accuracy.get("methods", results.methods)
+    return accuracy_table({method.upper(): results.accuracy(method, dataset=dataset) for method in methods})
+
+
+def knn_table(results: Results, dataset: str | None = None, *, k: int = 50) -> Table:
+    """Accuracy of a vote of the k nearest training images, for clean and adversarial test images of each method."""
+    dataset = dataset or results.scale.datasets[0]
+    rows = []
+    for method in results.methods:
+        gallery = results.train_representations(method, dataset=dataset)
+        reps = results.representations(method, dataset=dataset)
+        row: dict[str, Any] = {"method": method.upper()}
+        for name, features in (("clean", reps.features), ("adversarial", reps.adv_features)):
+            value = knn_accuracy(gallery.features, gallery.labels, features, reps.labels, k=k)
+            row |= {name: value, f"{name} se": (value * (1 - value) / len(reps)) ** 0.5}
+        rows.append(row | {"model": reps.accuracy, "model robust": reps.robust_accuracy})
+    columns = [Column("method", "method")]
+    columns += [
+        Column(name, f"kNN, {name}, %", digits=2, percent=True, best="max", error=f"{name} se")
+        for name in ("clean", "adversarial")
+    ]
+    columns += [
+        Column("model", "model itself, clean, %", digits=2, percent=True),
+        Column("model robust", "model itself, attacked, %", digits=2, percent=True),
+    ]
+    caption = (
+        f"kNN accuracy (K = {k}, angular distance, {len(gallery):,} training images as neighbours), ± standard error,"
+        f" on {len(reps):,} test images of {dataset}; {results.attack(dataset=dataset)}."
+    )
+    return Table(columns, rows, caption)
+
+
+def detection_of(results: Results, method: str, dataset: str | None = None) -> DetectionResult:
+    """Detection of what a model misclassifies among its clean and adversarial test images together."""
+    gallery = results.train_representations(method, dataset=dataset)
+    reps = results.representations(method, dataset=dataset)
+    features = np.concatenate([reps.features, reps.adv_features])
+    wrong = np.concatenate([reps.predictions, reps.adv_predictions]) != np.tile(np.asarray(reps.labels), 2)
+    return detect(gallery.features, gallery.labels, features, wrong)
+
+
+def query_to_show(retrieved: Mapping[str, RetrievalResult]) -> int:
+    """The first test image for which the models' answers to its adversarial example differ most, whoever is right.
+
+    Parameters
+    ----------
+    retrieved : mapping of str to RetrievalResult
+        Of all test images, for each model.
+    """
+    precision = np.stack([found.adversarial.precision_at_k for found in retrieved.values()])
+    return int(next(iter(retrieved.values())).adversarial.rows[np.argmax(np.ptp(precision, axis=0))])

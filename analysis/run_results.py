@@ -1,0 +1,196 @@
+"""What is stored of a run: for each kind of result its path, what its metadata must say, and how it is made.
+
+A result belongs to a checkpoint and to settings; where its metadata says otherwise it is stale. What is current is not
+made again.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.representations import RepresentationSet
+from analysis.scales import results_dir
+from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
+from tla_core.config import AttackConfig, TrainConfig, canonical_json
+from tla_core.presets import analysis_attack
+from tla_core.run_folder import RunFolder
+
+
+def is_trained(run_dir: Path | str, config: TrainConfig) -> bool:
+    """Whether the folder holds a finished run of these settings."""
+    folder = RunFolder(run_dir)
+    record = folder.record()
+    return record is not None and record["config_identity"] == config.identity and folder.model_path.exists()
+
+
+def run_config(run_dir: Path | str) -> TrainConfig:
+    """The settings of a run.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no run.
+    """
+    record = RunFolder(run_dir).record()
+    if record is None:
+        raise FileNotFoundError(f"{run_dir} holds no run: there is no config.json. Train one with `tla train`.")
+    return TrainConfig.from_dict(record["config"])
+
+
+def is_current(path: Path, expected: dict[str, Any]) -> bool:
+    """Whether the file says that it is what is expected; a missing, truncated or altered one is not."""
+    try:
+        _, metadata = load_tensors(path)
+    except (FileNotFoundError, CheckpointError):
+        return False
+    found = metadata.get("meta", metadata)
+    return canonical_json({key: found.get(key) for key in expected}) == canonical_json(expected)
+
+
+# Representations ------------------------------------------------------------------------------------------------------
+
+
+def representations_target(run_dir: Path | str, eps: float | None = None) -> tuple[Path, dict[str, Any]]:
+    """Path of a run's test representations, and what their metadata must say: this checkpoint and attack."""
+    from tla_core.evaluation import describe_attack
+
+    attack = analysis_attack(run_config(run_dir), eps)
+    path = results_dir(run_dir) / f"representations-eps{attack.eps:g}.safetensors"
+    return path, {**_of_checkpoint(run_dir), "layer": "penultimate", "attack": describe_attack(attack)}
+
+
+def train_representations_target(run_dir: Path | str) -> tuple[Path, dict[str, Any]]:
+    """The same of the clean training images."""
+    path = results_dir(run_dir) / "representations-train.safetensors"
+    return path, {**_of_checkpoint(run_dir), "layer": "penultimate", "split": "train"}
+
+
+def extract_run(
+    run_dir: Path | str, eps: float | None = None, *, split: str = "test", device: str = "auto", progress: bool = True
+) -> Path:
+    """Extract and store representations of a run: of the test images, clean and attacked, or of the training images.
+
+    Parameters
+    ----------
+    run_dir : Path or str
+    eps : float, optional
+        Perturbation level; by default that of the dataset's attack.
+    split : {"test", "train"}
+    device : str
+    progress : bool
+
+    Returns
+    -------
+    Path
+    """
+    from analysis.extraction import extract
+    from tla_core.datasets import load_dataset
+    from tla_core.training import load_model
+
+    test = split == "test"
+    path, expected = representations_target(run_dir, eps) if test else train_representations_target(run_dir)
+    if is_current(path, expected):
+        return path
+    config = run_config(run_dir)
+    data = load_dataset(config.dataset, split)
+    reps = extract(
+        load_model(run_dir, device=device),
+        data.images,
+        data.labels,
+        attack=AttackConfig(**expected["attack"]) if test else None,
+        class_names=data.class_names,
+        meta={**expected, "dataset": config.dataset, "split": split, "source": data.source, "method": config.method},
+        progress=progress,
+    )
+    reps.save(path)
+    return path
+
+
+# Maps -----------------------------------------------------------------------------------------------------------------
+
+
+def maps_target(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Path of a run's class maps, and what their metadata must say."""
+    path, expected = representations_target(run_dir, eps)
+    return path.with_name(path.name.replace("representations", "class-maps")), {**expected, "settings": settings}
+
+
+def pair_maps_target(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Path of a run's maps of class pairs, and what their metadata must say."""
+    path, expected = representations_target(run_dir, eps)
+    return path.with_name(path.name.replace("representations", "pair-maps")), {**expected, "settings": settings}
+
+
+def project_run(
+    run_dir: Path | str, eps: float | None, settings: dict[str, Any], *, n_jobs: int = 1, progress: bool = True
+) -> Path:
+    """Make and store the class maps of a run; its representations must be there. Settings are those of `map_class`."""
+    from analysis.class_maps import map_classes, save_maps
+
+    source, _ = representations_target(run_dir, eps)
+    path, expected = maps_target(run_dir, eps, settings)
+    if not is_current(path, expected):
+        maps = map_classes(RepresentationSet.load(source), n_jobs=n_jobs, progress=progress, **settings)
+        save_maps(path, maps, expected)
+    return path
+
+
+def project_pairs_run(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> Path:
+    """Make and store the maps of class pairs of a run; settings are ``pairs`` and those of `map_pair`."""
+    from analysis.pair_maps import map_pair, save_pair_maps
+
+    source, _ = representations_target(run_dir, eps)
+    path, expected = pair_maps_target(run_dir, eps, settings)
+    if not is_current(path, expected):
+        reps = RepresentationSet.load(source)
+        others = {key: value for key, value in settings.items() if key != "pairs"}
+        save_pair_maps(path, [map_pair(reps, *pair, **others) for pair in settings["pairs"]], expected)
+    return path
+
+
+# Landscapes -----------------------------------------------------------------------------------------------------------
+
+
+def landscapes_target(run_dir: Path | str, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Path of a run's loss landscapes, and what their metadata must say."""
+    eps = analysis_attack(run_config(run_dir)).eps
+    return results_dir(run_dir) / "landscapes.safetensors", {**_of_checkpoint(run_dir), "eps": eps, **settings}
+
+
+def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str = "auto") -> Path:
+    """Make and store the input-space landscapes of a run around a few test images, in the same directions for each run.
+
+    Parameters
+    ----------
+    run_dir : Path or str
+    settings : dict
+        ``images``, their number, evenly spread over the test set; ``radius`` in units of the dataset's eps; and
+        ``resolution``.
+    device : str
+
+    Returns
+    -------
+    Path
+    """
+    from analysis.landscape import input_landscape, save_landscapes
+    from tla_core.datasets import load_dataset
+    from tla_core.training import load_model
+
+    path, expected = landscapes_target(run_dir, settings)
+    if is_current(path, expected):
+        return path
+    data = load_dataset(run_config(run_dir).dataset, "test")
+    model = load_model(run_dir, device=device)
+    rows = np.arange(settings["images"]) * len(data.labels) // settings["images"]
+    shape = {"radius": settings["radius"] * expected["eps"], "resolution": settings["resolution"]}
+    found = {
+        str(row): input_landscape(model, data.images[row], int(data.labels[row]), random_state=place, **shape)
+        for place, row in enumerate(rows.tolist())
+    }
+    save_landscapes(path, found, expected)
+    return path
+
+
+def _of_checkpoint(run_dir: Path | str) -> dict[str, Any]:
+    return {"checkpoint_sha256": file_sha256(RunFolder(run_dir).finished_model())}

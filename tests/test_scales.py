@@ -1,0 +1,292 @@
+"""What a scale consists of: variants, sweeps, copies, what it hands on; and the scales of the repository."""
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+import pytest
+from tiny import REPOSITORY, project_folder
+
+from analysis import cli
+from analysis.scales import Scale, load_scale
+from tla_core.config import METHODS, TrainConfig
+from tla_core.dataset_files import CIFAR10_CLASSES, DIGITS
+from tla_core.presets import SWEEPS, sweep_configs
+
+ROOT = Path("/project")
+SHORT = {"epochs": 1, "iterations": 70}
+CLASSES = {"mnist": DIGITS, "cifar10": CIFAR10_CLASSES}
+SCALES = sorted(path.stem for path in (REPOSITORY / "workflow" / "scales").glob("*.yaml"))
+
+
+def make_scale(name="mini", **changes):
+    values = {
+        "datasets": ("mnist",), "methods": METHODS, "seeds": (0,), "notebooks": (),
+        "points_per_class": {"clean": 36, "adversarial": 12},
+    }  # fmt: skip
+    return Scale(**{"name": name, "root": ROOT, **values, **changes})
+
+
+def three_datasets(**changes):
+    return make_scale("small", datasets=("mnist", "cifar10", "tiny-imagenet"), **changes)
+
+
+# Variants -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_variant_has_the_preset_then_overrides_then_those_of_all_variants_then_its_own():
+    own = {"margin": 0.1, "lambda_triplet": 0.3, "lambda_norm": 0.01, "epochs": 4}
+    scale = make_scale(overrides={"tla": own}, variant_overrides={"lambda_triplet": 0.4, "margin": 0.2, "epochs": 2})
+    preset = TrainConfig.preset("mini/mnist/tla", seed=3)
+    assert scale.config("mnist", "tla", 3) == dataclasses.replace(preset, **own)
+    assert scale.config("mnist", "tla@margin=0.3", 3) == dataclasses.replace(
+        preset, margin=0.3, lambda_triplet=0.4, lambda_norm=0.01, epochs=2
+    )
+    assert scale.config("mnist", "at@margin=0.3", 3).lambda_norm == TrainConfig.preset("mini/mnist/at").lambda_norm
+
+
+def test_an_independent_copy_differs_in_its_seed_alone_and_a_short_one_in_its_length():
+    scale = make_scale()
+    assert scale.config("mnist", "at@copy", 1) == scale.config("mnist", "at", 1) != scale.config("mnist", "at")
+    shorter = make_scale(variant_overrides=SHORT)
+    assert shorter.config("mnist", "at") == scale.config("mnist", "at")
+    for variant in ("at@short", "at@copy"):
+        assert shorter.config("mnist", variant) == dataclasses.replace(scale.config("mnist", "at"), **SHORT)
+
+
+def test_variants_that_are_none_are_refused():
+    with pytest.raises(ValueError, match=r"unknown variant 'long'\. Expected copy or short"):
+        make_scale().config("mnist", "tla@long")
+    with pytest.raises(ValueError, match="variant_overrides hold an unknown field: marge"):
+        make_scale(variant_overrides={"marge": 1}).config("mnist", "tla@copy")
+    with pytest.raises(ValueError, match=r"margin must be a finite number, at least 0\. Got -1"):
+        make_scale().config("mnist", "tla@margin=-1")
+
+
+def test_a_variant_has_the_preset_of_its_method_and_a_folder_of_its_own():
+    scale = make_scale("mine", presets="code")
+    assert scale.preset("cifar10", "tla-rn@margin=0.1") == "code/cifar10/tla-rn"
+    assert make_scale().preset("mnist", "tla") == "mini/mnist/tla"
+    assert scale.run_dir("mnist", "tla@margin=0.1", 2) == ROOT / "runs/mine/mnist/tla@margin=0.1/seed2"
+    assert scale.run_dir("mnist", "tla") == ROOT / "runs/mine/mnist/tla/seed0"
+
+
+@pytest.mark.parametrize("method", ["um", "at@short", "tla@lambda_triplet=2,layer=lower", "tla@lambda_norm=1e-07"])
+def test_the_flags_of_a_variant_give_its_settings_through_the_command_line(method, monkeypatch):
+    """The identity decides whether a run is trained again, the flags what is trained: both must agree."""
+    trained = []
+    monkeypatch.setattr("tla_core.training.train", lambda config, out, **options: trained.append(config))
+    scale = make_scale(overrides={"tla": {"attack": {"eps": "1/4"}}}, variant_overrides=SHORT)
+    flags = shlex.split(scale.flags("mnist", method))
+    assert cli.main(["train", scale.preset("mnist", method), "--seed", "0", "--out", "x", *flags]) == 0
+    assert trained == [scale.config("mnist", method)]
+    assert (flags == []) == (method == "um")
+
+
+# Sweeps ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_sweeps_of_tables_4_to_6_name_their_runs():
+    scale = make_scale(variant_overrides=SHORT)
+    two = "tla@lambda_triplet=2"
+    assert scale.sweep("table4") == {
+        0.0: "tla@lambda_triplet=0", 0.025: "tla@lambda_triplet=0.025", 0.5: "tla@short", 1.0: "tla@lambda_triplet=1",
+        2.0: two, 4.0: "tla@lambda_triplet=4",
+    }  # fmt: skip
+    assert scale.sweep("table5") == {
+        0.0: f"{two},margin=0", 0.025: f"{two},margin=0.025", 0.05: two, 0.1: f"{two},margin=0.1",
+        0.2: f"{two},margin=0.2",
+    }  # fmt: skip
+    assert scale.sweep("table6") == {
+        "lower": f"{two},layer=lower", "middle": f"{two},layer=middle", "higher": two, "logits": f"{two},layer=logits"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("shorter", [{}, SHORT])
+@pytest.mark.parametrize(
+    "overrides", [{}, {"lambda_triplet": 1.0, "margin": 0.1, "pool_size": 100, "layer": "logits", "lambda_norm": 0.01}]
+)
+def test_each_value_of_a_sweep_is_trained_with_itself_whatever_the_scale_changes(name, shorter, overrides):
+    scale = make_scale(variant_overrides=shorter, overrides={"tla": overrides})
+    expected = sweep_configs(name, "mini/mnist/tla", **{**overrides, **SWEEPS[name].base, **shorter})
+    found = [scale.config("mnist", method) for method in scale.sweep(name).values()]
+    one_layer_two_names = {"higher": "penultimate"}
+    assert found == [
+        dataclasses.replace(config, layer=one_layer_two_names.get(config.layer, config.layer))
+        for config in expected.values()
+    ]
+    assert len({config.identity for config in found}) == len(SWEEPS[name].values)
+
+
+def test_without_a_shorter_training_a_sweep_takes_the_main_run():
+    """A second training with the same settings, at the scale `paper`, would take a day and a half."""
+    scale = make_scale()
+    assert scale.sweep("table4")[0.5] == "tla" and scale.config("mnist", "tla") == scale.config("mnist", "tla@short")
+    assert make_scale(variant_overrides=SHORT).sweep("table4")[0.5] == "tla@short"
+
+
+def test_a_sweep_is_over_the_presets_of_its_dataset():
+    scale = three_datasets(figure_datasets={"sweeps": "cifar10"})
+    assert scale.config("cifar10", "tla").pool_size == 50 and scale.config("cifar10", "tla").margin == 0.03
+    assert scale.sweep("table5")[0.05] == "tla@lambda_triplet=2,margin=0.05"
+
+
+def test_unknown_sweeps_are_refused():
+    with pytest.raises(ValueError, match=r"unknown sweep 'table9'\. There are: table4, table5, table6, pool_size"):
+        make_scale().sweep("table9")
+    with pytest.raises(ValueError, match=r"sweeps must be among table4, .*pool_size\. Got table9"):
+        make_scale(sweeps=("table4", "table9"))
+
+
+# Seeds and copies -----------------------------------------------------------------------------------------------------
+
+
+def test_the_runs_of_a_spread():
+    spread = make_scale(spread={"variant": "short", "seeds": [0, 1]})
+    assert spread.spread_runs("at") == [("at@short", 0), ("at@short", 1)]
+    assert make_scale(spread={"variant": "", "seeds": [0, 2]}).spread_runs("at") == [("at", 0), ("at", 2)]
+    assert make_scale().spread_runs("at") == make_scale(spread={"variant": "short"}).spread_runs("at") == []
+
+
+def test_the_copy_of_a_method():
+    assert make_scale().copy_of("at") is make_scale(accuracy={"black_box": None}).copy_of("at") is None
+    named = make_scale(accuracy={"black_box": {"variant": "copy", "seed": 1}})
+    assert named.copy_of("tla-rn") == ("tla-rn@copy", 1)
+    assert make_scale(accuracy={"black_box": {"seed": "3"}}).copy_of("at") == ("at", 3)
+
+
+# Datasets -------------------------------------------------------------------------------------------------------------
+
+
+def test_figures_show_their_dataset_and_by_default_the_first():
+    scale = three_datasets(figure_datasets={"maps": "cifar10"})
+    assert [scale.dataset_of(kind) for kind in ("maps", "landscapes", "sweeps")] == ["cifar10", "mnist", "mnist"]
+
+
+def test_the_scales_name_of_the_dataset_of_a_run():
+    assert make_scale().dataset_of_run("mnist-mini") == "mnist"
+    found = [three_datasets().dataset_of_run(name) for name in ("mnist", "cifar10-jpeg", "tiny-imagenet")]
+    assert found == ["mnist", "cifar10", "tiny-imagenet"]
+    assert make_scale().dataset_of_run("/my/images") == "/my/images"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"figure_datasets": {"maps": "cifar10"}},
+            r"figures need datasets of the scale \(mnist\)\. Got \['cifar10'\]",
+        ),
+        ({"class_pairs": {"cifar10": [["frog", "horse"]]}}, r"figures need datasets .*Got \['cifar10'\]"),
+        (
+            {"figure_datasets": {"map": "mnist"}},
+            r"figure_datasets must be of maps, landscapes, sweeps\. Got map\.",
+        ),
+    ],
+)
+def test_figures_of_other_datasets_or_kinds_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_scale(**changes)
+
+
+# What is handed on ----------------------------------------------------------------------------------------------------
+
+
+def test_settings_of_maps():
+    scale = three_datasets(class_pairs={"mnist": [["4", "9"]], "cifar10": []}, pair_points=50, tsne_iterations=300)
+    assert scale.map_settings() == {"n_clean": 36, "n_adversarial": 12, "n_iter": 300}
+    assert scale.pair_settings("mnist") == {"pairs": [["4", "9"]], "n_clean": 50, "n_iter": 300}
+    assert scale.pair_settings("cifar10") is scale.pair_settings("tiny-imagenet") is None
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "flags"),
+    [
+        ({}, ""),
+        ({"long_images": None, "restarts": 20, "autoattack": 1000}, "--restarts 20"),
+        ({"long_images": 500, "restarts": 3}, "--long-images 500 --restarts 3"),
+    ],
+)
+def test_limits_of_evaluations_are_flags_that_the_command_line_has(accuracy, flags, tmp_path, capsys):
+    found = make_scale(accuracy=accuracy).accuracy_flags()
+    assert found == flags.split()
+    assert cli.main(["evaluate", str(tmp_path), *found]) == 1
+    assert "holds no run" in capsys.readouterr().err
+    assert make_scale().figures_dir == ROOT / "figures/mini"
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_without_a_value_counts_as_missing(tmp_path):
+    root = project_folder(tmp_path, overrides=None, variant_overrides=None, accuracy=None, tsne_iterations=None)
+    scale = load_scale("mini", root)
+    assert scale == dataclasses.replace(scale, overrides={}, variant_overrides={}, accuracy={}, tsne_iterations="auto")
+    project_folder(tmp_path, seeds=None)
+    with pytest.raises(ValueError, match=r"mini\.yaml lacks seeds\."):
+        load_scale("mini", root)
+
+
+def test_lists_are_read_as_tuples_and_what_is_inside_as_it_is(tmp_path):
+    changes = {
+        "sweeps": ["table4"], "class_pairs": {"mnist": [["4", "9"]]}, "spread": {"variant": "", "seeds": [0, 1]},
+        "pair_points": 7,
+    }  # fmt: skip
+    scale = load_scale("mini", project_folder(tmp_path, **changes))
+    assert scale.methods == ("um", "tla") and scale.seeds == (0,) and scale.sweeps == ("table4",)
+    assert scale.class_pairs == changes["class_pairs"] and scale.spread == changes["spread"] and scale.pair_points == 7
+
+
+def all_runs(scale):
+    """Dataset, method and seed of every run that a scale names; what for -> runs."""
+    table = [(d, m, scale.seeds[0]) for d in scale.datasets for m in scale.accuracy.get("methods", ())]
+    sweeps = scale.dataset_of("sweeps")
+    return {
+        "main": [(d, m, s) for d in scale.datasets for m in scale.methods for s in scale.seeds],
+        "table": table,
+        "copies": [(d, *scale.copy_of(m)) for d, m, _ in table if scale.copy_of(m)],
+        "spread": [(d, *run) for d in scale.datasets for m in scale.methods for run in scale.spread_runs(m)],
+        "sweeps": [(sweeps, m, scale.seeds[0]) for name in scale.sweeps for m in scale.sweep(name).values()],
+    }
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_every_run_of_a_scale_of_the_repository_has_valid_settings(name):
+    scale = load_scale(name, REPOSITORY)
+    runs = all_runs(scale)
+    assert all(runs.values()), "each kind of run is there"
+    distinct = sorted({run for found in runs.values() for run in found})
+    configs = {run: scale.config(*run) for run in distinct}
+    assert len({scale.run_dir(*run) for run in distinct}) == len(distinct)
+    for (dataset, method, seed), config in configs.items():
+        assert config.seed == seed and config.method == method.partition("@")[0]
+        assert scale.dataset_of_run(config.dataset) == dataset
+    # The example of a black-box attack is not made with the model that it attacks.
+    for dataset, method, seed in runs["table"]:
+        copy = scale.copy_of(method)
+        assert configs[dataset, *copy].identity != configs[dataset, method, seed].identity
+    # Runs of one kind are no accidental repetitions of each other.
+    for kind, found in runs.items():
+        assert len({configs[run].identity for run in found}) == len(set(found)), kind
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_settings_of_a_scale_of_the_repository_are_complete(name):
+    scale = load_scale(name, REPOSITORY)
+    assert set(scale.points_per_class) == {"clean", "adversarial"}
+    assert set(scale.landscape) == {"images", "resolution", "radius"}
+    assert set(scale.spread) == {"variant", "seeds"}
+    assert set(scale.accuracy) == {"methods", "long_images", "restarts", "autoattack", "black_box"}
+    assert scale.pair_settings(scale.dataset_of("maps"))
+    for dataset, pairs in scale.class_pairs.items():
+        assert all(len(set(pair)) == 2 and set(pair) <= set(CLASSES[dataset]) for pair in pairs)
+
+
+def test_at_mini_variants_have_a_quarter_of_the_training_at_the_most():
+    scale = load_scale("mini", REPOSITORY)
+    runs = all_runs(scale)
+    for dataset, method, seed in [*runs["copies"], *runs["spread"], *runs["sweeps"]]:
+        main, variant = scale.config(dataset, method.partition("@")[0], seed), scale.config(dataset, method, seed)
+        steps = main.epochs * ((5000 - main.holdout) // main.batch_size)  # of the embedded subset
+        assert variant.epochs == 1 and 0 < variant.iterations <= steps / 4
