@@ -35,6 +35,7 @@ _PUBLIC = {
     "align_maps": "class_maps",
     "ClassMap": "class_maps",
     "map_pair": "pair_maps",
+    "align_pair_maps": "pair_maps",
     "PairMap": "pair_maps",
     "ProjectionDisplay": "display",
     "FalseClassPanel": "display",

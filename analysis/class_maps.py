@@ -1,11 +1,6 @@
 """One t-SNE map for each class: its clean images and the adversarial examples made from them, embedded together."""
 
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -86,24 +81,21 @@ def map_classes(
         See `map_class`.
     n_jobs : int, at least 1
         Processes that make one map each, side by side, with one thread each: faster than as many threads inside one
-        map, and the maps are the same. A program that calls this must guard its start, as `multiprocessing` asks.
+        map (`make bench`), and the maps are the same. They stay for the next call.
     progress : bool
     **projection
         Passed to `project`.
     """
     if isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs < 1:
         raise ValueError(f"n_jobs must be a whole number of at least 1. Got {n_jobs!r}.")
+    from joblib import Parallel, delayed
+
     classes = [int(k) for k in np.unique(reps.labels)]
     rows = [_rows_of_class(reps, k, n_clean, n_adversarial) for k in classes]
-    with ExitStack() as stack:
-        make: Callable = map
-        if n_jobs > 1 and len(classes) > 1:
-            # Spawned: after torch has used OpenMP, a forked child hangs.
-            workers = min(n_jobs, len(classes))
-            make = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn"))).map
-        found = make(partial(project, **projection), (_features(reps, *both) for both in rows))
-        found = tqdm(found, desc="map", unit="class", total=len(classes), disable=not progress)
-        return {k: _class_map(reps, k, *both, one) for k, both, one in zip(classes, rows, found, strict=True)}
+    jobs = (delayed(project)(_features(reps, *both), **projection) for both in rows)
+    found = Parallel(n_jobs=min(n_jobs, len(classes)), return_as="generator")(jobs)
+    found = tqdm(found, desc="map", unit="class", total=len(classes), disable=not progress)
+    return {k: _class_map(reps, k, *both, one) for k, both, one in zip(classes, rows, found, strict=True)}
 
 
 def align_maps(maps: dict[int, ClassMap], reference: dict[int, ClassMap]) -> dict[int, ClassMap]:

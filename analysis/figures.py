@@ -10,6 +10,8 @@ import io
 import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ def save_figure(
         Ending -> file, ``"json"`` included.
     """
     contents = {}
-    with figure_style():
+    with figure_style(), _steady_layout(figure):
         for ending, metadata in _METADATA.items():
             buffer = io.BytesIO()
             figure.savefig(buffer, format=ending, metadata=metadata)
@@ -84,6 +86,28 @@ def save_table(
     }
     numbers = {"records": list(table.rows), **({"more": numbers} if numbers is not None else {})}
     return _save({k: v.encode() for k, v in contents.items()}, path, numbers, table.caption, sources, command)
+
+
+@contextmanager
+def _steady_layout(figure) -> Iterator[None]:
+    """Lay the figure out once, with rounded positions.
+
+    A layout is solved to the last digits in an order that differs between processes, and SVG names its clip paths by a
+    hash of all digits.
+    """
+    engine = figure.get_layout_engine()
+    if engine is None:
+        yield
+        return
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    try:
+        for ax in figure.axes:
+            place = np.round(ax.get_position(original=True).bounds, 9)
+            ax.set_position(place.tolist())
+        yield
+    finally:
+        figure.set_layout_engine(engine)
 
 
 def _save(contents: dict[str, bytes], path, numbers, caption, sources, command) -> dict[str, Path]:

@@ -1,14 +1,14 @@
 """One t-SNE map for a pair of classes: clean images of both, and what an attack makes of one to pass for the other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analysis.class_maps import evenly
-from analysis.projection import project
+from analysis.projection import align, project
 from analysis.representations import RepresentationSet
 
 
@@ -93,6 +93,24 @@ def map_pair(
         n_attacked=int((reps.labels == first).sum()),
         params=projected.params,
     )
+
+
+def align_pair_maps(maps: Sequence[PairMap], reference: Sequence[PairMap]) -> list[PairMap]:
+    """Turn each map so that its clean images lie on those of another model's as well as they can; see `align`.
+
+    Raises
+    ------
+    ValueError
+        If the two models' maps do not show the same pairs and clean images.
+    """
+    aligned = []
+    for one, other in zip(maps, reference, strict=True):
+        if one.classes != other.classes or not np.array_equal(one.clean_rows, other.clean_rows):
+            raise ValueError(f"{one} and {other} show other images. Make both with the same settings.")
+        clean, adversarial = align(one.clean_coords, other.clean_coords, others=one.adv_coords)
+        coords = {"clean_coords": clean.astype(np.float32), "adv_coords": adversarial.astype(np.float32)}
+        aligned.append(replace(one, **coords))
+    return aligned
 
 
 def save_pair_maps(path: Path | str, maps: Sequence[PairMap], metadata: dict[str, Any]) -> None:

@@ -113,7 +113,7 @@ def project(
     return Projection(np.ascontiguousarray(coords, dtype=np.float64), params)
 
 
-def align(coords, reference) -> np.ndarray:
+def align(coords, reference, *, others=None):
     """Rotate, mirror, scale and shift a map so that it lies on another one of the same items as well as it can.
 
     For display: maps of two models are comparable only by who is near whom, and an accidental rotation hides that.
@@ -122,10 +122,12 @@ def align(coords, reference) -> np.ndarray:
     ----------
     coords, reference : array_like of shape (n, 2)
         Row i of both is the same item.
+    others : array_like of shape (m, 2), optional
+        Further points of the map of `coords`, which the reference does not hold: they move along.
 
     Returns
     -------
-    ndarray of shape (n, 2), float64
+    ndarray of shape (n, 2), float64, or a pair of these with `others`
         Distances within the map change by one factor, so that both maps have the same spread.
 
     Raises
@@ -148,7 +150,11 @@ def align(coords, reference) -> np.ndarray:
         raise ValueError("all points of a map are the same; there is nothing to align.")
     centred, wanted = coords - coords.mean(axis=0), reference - reference.mean(axis=0)
     rotation, _ = orthogonal_procrustes(centred, wanted)
-    return centred @ rotation * (np.linalg.norm(wanted) / np.linalg.norm(centred)) + reference.mean(axis=0)
+    turn = rotation * (np.linalg.norm(wanted) / np.linalg.norm(centred))
+    aligned = centred @ turn + reference.mean(axis=0)
+    if others is None:
+        return aligned
+    return aligned, (np.asarray(others, dtype=np.float64) - coords.mean(axis=0)) @ turn + reference.mean(axis=0)
 
 
 def _tsne(features, perplexity, n_iter, metric, random_state, n_jobs):

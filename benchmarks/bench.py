@@ -23,6 +23,7 @@ from benchmarks.evaluations import pgd_attack_full_width, pgd_evaluation
 from benchmarks.full_training import published_training
 from benchmarks.inputs import ROOT, Setup, available_cores, conditions
 from benchmarks.landscapes import input_landscapes
+from benchmarks.maps import class_maps
 from benchmarks.representations import distance_ratios, exact_neighbours, growing_gallery
 from benchmarks.scaling import cost_per_image
 from benchmarks.timing import Line
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[Setup], Iterator[Line]]] = {
     "ratios": distance_ratios,
     "neighbours": exact_neighbours,
     "large-gallery": growing_gallery,
+    "maps": class_maps,
     "published-training": published_training,
 }
 

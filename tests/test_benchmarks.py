@@ -13,7 +13,19 @@ from tiny import REPOSITORY
 sys.path.insert(0, str(REPOSITORY))  # `benchmarks` is no part of what is installed
 
 import tla_core as tla
-from benchmarks import bench, choices, evaluations, full_training, inputs, landscapes, scaling, timing, training_steps
+from benchmarks import (
+    bench,
+    choices,
+    evaluations,
+    full_training,
+    inputs,
+    landscapes,
+    maps,
+    representations,
+    scaling,
+    timing,
+    training_steps,
+)
 from tla_core.config import TrainConfig
 
 FIELDS = {"name", "ours_s", "peer_s", "peer", "ratio", "pairs", "conditions"}
@@ -219,3 +231,25 @@ def test_landscapes_agree_with_the_loop_and_other_losses_are_noticed(setup, monk
     loop = landscapes.loss_point_by_point
     monkeypatch.setattr(landscapes, "loss_point_by_point", lambda *arguments: loop(*arguments).T)
     assert all("differ by" in line.failure for line in landscapes.input_landscapes(setup))
+
+
+SMALL = representations.Sizes(
+    images=60, features=8, classes=3, queries=20, galleries=(50, 400), gallery_features=8, spread=2, checked=10
+)
+
+
+@pytest.mark.parametrize("name", ["distance_ratios", "exact_neighbours", "growing_gallery"])
+def test_ratios_and_neighbours_agree_with_their_peers(setup, name):
+    pytest.importorskip("faiss")
+    lines = list(getattr(representations, name)(setup, SMALL))
+    assert lines and not any(line.failure for line in lines)
+
+
+def test_maps_side_by_side_are_no_worse_and_a_worse_divergence_is_noticed(setup, monkeypatch):
+    small = {"classes": 2, "points": 60, "features": 8, "n_iter": 500}
+    (line,) = maps.class_maps(setup, **small)
+    assert not line.failure and line.conditions["maps"] == 2
+    peer = maps._opentsne
+    monkeypatch.setattr(maps, "_opentsne", lambda *arguments: 0.5 * peer(*arguments))
+    (line,) = maps.class_maps(setup, **small)
+    assert "worse by" in line.failure

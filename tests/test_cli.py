@@ -6,11 +6,14 @@ import sys
 import pytest
 from tiny import project_folder, use_few_images
 
-from analysis import cli, results
+from analysis import cli, run_results
 from tla_core.config import AttackConfig, TrainConfig
 from tla_core.presets import ANALYSIS_ATTACKS, fields_in_use, list_presets, preset_sources
 
-COMMANDS = ("train", "evaluate", "extract", "project", "notebooks", "figures", "presets", "data")
+COMMANDS = (
+    "train", "evaluate", "extract", "project", "landscape", "notebooks", "figures", "manifest", "site", "status",
+    "runs", "clean", "presets", "data",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +190,7 @@ def test_numbers_may_be_fractions(monkeypatch):
 
 
 def test_levels_may_be_fractions(monkeypatch, capsys):
-    monkeypatch.setattr(results, "extract_run", lambda run, eps, **options: f"{run} {eps!r}")
+    monkeypatch.setattr(run_results, "extract_run", lambda run, eps, **options: f"{run} {eps!r}")
     assert cli.main(["extract", "run", "--eps", "8/255", "0.3"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"run {8 / 255!r}", "run 0.3"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.class_maps import map_classes, save_maps
-from analysis.pair_maps import PairMap, load_pair_maps, map_pair, save_pair_maps
+from analysis.pair_maps import PairMap, align_pair_maps, load_pair_maps, map_pair, save_pair_maps
 from analysis.projection import project
 from analysis.representations import RepresentationSet
 from tla_core.checkpoint import CheckpointError
@@ -142,3 +142,20 @@ def test_files_of_another_kind_and_altered_ones_are_refused(tmp_path):
         load_pair_maps(path)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_pair_maps(tmp_path / "nothing")
+
+
+def test_maps_of_two_models_are_turned_by_their_clean_images_and_the_others_move_along():
+    mapped = map_pair(make_set(), "frog", "horse", n_iter=250)
+    turn = 0.5 * np.array([[0, 1], [1, 0]], dtype=np.float32)  # mirrored, and half as large
+    moved = dataclasses.replace(mapped, clean_coords=mapped.clean_coords @ turn, adv_coords=mapped.adv_coords @ turn)
+    (aligned,) = align_pair_maps([moved], [mapped])
+    np.testing.assert_allclose(aligned.clean_coords, mapped.clean_coords, atol=1e-4)
+    np.testing.assert_allclose(aligned.adv_coords, mapped.adv_coords, atol=1e-4)
+    none_mistaken = dataclasses.replace(moved, adv_coords=moved.adv_coords[:0])
+    assert align_pair_maps([none_mistaken], [mapped])[0].adv_coords.shape == (0, 2)
+
+
+def test_maps_of_other_images_are_not_aligned():
+    mapped = map_pair(make_set(), "frog", "horse", n_iter=250)
+    with pytest.raises(ValueError, match=r"show other images\. Make both with the same settings"):
+        align_pair_maps([dataclasses.replace(mapped, clean_rows=mapped.clean_rows + 1)], [mapped])
