@@ -18,9 +18,12 @@ from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, save
 from tla_core.config import AttackConfig, canonical_json
 from tla_core.datasets import ImageDataset
 from tla_core.evaluation import describe_attack, evaluate, image_steps
+from tla_core.masking import MaskingCheck, check_ensemble
 from tla_core.presets import accuracy_columns
 from tla_core.run_folder import RunFolder
 from tla_core.training import load_model
+
+AUTOATTACK = "AutoAttack"
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,11 @@ def evaluate_run(
                 of_model = {key: asdict(check) for key, check in evaluation.checks["model"].items()}
                 columns["clean"] = {"settings": {}, "images": len(data.labels), "checks": of_model}
         _store(path, expected, correct, columns)
+    if AUTOATTACK in correct:  # whatever was measured since, it is compared with all
+        checks = {"ensemble": asdict(_ensemble_check(correct, columns))}
+        if columns[AUTOATTACK]["checks"] != checks:
+            columns[AUTOATTACK]["checks"] = checks
+            _store(path, expected, correct, columns)
     order = ["clean", *attacks, *sorted(set(correct) - {"clean", *attacks})]
     checks = {name: columns[name]["checks"] for name in order if name in columns}
     return RunAccuracy(
@@ -192,6 +200,18 @@ def evaluate_run(
         {name: columns[name]["settings"] for name in order if name != "clean"},
         {"model" if name == "clean" else name: found for name, found in checks.items()},
     )
+
+
+def _ensemble_check(correct: Mapping[str, Tensor], columns: Mapping[str, Any]) -> MaskingCheck:
+    """AutoAttack beside the gradient attacks that were run on all images; it may have seen fewer."""
+    ensemble, n = correct[AUTOATTACK], len(correct["clean"])
+    rows = torch.arange(len(ensemble)) * n // len(ensemble)
+    gradient = [
+        correct[name][rows]
+        for name, column in columns.items()
+        if "steps" in column["settings"] and len(correct[name]) == n
+    ]
+    return check_ensemble(gradient, ensemble)
 
 
 def accuracy_table(runs: Mapping[str, RunAccuracy], *, caption: str = "") -> Table:

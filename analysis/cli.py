@@ -124,7 +124,7 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         With any flag --attack.X, that attack alone is measured. For mnist-mini, long attacks take 500 images and at
         most 3 restarts unless flags say otherwise; elsewhere all images, and the paper's 20.
         """
-        from analysis.accuracy import accuracy_table, costly_limits, evaluate_run, paper_attacks
+        from analysis.accuracy import AUTOATTACK, accuracy_table, costly_limits, evaluate_run, paper_attacks
         from tla_core.attacks import TransferAttack
         from tla_core.autoattack import AutoAttack
         from tla_core.masking import MaskingWarning
@@ -143,11 +143,11 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
                 attacks = paper_attacks(run, black_box=black_box, max_restarts=most, device=device)
             if autoattack:
                 settings = analysis_attack(run_config(run))
-                attacks["AutoAttack"] = AutoAttack(eps=settings.eps, norm=settings.norm)
+                attacks[AUTOATTACK] = AutoAttack(eps=settings.eps, norm=settings.norm)
             if unknown := sorted(set(only) - set(attacks)):
                 raise ValueError(f"no column {', '.join(unknown)}. There are: {', '.join(attacks)}.")
             attacks = {name: a for name, a in attacks.items() if not only or name in only}
-            limits = costly_limits(attacks, few) | ({"AutoAttack": autoattack} if autoattack else {})
+            limits = costly_limits(attacks, few) | ({AUTOATTACK: autoattack} if autoattack else {})
             options = {"split": split, "limits": limits, "batch_size": batch_size, "device": device}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", MaskingWarning)  # printed below

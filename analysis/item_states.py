@@ -115,7 +115,7 @@ class ItemState:
         return targets[self.item.kind]()[1]
 
     def check_accuracies(self) -> str:
-        from analysis.accuracy import costly_limits, missing_columns, paper_attacks
+        from analysis.accuracy import AUTOATTACK, costly_limits, missing_columns, paper_attacks
         from tla_core.autoattack import AutoAttack
 
         of_run, *copy = (self.scale.root / path for path in self.item.needs)
@@ -131,8 +131,8 @@ class ItemState:
             attacks = {SWEEP_COLUMN: attacks[SWEEP_COLUMN]}
         elif images := limits.get("autoattack"):
             settings = analysis_attack(self.config)
-            attacks["AutoAttack"] = AutoAttack(eps=settings.eps, norm=settings.norm)
-            at_most |= {"AutoAttack": images}
+            attacks[AUTOATTACK] = AutoAttack(eps=settings.eps, norm=settings.norm)
+            at_most |= {AUTOATTACK: images}
         names = missing_columns(of_run.parent, attacks, limits=at_most)
         return f"not measured, or with other settings: {', '.join(names)}" if names else ""
 

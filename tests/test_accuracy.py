@@ -8,7 +8,15 @@ import torch
 from tiny import project_folder, tiny_lenet, use_few_images
 
 from analysis import accuracy
-from analysis.accuracy import RunAccuracy, accuracy_table, costly_limits, evaluate_run, missing_columns, paper_attacks
+from analysis.accuracy import (
+    AUTOATTACK,
+    RunAccuracy,
+    accuracy_table,
+    costly_limits,
+    evaluate_run,
+    missing_columns,
+    paper_attacks,
+)
 from analysis.results import Results
 from tla_core.attacks import TransferAttack
 from tla_core.checkpoint import file_sha256
@@ -183,3 +191,20 @@ def test_missing_is_what_an_evaluation_would_measure(run, monkeypatch):
 def test_missing_columns_of_no_run_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no run: there is no config\.json"):
         missing_columns(tmp_path, ATTACKS)
+
+
+def test_autoattack_is_compared_with_the_gradient_attacks_on_its_images(run):
+    attacks = {"PGD": ATTACKS["PGD"], AUTOATTACK: lambda model, x, y: 1 - x}
+    result = evaluate_run(run, attacks, limits={AUTOATTACK: 50}, progress=False)
+    stored = json.loads(result.path.with_suffix(".json").read_text())["accuracies"][AUTOATTACK]["checks"]
+    assert stored == result.checks[AUTOATTACK] and set(stored) == {"ensemble"}
+    assert stored["ensemble"]["values"]["ensemble"] == result.accuracy[AUTOATTACK]
+    assert stored["ensemble"]["values"]["white"] == result.correct["PGD"][::2].double().mean()
+
+
+def test_autoattack_that_breaks_far_more_than_gradient_attacks_fails_its_check():
+    everything, nothing = torch.ones(100, dtype=torch.bool), torch.zeros(50, dtype=torch.bool)
+    correct = {"clean": everything, "PGD": everything, "few": nothing, "BB": ~everything, AUTOATTACK: nothing}
+    columns = {"PGD": {"settings": {"steps": 3}}, "few": {"settings": {"steps": 9}}, "BB": {"settings": {"attack": {}}}}
+    check = accuracy._ensemble_check(correct, columns)
+    assert check.passed is False and check.values["white"] == 1, "what saw other images, or no gradient, does not count"

@@ -17,6 +17,7 @@ from tla_core.masking import (
     MaskingWarning,
     attack_checks,
     check_black_box,
+    check_ensemble,
     check_gradients,
     check_outputs,
     check_restarts,
@@ -397,6 +398,21 @@ def test_the_random_search_depends_on_seed_and_index_alone():
     assert not torch.equal(whole, fallen(rows, seed=1))
     one, other = (check_black_box(model, x, y, attack, batch_size=size) for size in (N, 10))
     assert one.values == other.values
+
+
+def test_an_ensemble_may_break_some_more_and_not_far_more():
+    white = torch.ones(200, dtype=torch.bool)
+    white[150:] = False
+    ensemble = white.clone()
+    ensemble[:20] = False
+    assert check_ensemble(white, ensemble).passed, "a tenth is what stronger attacks break too"
+    ensemble[:50] = False
+    check = check_ensemble([white], ensemble)
+    assert check.passed is False and "AutoAttack breaks 50 of 200 images" in check.message
+    assert check.values["white"] == 0.75 and check.values["ensemble"] == 0.5
+    assert check_ensemble([], ensemble).passed is None
+    with pytest.raises(ValueError, match=r"correct_white must have the shape \(200,\). Got \(3,\)"):
+        check_ensemble(white[:3], ensemble)
 
 
 def test_transfer_compares_outcomes():
