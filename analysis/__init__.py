@@ -27,7 +27,7 @@ _PUBLIC = {
     "input_landscape": "landscape",
     "weight_landscape": "landscape",
     "Landscape": "landscape",
-    "filter_directions": "landscape",
+    "filter_directions": "landscape_directions",
     "save_landscapes": "landscape",
     "load_landscapes": "landscape",
     "map_class": "class_maps",
