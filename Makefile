@@ -6,6 +6,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 PYTHON ?=
 FAISS ?=
 SNAKEMAKE_ARGS ?=
+PROFILE ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
@@ -17,11 +18,13 @@ export MPLBACKEND := Agg
 export PIP_USER := 0
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help figures site test bench env lint FORCE
+.PHONY: help figures status site test bench env lint FORCE
 
 help:
 	@echo 'make figures   train the four methods, analyse them, and execute the notebooks: figures and tables.'
-	@echo '               SCALE=mini (the default: no data to fetch, minutes); CORES=2; SNAKEMAKE_ARGS=-n'
+	@echo '               SCALE=mini (the default: no data to fetch, minutes); CORES=2; SNAKEMAKE_ARGS=-n;'
+	@echo '               PROFILE=slurm for a cluster, see workflow/profiles'
+	@echo 'make status    say what of SCALE is made, stale or missing, and what the rest would cost'
 	@echo 'make site      build site/index.html: the executed notebooks of SCALE, the guide and the reference, for a browser'
 	@echo '               without a network'
 	@echo 'make test      run the tests. PYTEST_ARGS="-k attacks -x"'
@@ -33,8 +36,11 @@ help:
 	@echo '               FAISS=cpu or FAISS=gpu     which FAISS (default: gpu if this machine shows an NVIDIA GPU)'
 
 figures: .venv/.stamp-run
-	PATH="$$(pwd)/.venv/bin:$$PATH" .venv/bin/tla figures --scale $(SCALE) --cores $(CORES) \
-	  --snakemake-args='$(SNAKEMAKE_ARGS)'
+	PATH="$$(pwd)/.venv/bin:$$PATH" .venv/bin/tla figures --scale $(SCALE) \
+	  $(if $(PROFILE),--profile $(PROFILE),--cores $(CORES)) --snakemake-args='$(SNAKEMAKE_ARGS)'
+
+status: .venv/.stamp-run
+	.venv/bin/tla status --scale $(SCALE)
 
 site: .venv/.stamp-run
 	.venv/bin/tla site --scale $(SCALE)

@@ -338,10 +338,12 @@ def test_figures_calls_the_pipeline(with_python):
     *_, said = result.stdout.splitlines()
     assert said.startswith("figures --scale small --cores 3 --snakemake-args=-n MPLBACKEND=Agg ")
     assert f"PATH={with_python.folder}/.venv/bin:" in said
+    *_, said = with_python.make("figures", "PROFILE=slurm").stdout.splitlines()
+    assert said.startswith("figures --scale mini --profile slurm --snakemake-args= "), "a profile has its own cores"
 
 
 def test_make_alone_says_what_there_is(checkout):
     result = checkout.make()
     assert result.returncode == 0
-    assert all(f"make {goal}" in result.stdout for goal in ("figures", "test", "env", "lint"))
+    assert all(f"make {goal}" in result.stdout for goal in ("figures", "status", "site", "test", "env"))
     assert not checkout.has(".venv")
