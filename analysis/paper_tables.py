@@ -1,6 +1,7 @@
 """The numbers behind the paper's tables and Fig. 7, for one scale, from its results."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from analysis.neighbour_metrics import RetrievalResult, knn_accuracy
 from analysis.ratios import ratio_r, ratio_r_prime
 from analysis.results import Results
 from analysis.tables import Column, Table
+from analysis.variants import PLAIN, split_variant
 from tla_core.presets import SWEEPS
 
 _RATIOS = {"r_prime": ratio_r_prime, "r": ratio_r}
@@ -133,7 +135,13 @@ def main_accuracy_table(results: Results, dataset: str | None = None) -> Table:
     """The main text's accuracy table of a dataset, for every method that the scale evaluates."""
     dataset = dataset or results.scale.datasets[0]
     methods = results.scale.accuracy.get("methods", results.methods)
-    return accuracy_table({method.upper(): results.accuracy(method, dataset=dataset) for method in methods})
+    table = accuracy_table({method.upper(): results.accuracy(method, dataset=dataset) for method in methods})
+    if results.scale.copy_of(methods[0]) is None:
+        return table
+    name, seed = results.scale.copy_of(methods[0])
+    variant = split_variant(name)[1]
+    training = f" with the shorter training of the variant {variant!r}" if variant in PLAIN else ""
+    return replace(table, caption=f"{table.caption}; BB from a copy of the same method, seed {seed}{training}.")
 
 
 def knn_table(results: Results, dataset: str | None = None, *, k: int = 50) -> Table:

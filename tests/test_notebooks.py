@@ -189,6 +189,10 @@ def test_sidecars_name_the_notebook_the_runs_and_the_numbers(executed):
         reps = results.representations(method, 0.3)
         assert records[method.upper()]["mnist r_prime 0.3"] == ratio_r_prime(reps).value
         assert figure["numbers"]["robust_accuracy"][method] == reps.robust_accuracy
+    accuracies = json.loads((root / "figures/mini/main_accuracy-mnist.json").read_text())
+    assert accuracies["caption"].endswith("BB from a copy of the same method, seed 1 with the shorter training of the"
+                                          " variant 'copy'.")  # fmt: skip
+    assert {record["model"] for record in accuracies["numbers"]["records"]} == {"UM", "TLA-RN", "TLA"}
     assert "eps 0.3" in figure["caption"] and "MNIST (5,000 + 5,000 subset)" in figure["caption"]
 
 
