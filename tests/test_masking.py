@@ -10,8 +10,7 @@ from tiny import mnist_images, tiny_lenet
 from torch import nn
 
 import tla_core as tla
-from tla_core import masking
-from tla_core.attacks import attack_mode, run_attack
+from tla_core.attacks import attack_loss, attack_mode, run_attack
 from tla_core.masking import (
     MaskingCheck,
     MaskingWarning,
@@ -26,8 +25,11 @@ from tla_core.masking import (
     check_transfer,
     masking_checks,
     model_checks,
+    of_attacks,
+    suite,
     warn_of_masking,
 )
+from tla_core.masking.verdicts import lower_bound
 from tla_core.random_search import random_search
 
 N = 96
@@ -308,7 +310,7 @@ def test_steps_go_on_from_the_last_iterate_and_leave_out_what_has_fallen():
     x_adv = run_attack(PGD, model, x, y)
     check = check_steps(model, x, x_adv, y, PGD)
     alive = (model(x_adv).argmax(1) == y).nonzero()[:, 0]
-    margin = masking.attack_loss(model(x_adv[alive]), y[alive], "margin")
+    margin = attack_loss(model(x_adv[alive]), y[alive], "margin")
     assert check.values["margin"] == pytest.approx(margin.mean().item(), rel=1e-4)
     assert check.values["continued_margin"] >= check.values["margin"]
 
@@ -346,7 +348,7 @@ def test_the_restart_is_one_that_the_attack_has_not_used(monkeypatch):
         used.append(restart)
         return run_attack(*args, restart=restart, **settings)
 
-    monkeypatch.setattr(masking, "run_attack", spy)
+    monkeypatch.setattr(of_attacks, "run_attack", spy)
     attack = tla.AttackConfig(eps=EPS, step_size=EPS / 5, steps=3, restarts=4)
     check_restarts(trained(True), *some_images(), attack)
     assert used == [4]
@@ -499,19 +501,19 @@ def test_the_model_is_left_as_it_was_found():
 
 def test_what_is_known_of_the_model_is_not_checked_again(monkeypatch):
     known = model_checks(trained(True), *some_images())
-    monkeypatch.setattr(masking, "model_checks", None)
+    monkeypatch.setattr(suite, "model_checks", None)
     checks = masking_checks(trained(True), *some_images(), PGD, survivors_of(trained(True), PGD), known=known)
     assert {name: checks[name] for name in known} == known and len(checks) == 6
 
 
 def test_the_same_images_are_sampled_each_time_spread_over_the_set():
     rows = torch.arange(0, 5000, 2)
-    sample = masking._sample(rows, None, 5000)
-    assert len(sample) == 50 and torch.equal(sample, masking._sample(rows, None, 5000))
+    sample = suite._sample(rows, None, 5000)
+    assert len(sample) == 50 and torch.equal(sample, suite._sample(rows, None, 5000))
     assert (sample // 2 * 50 // 2500).unique().numel() > 45 and set(sample.tolist()) <= set(rows.tolist())
     assert (sample % 10).unique().numel() == 5, "not all of one place in a dataset whose classes alternate"
-    assert torch.equal(masking._sample(rows[:7], None, 5000), rows[:7])
-    assert len(masking._sample(rows, 20, 5000)) == 20 and len(masking._sample(torch.arange(10**5), None, 10**5)) == 256
+    assert torch.equal(suite._sample(rows[:7], None, 5000), rows[:7])
+    assert len(suite._sample(rows, 20, 5000)) == 20 and len(suite._sample(torch.arange(10**5), None, 10**5)) == 256
 
 
 @pytest.mark.parametrize("n_images", [0, 1.5, True])
@@ -531,10 +533,10 @@ def test_bad_survivors_are_refused():
 def test_the_lower_bound_is_that_of_the_binomial_distribution(k, n):
     from math import comb
 
-    bound = masking._lower_bound(k, n)
+    bound = lower_bound(k, n)
     at_least_k = sum(comb(n, i) * bound**i * (1 - bound) ** (n - i) for i in range(k, n + 1))
     assert at_least_k == pytest.approx(0.01, rel=1e-5) and 0 < bound < k / n
-    assert masking._lower_bound(0, n) == 0
+    assert lower_bound(0, n) == 0
 
 
 def test_warnings_name_the_attack_and_what_failed():
