@@ -14,8 +14,9 @@ METHODS = ("tsne", "umap", "pca")
 METRICS = ("cosine", "euclidean")
 
 _EARLY_EXAGGERATION_ITER = 250
-# openTSNE's own "auto": Barnes-Hut below, interpolation from here on. Resolved here, to be recorded.
-_FFT_FROM = 10_000
+# All pairs below, openTSNE's interpolation from here on. An iteration on one thread of a 2-core cloud machine took,
+# for 1,000 points, 0.7 ms over all pairs and 6 ms by Barnes-Hut; for 20,000, 0.18 s and, by interpolation, 0.45 s.
+_FFT_FROM = 20_000
 # Below this size a full decomposition takes a blink; above it, two components by ARPACK are as exact and far cheaper.
 _FULL_SVD_UP_TO = 500
 
@@ -66,7 +67,7 @@ def project(
     random_state : int
         Seeds the jitter of t-SNE's starting points, and UMAP.
     n_jobs : int, at least 1
-        Threads of t-SNE, which change its speed but not its map. UMAP and PCA always use one.
+        Threads of t-SNE (neighbours, interpolation): they change its speed, not its map. UMAP and PCA always use one.
     n_neighbors : int, at least 2
         UMAP only: size of the neighbourhoods; 15 is umap-learn's default.
 
@@ -84,9 +85,11 @@ def project(
     Notes
     -----
     t-SNE (van der Maaten and Hinton, 2008) starts from the first two principal components; the settings not named
-    here are openTSNE's (Policar et al., 2019). Exact neighbours compare all pairs: 2 s for 5,000 points, 8 s for
-    10,000 and 20 s for 20,000, with 640 features and one thread of a 2-core cloud machine, and up to four times as
-    much for twice as many. There 1,000 points take 6 s in all, with the default number of iterations.
+    here are openTSNE's (Policar et al., 2019), which also does the iterations. Below 20,000 points their gradient is
+    taken over all pairs (`analysis.tsne_gradient`), by one thread; from there on openTSNE interpolates. Exact
+    neighbours compare all pairs: 2 s for 5,000 points, 8 s for 10,000 and 20 s for 20,000, with 640 features and one
+    thread of a 2-core cloud machine, and up to four times as much for twice as many. There 1,000 points take 1 s in
+    all, with the default number of iterations.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; expected one of {', '.join(METHODS)}.")
@@ -166,6 +169,8 @@ def _tsne(features, perplexity, n_iter, metric, random_state, n_jobs):
     from openTSNE import TSNE
     from openTSNE.initialization import pca
 
+    from analysis.tsne_gradient import exact_gradient
+
     # metric="cosine" on the unit rows, not "euclidean": openTSNE's affinities fall with the squared distance, so that
     # these are functions of (1 - cos)^2, and Euclidean ones would be functions of 1 - cos: another map. For both it
     # finds the neighbours by Euclidean distance between unit rows and computes the distances of those found directly.
@@ -179,8 +184,7 @@ def _tsne(features, perplexity, n_iter, metric, random_state, n_jobs):
         "final_momentum": 0.8,
         "exaggeration": 1,
         "dof": 1,
-        "negative_gradient_method": "bh" if n_points < _FFT_FROM else "fft",
-        "theta": 0.5,
+        "negative_gradient_method": "exact" if n_points < _FFT_FROM else "fft",
         "n_interpolation_points": 3,
         "min_num_intervals": 50,
         "ints_in_interval": 1,
@@ -190,9 +194,11 @@ def _tsne(features, perplexity, n_iter, metric, random_state, n_jobs):
         "n_jobs": int(n_jobs),
     }
     solver = _svd_solver(features)
+    method = exact_gradient if settings["negative_gradient_method"] == "exact" else "fft"
     with _one_blas_thread():
         start = pca(features, svd_solver=solver, random_state=random_state)
-        embedding = TSNE(n_iter=int(n_iter) - _EARLY_EXAGGERATION_ITER, **settings).fit(features, initialization=start)
+        tsne = TSNE(n_iter=int(n_iter) - _EARLY_EXAGGERATION_ITER, **settings | {"negative_gradient_method": method})
+        embedding = tsne.fit(features, initialization=start)
         # Threads add up the divergence, though not the gradients, in an order that varies: once more on one.
         embedding.optimize(n_iter=0, n_jobs=1, inplace=True)
     rates = {"early_exaggeration": n_points / settings["early_exaggeration"], "final": float(n_points)}

@@ -300,3 +300,61 @@ def test_align_keeps_who_is_near_whom():
 def test_maps_that_cannot_be_aligned_raise(coords, reference, message):
     with pytest.raises(ValueError, match=message):
         align(coords, reference)
+
+
+def some_affinities(n, seed=0):
+    """A random map and sparse symmetric affinities that sum to 1."""
+    import scipy.sparse
+
+    rng = np.random.default_rng(seed)
+    affinities = scipy.sparse.random(n, n, density=0.2, format="csr", rng=rng)
+    affinities = affinities + affinities.T
+    affinities.setdiag(0)
+    return 4 * rng.standard_normal((n, 2)), affinities / affinities.sum()
+
+
+@pytest.mark.parametrize("n", [2, 17, 150])
+def test_the_gradient_over_all_pairs_is_that_of_the_definition(n):
+    from analysis.tsne_gradient import exact_gradient
+
+    y, affinities = some_affinities(n)
+    divergence, gradient = exact_gradient(y, affinities, should_eval_error=True)
+    p, apart = affinities.toarray(), y[:, None] - y[None]
+    w = 1 / (1 + (apart**2).sum(-1))
+    np.fill_diagonal(w, 0)
+    q = w / w.sum()
+    np.testing.assert_allclose(gradient, (((p - q) * w)[..., None] * apart).sum(1), rtol=1e-9, atol=1e-15)
+    assert exact_gradient(y, affinities)[0] == 0
+    used = p > 0
+    assert divergence == pytest.approx((p[used] * np.log(p[used] / q[used])).sum(), rel=1e-9)
+
+
+def test_the_gradient_over_all_pairs_is_barnes_hut_s_without_its_approximation():
+    from openTSNE.tsne import kl_divergence_bh
+
+    from analysis.tsne_gradient import exact_gradient
+
+    y, affinities = some_affinities(300, seed=1)
+    divergence, gradient = exact_gradient(y, affinities, should_eval_error=True)
+    expected, theirs = kl_divergence_bh(y, affinities, 1, {"theta": 0.0}, should_eval_error=True)
+    assert divergence == pytest.approx(expected, rel=1e-7)
+    np.testing.assert_allclose(gradient, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_map_is_no_worse_than_openTSNE_s_own():
+    from openTSNE import TSNE
+
+    features, _ = make_classes(n=200, spread=1.0)
+    ours = project(features)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    theirs = TSNE(perplexity=15, metric="cosine", neighbors="exact", random_state=0).fit(unit)
+    assert ours.params["negative_gradient_method"] == "exact"
+    assert ours.params["kl_divergence"] < 1.02 * theirs.kl_divergence
+
+
+@pytest.mark.parametrize("wrong", [{"dof": 2}, {"reference_embedding": np.zeros((3, 2))}])
+def test_a_gradient_that_is_not_of_the_map_alone_is_refused(wrong):
+    from analysis.tsne_gradient import exact_gradient
+
+    with pytest.raises(ValueError, match="of a map of its own"):
+        exact_gradient(*some_affinities(20), **wrong)
