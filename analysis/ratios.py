@@ -10,9 +10,8 @@ import numpy as np
 
 METRICS = ("angular", "cosine", "euclidean")
 
-# Products and distances are formed one square tile at a time: 512 x 512 float64 entries, 2 MB, stay in the cache, and
-# below the diagonal of the pairs within a class few products are made in vain.
-_BLOCK_ENTRIES = 512 * 512
+# Products and distances are formed one square tile at a time: 4 million float64 entries are 32 MB.
+_BLOCK_ENTRIES = 4_000_000
 # An inner distance below this share of the features' scale is rounding: neighbouring float32 numbers differ by 6e-8,
 # which is 2e-15 in 1 - cos, and float64 sums over up to a million entries err by less than 1e-12.
 _ROUNDING = 1e-12
@@ -88,8 +87,8 @@ def ratio(cross_features, cross_classes, features, labels, *, metric="angular", 
     Notes
     -----
     The definition is that of Table 3 of the supplement of "Metric Learning for Adversarial Robustness" (Mao et al.,
-    2019). Of the pairs only one tile of at most 512 x 512 distances is held at a time, beside one class in float64;
-    1 - cos, and 1 - |cos| where no feature is negative, need no pairs at all.
+    2019). Only one tile of at most 4 million distances is held at a time; 1 - cos, and 1 - |cos| where no feature is
+    negative, need no pairs at all.
 
     Examples
     --------

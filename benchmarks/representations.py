@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis import ratios
 from analysis.ratios import ratio
 from analysis.retrieval import APPROXIMATE_FROM, nearest_neighbours
 from benchmarks.inputs import Setup
@@ -16,7 +17,6 @@ from benchmarks.timing import Line, times_in_turn
 
 RATIO_TOLERANCE, DISTANCE_TOLERANCE = 1e-10, 1e-5  # relative; the second is float32's, with some room
 LEAST_RECALL = 0.95
-MEMORY_BLOCK = 32_000_000  # bytes: what the ratios may take beside their input, a class in float64 and a tile of pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,16 +85,17 @@ def distance_ratios(setup: Setup, sizes: Sizes | None = None) -> Iterator[Line]:
 
         found = np.abs(ours() / peer() - 1).max()
         peak = peak_bytes(ours)
+        block = ratios._BLOCK_ENTRIES * 8
         failures = [f"the ratios differ by {found:.1e} of them"] if not found <= RATIO_TOLERANCE else []
-        if peak > MEMORY_BLOCK:
-            failures.append(f"ours takes {peak / 1e6:.0f} MB, more than one block of {MEMORY_BLOCK / 1e6:.0f} MB")
+        if peak > block:
+            failures.append(f"ours takes {peak / 1e6:.0f} MB, more than one block of {block / 1e6:.0f} MB")
         (times,) = times_in_turn(ours, {"cdist": peer}, pairs=setup.pairs, device=setup.device, warm_up=False).values()
         yield Line(
             name, "scipy's cdist, class by class", times,
             {
                 **_conditions("scipy"), "classes": sizes.classes, "data": _described(sizes.spread),
                 "results": f"the ratios differ by {found:.1e} of them",
-                "peak_memory_mb": round(peak / 1e6, 1), "block_mb": round(MEMORY_BLOCK / 1e6, 1),
+                "peak_memory_mb": round(peak / 1e6, 1), "block_mb": round(block / 1e6, 1),
                 "memory": "allocated by numpy at most, less the input; ours",
             }, "; ".join(failures),
         )  # fmt: skip
