@@ -11,6 +11,7 @@ from torch import nn
 
 import tla_core as tla
 from tla_core import attacks as attacks_module
+from tla_core import evaluation
 from tla_core.attacks import TransferAttack, attack_loss, clearly_broken, run_attack
 from tla_core.autoattack import AutoAttack
 from tla_core.masking import MaskingWarning
@@ -33,18 +34,19 @@ IMAGES = torch.tensor([0.1, 0.45, 0.55, 0.9, 0.6])[:, None, None, None].expand(5
 LABELS = torch.tensor([0, 0, 1, 1, 0])  # the last one is wrong already when clean
 ATTACK = tla.AttackConfig(eps=0.1, step_size=0.05, steps=5)
 # At this eps about half of the images of the briefly trained network fall.
-PGD = tla.AttackConfig(eps=0.06, step_size=0.015, steps=10)
+PGD = tla.AttackConfig(eps=0.03, step_size=0.0075, steps=10)
 
 
 @functools.cache
 def trained_lenet(seed=0):
-    """A network that a second of clean training has taught most digits."""
+    """A network that three seconds of clean training have taught the digits."""
     data = mnist_images(2500, "train")
+    batches = list(zip((data.images / 255).split(100), data.labels.split(100), strict=True))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = tiny_lenet(seed).train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        for x, y in zip((data.images / 255).split(100), data.labels.split(100), strict=True):
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+        for x, y in 3 * batches:
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
@@ -159,11 +161,33 @@ def test_clearly_broken_is_a_lead_of_one_and_of_a_tenth_of_the_range():
 
 
 def test_more_restarts_never_raise_the_accuracy_and_nest():
-    images, labels = some_images(120)
-    found = {f"x{n}": tla.AttackConfig(eps=0.06, step_size=0.03, steps=3, restarts=n) for n in (1, 2, 5)}
+    images, labels = some_images(400)
+    # Mostly chance, so that restarts break more whatever the network has become on this processor.
+    found = {f"x{n}": tla.AttackConfig(eps=0.1, step_size=0.03, steps=1, restarts=n) for n in (1, 2, 5)}
     correct = tla.evaluate(trained_lenet(), images, labels, found, checks=False).correct
     assert (correct["x5"] <= correct["x2"]).all() and (correct["x2"] <= correct["x1"]).all()
     assert correct["x5"].sum() < correct["x1"].sum()
+
+
+def test_restarts_that_an_earlier_attack_has_tried_are_not_tried_again(monkeypatch):
+    images, labels = some_images(80)
+    one, five = (tla.AttackConfig(eps=0.06, step_size=0.03, steps=3, restarts=n) for n in (1, 5))
+    other = tla.AttackConfig(eps=0.06, step_size=0.03, steps=2, restarts=1)
+    model, tried = trained_lenet(), []
+
+    def spy(*args, restart, **settings):
+        tried.append(restart)
+        return run_attack(*args, restart=restart, **settings)
+
+    monkeypatch.setattr(evaluation, "run_attack", spy)
+    alone = tla.evaluate(model, images, labels, {"five": five}, checks=False).correct["five"]
+    assert tried == [0, 1, 2, 3, 4]
+    tried.clear()
+    both = tla.evaluate(model, images, labels, {"other": other, "one": one, "five": five}, checks=False).correct
+    assert tried == [0, 0, 1, 2, 3, 4] and torch.equal(both["five"], alone)
+    tried.clear()
+    again = tla.evaluate(model, images, labels, {"one": one, "five": five}, known={"one": both["one"]}, checks=False)
+    assert tried == [1, 2, 3, 4] and torch.equal(again.correct["five"], alone)
 
 
 def test_a_folded_attack_has_nearly_the_same_outcomes():
@@ -288,7 +312,9 @@ def test_a_model_without_gradients_is_evaluated_and_reported(how):
     images, labels = some_images(60)
     with pytest.warns(MaskingWarning, match="gradients"):
         result = tla.evaluate(LeavesTorch(how).eval(), images, labels, {"PGD": PGD}, fold=False)
-    assert result.checks["model"]["gradients"].passed is False and result.accuracy["PGD"] > 0.4
+    with_gradients = tla.evaluate(trained_lenet(), images, labels, {"PGD": PGD}, fold=False, checks=False)
+    assert result.checks["model"]["gradients"].passed is False
+    assert result.accuracy["PGD"] > with_gradients.accuracy["PGD"] + 0.1
 
 
 def test_pixels_without_a_gradient_stay_where_they_are():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -76,7 +76,8 @@ def evaluate(
     """Measure the clean accuracy and the accuracy under each attack.
 
     Only images that are classified correctly are attacked, and of those only the ones that an earlier restart has not
-    broken; since a random start depends on (seed, image index, restart) alone, that changes no outcome.
+    broken; since a random start depends on (seed, image index, restart) alone, that changes no outcome. For the same
+    reason an attack that differs from an earlier one in more restarts only goes on from the outcome of that one.
 
     Parameters
     ----------
@@ -162,14 +163,14 @@ def evaluate(
             correct["clean"] = known["clean"]
         else:
             correct["clean"] = measure(lambda x, y, _: _is_correct(model, x, y), 1)
-        right = correct["clean"].to(device)
         if checks and todo:
             found["model"] = model_checks(model, images, labels, batch_size=batch_size)
         for name, attack in attacks.items():
             if name in known:
                 correct[name] = known[name]
                 continue
-            survivors = partial(_survivors, model, attack, right, generator, fold, early_stop)
+            survivors, tried = _outcome_so_far(attack, attacks, correct)
+            survivors = partial(_survivors, model, attack, survivors.to(device), tried, generator, fold, early_stop)
             correct[name] = measure(survivors, image_steps(attack))
             if checks:
                 found[name] = attack_checks(
@@ -202,13 +203,28 @@ def image_steps(attack: Attack) -> int:
     return attack.steps * attack.restarts if isinstance(attack, AttackConfig) else getattr(attack, "image_steps", 1)
 
 
+def _outcome_so_far(attack: Attack, attacks: Mapping[str, Attack], correct: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+    """Who survived the restarts that were tried already, by the same attack with fewer of them, and their number."""
+    if isinstance(attack, AttackConfig):
+        same = {
+            name: other.restarts
+            for name, other in attacks.items()
+            if name in correct and isinstance(other, AttackConfig) and other.restarts <= attack.restarts
+            and replace(other, restarts=attack.restarts) == attack
+        }  # fmt: skip
+        if same:
+            name = max(same, key=same.__getitem__)
+            return correct[name], same[name]
+    return correct["clean"], 0
+
+
 def _survivors(
-    model: nn.Module, attack: Attack, right: Tensor, generator, fold: bool, early_stop: bool,
+    model: nn.Module, attack: Attack, survived: Tensor, tried: int, generator, fold: bool, early_stop: bool,
     x: Tensor, y: Tensor, rows: Tensor,
 ) -> Tensor:  # fmt: skip
-    alive = right[rows].clone()
+    alive = survived[rows].clone()
     restarts = getattr(attack.attack if isinstance(attack, TransferAttack) else attack, "restarts", 1)
-    for restart in range(restarts):
+    for restart in range(tried, restarts):
         left = alive.nonzero()[:, 0]
         if not len(left):
             break
