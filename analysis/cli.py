@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+from analysis.job_server import run_served
 from tla_core.config import AttackConfig, TrainConfig, format_number, parse_number
 
 DESCRIPTION = """Train UM, AT, ALP and TLA classifiers and look into their clean and adversarial representations.
@@ -23,6 +24,8 @@ RunDir = Annotated[Path, arg(metavar="RUN", help="Run folder, such as runs/mini/
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and (status := run_served(args)) is not None:
+        return status
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands(args), prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_numbers()

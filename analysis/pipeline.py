@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+
+from analysis.job_server import job_server
 
 
 class PipelineError(RuntimeError):
@@ -56,9 +59,11 @@ def run_pipeline(
         # lock of its own run folder.
         if any((state / "locks").glob("*")):
             subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True, env=environment)
-        status = subprocess.run(
-            [*snakemake, *settings, "--quiet", "host", "reason", *extra], env=environment, pass_fds=[lock.fileno()]
-        ).returncode
+        with job_server() if profile in (None, "local") else nullcontext({}) as address:
+            status = subprocess.run(
+                [*snakemake, *settings, "--quiet", "host", "reason", *extra], env=environment | address,
+                pass_fds=[lock.fileno()],
+            ).returncode  # fmt: skip
     if status:
         raise PipelineError(
             f"the pipeline failed (Snakemake's status {status}); the messages above say where. What was made is kept:"

@@ -1,0 +1,138 @@
+"""Jobs that a server forks behave like processes of their own: streams, folder, environment, status, and their end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from analysis import job_server
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or any(Path("/dev").glob("nvidia[0-9]*")),
+    reason="a server is started on Linux without an NVIDIA GPU only",
+)
+# A `tla` whose jobs are small, and its server, started as `run_pipeline` starts it but with other jobs.
+JOBS = """
+import os, sys, time
+def run(arguments):
+    what = arguments[1]
+    if what == "say":
+        print(os.getcwd(), os.environ["SAID"], sys.argv, sys.stdin.read(), flush=True)
+        print("on the other", file=sys.stderr)
+        return 0
+    if what == "fail":
+        return 3
+    if what == "raise":
+        raise RuntimeError("broken here")
+    if what == "exit":
+        sys.exit(4)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+CLIENT = """
+import sys
+from analysis.job_server import run_served
+status = run_served(sys.argv[1:])
+sys.exit(99 if status is None else status)
+"""
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The environment of a client, and what reaches the server's end."""
+    import socket
+
+    (tmp_path / "jobs.py").write_text(
+        JOBS + "from analysis.job_server import serve\nimport socket\n"
+        "serve(socket.socket(fileno=int(sys.argv[1])), run, sys.stdin.fileno(), ['json', 'textwrap'])\n"
+    )
+    address = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        process = subprocess.Popen(
+            [sys.executable, str(tmp_path / "jobs.py"), str(listener.fileno())],
+            stdin=subprocess.PIPE, pass_fds=[listener.fileno()],
+        )  # fmt: skip
+    yield {**os.environ, job_server.ADDRESS: address, "OMP_NUM_THREADS": "1", "SAID": "a word"}
+    process.stdin.close()
+    assert process.wait(20) == 0
+
+
+def call(environment, *arguments, **settings):
+    command = [sys.executable, "-c", CLIENT, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, **settings)
+
+
+def test_a_job_has_the_streams_folder_environment_and_arguments_of_its_caller(server, tmp_path):
+    done = call(server, "train", "say", "x y", cwd=tmp_path, input="given")
+    assert done.returncode == 0 and done.stderr == "on the other\n"
+    assert done.stdout == f"{tmp_path} a word ['tla', 'train', 'say', 'x y'] given\n"
+
+
+@pytest.mark.parametrize(("what", "status", "said"), [("fail", 3, ""), ("raise", 1, "broken here"), ("exit", 4, "")])
+def test_the_status_is_that_of_the_job(server, what, status, said):
+    done = call(server, "evaluate", what)
+    assert done.returncode == status and said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments"),
+    [
+        ({}, ("notebooks", "say")),
+        ({}, ()),
+        ({"OMP_NUM_THREADS": "2"}, ("train", "say")),
+        ({job_server.ADDRESS: "/nowhere"}, ("train", "say")),
+        ({job_server.ADDRESS: ""}, ("train", "say")),
+    ],
+)
+def test_what_is_not_served_is_left_to_the_caller(server, change, arguments):
+    assert call(server | change, *arguments).returncode == 99
+
+
+def is_there(pid):
+    try:
+        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_job_ends_with_its_caller(server, signum):
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CLIENT, "extract", "wait"], env=server, stdout=subprocess.PIPE, text=True
+    )
+    job = int(caller.stdout.readline())
+    assert job != caller.pid and is_there(job)
+    caller.send_signal(signum)
+    assert caller.wait(20) != 0
+    caller.stdout.close()
+    deadline = time.monotonic() + 20
+    while is_there(job) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_there(job)
+
+
+def test_a_job_that_is_killed_is_said_to_be(server):
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CLIENT, "extract", "wait"], env=server, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    os.kill(int(caller.stdout.readline()), signal.SIGKILL)
+    _, said = caller.communicate(timeout=20)
+    assert caller.returncode == 137 and "killed before it had a status" in said
+
+
+def test_the_server_of_a_pipeline_does_what_tla_does(tmp_path):
+    tla = [sys.executable, "-m", "analysis.cli", "extract", str(tmp_path / "nowhere")]
+    alone = subprocess.run(tla, capture_output=True, text=True, timeout=120)
+    with job_server.job_server() as address:
+        assert list(address) == [job_server.ADDRESS]
+        environment = {**os.environ, **address, "OMP_NUM_THREADS": "1"}
+        served = subprocess.run(tla, env=environment, capture_output=True, text=True, timeout=120)
+    assert (served.returncode, served.stderr) == (alone.returncode, alone.stderr) == (1, alone.stderr)
+    assert not os.path.exists(address[job_server.ADDRESS])
