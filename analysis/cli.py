@@ -344,7 +344,7 @@ def presets(
     from tla_core.presets import SWEEPS, fields_in_use, list_presets, preset_sources
 
     def length(config: TrainConfig) -> str:
-        return f"{config.iterations:,} steps" if config.iterations else f"{config.epochs} epochs"
+        return f"{config.iterations:,} steps" if config.iterations else f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
 
     def text(config: TrainConfig, field: str) -> str:
         value = getattr(config, field)

@@ -120,7 +120,7 @@ def sweep_table(results: Results, name: str) -> Table:
     ]
     images = len(found.correct[SWEEP_COLUMN])
     config = results.scale.config(dataset, method)
-    length = f"{config.iterations:,} steps" if config.iterations else f"{config.epochs} epochs"
+    length = f"{config.iterations:,} steps" if config.iterations else f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
     fixed = "".join(f", {field} {value:g}" for field, value in sweep.base.items())
     title = f"Table {name[-1]}" if name.startswith("table") else "Beyond the supplement"
     caption = (
