@@ -343,9 +343,6 @@ def presets(
     """List the presets and the published sweeps, or show one preset with the source of each value."""
     from tla_core.presets import SWEEPS, fields_in_use, list_presets, preset_sources
 
-    def length(config: TrainConfig) -> str:
-        return f"{config.iterations:,} steps" if config.iterations else f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
-
     def text(config: TrainConfig, field: str) -> str:
         value = getattr(config, field)
         if field == "milestones":
@@ -384,7 +381,7 @@ def presets(
             weights = " / ".join(f"{value:g}" for value in values) + (", from AT" if config.fine_tune else "")
         attack = str(config.attack).removesuffix(f" ({config.attack.norm})") if "attack" in used else "none"
         optimizer = f"{config.optimizer} {config.learning_rate:g} {config.schedule}"
-        print(columns.format(each, length(config), config.batch_size, optimizer, attack, weights).rstrip())
+        print(columns.format(each, config.length, config.batch_size, optimizer, attack, weights).rstrip())
     print("\nweights: lambda_alp of ALP; lambda_triplet / lambda_norm / margin / pool_size of TLA")
     print("\nsweeps of .../tla; in brackets the published accuracy on MNIST under PGD-100, %")
     for each, sweep in SWEEPS.items():

@@ -120,11 +120,10 @@ def sweep_table(results: Results, name: str) -> Table:
     ]
     images = len(found.correct[SWEEP_COLUMN])
     config = results.scale.config(dataset, method)
-    length = f"{config.iterations:,} steps" if config.iterations else f"{config.epochs} epoch{'s' * (config.epochs != 1)}"
     fixed = "".join(f", {field} {value:g}" for field, value in sweep.base.items())
     title = f"Table {name[-1]}" if name.startswith("table") else "Beyond the supplement"
     caption = (
-        f"{title}: TLA with different values of {_SWEPT[sweep.field]}{fixed}; {dataset}, {length} of training,"
+        f"{title}: TLA with different values of {_SWEPT[sweep.field]}{fixed}; {dataset}, {config.length} of training,"
         f" {found.attacks[SWEEP_COLUMN]['steps']} steps of PGD on {images:,} test images, ± standard error; one seed."
         " The paper's column: its full network and training."
     )

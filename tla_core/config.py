@@ -314,6 +314,12 @@ class TrainConfig:
         return cls(**{**fields, "seed": seed, **overrides})
 
     @property
+    def length(self) -> str:
+        """How long the training is, in words: ``70 steps`` or ``6 epochs``."""
+        number, unit = (self.iterations, "step") if self.iterations else (self.epochs, "epoch")
+        return f"{number:,} {unit}{'s' * (number != 1)}"
+
+    @property
     def identity(self) -> str:
         """SHA-256 of the settings that differ from the defaults: equal settings have equal identities everywhere."""
         return identity_of(self.identifying_fields())
