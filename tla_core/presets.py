@@ -390,7 +390,7 @@ def sweep_configs(name: str, preset: str, *, seed: int = 0, **overrides: Any) ->
 # scaled: as many steps, of a size in proportion.
 _PGD20_NATURAL = AttackConfig(eps=8 / 255, step_size=1 / 255, steps=20)
 ANALYSIS_ATTACKS: dict[str, AttackConfig] = {
-    "mnist-mini": AttackConfig(eps=0.3, step_size=0.03, steps=20),
+    "mnist-mini": AttackConfig(eps=0.3, step_size=0.06, steps=10),
     "mnist": AttackConfig(eps=0.3, step_size=0.01, steps=100),
     "cifar10": _PGD20_NATURAL,
     "cifar10-jpeg": _PGD20_NATURAL,
