@@ -27,7 +27,6 @@ _IMPORTS = (
     "torch", "torch._dynamo", "sklearn.decomposition", "openTSNE", "tla_core.training", "tla_core.evaluation",
     "analysis.accuracy", "analysis.extraction", "analysis.class_maps", "analysis.tsne_gradient", "analysis.landscape",
 )  # fmt: skip
-_LONGEST_REQUEST = 1 << 20  # bytes
 
 
 @contextmanager
@@ -72,8 +71,6 @@ def run_served(arguments: Sequence[str]) -> int | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.connect(address)
-            if len(request) > _LONGEST_REQUEST:
-                return None
             socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
             connection.sendall(request)
             job = int.from_bytes(_receive(connection, 4), "big")
