@@ -60,6 +60,7 @@ _PUBLIC = {
     "Table": "tables",
     "save_figure": "figures",
     "save_table": "figures",
+    "EmbeddingExplorer": "explore",
     "Results": "results",
     "MissingResultError": "results",
 }

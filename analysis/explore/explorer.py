@@ -1,0 +1,192 @@
+"""`EmbeddingExplorer`: a widget in a notebook, one file for a browser, or a table for other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from analysis.explore.images import collect_images
+from analysis.explore.items import match_items
+from analysis.explore.maps import collect_maps
+from analysis.explore.measures import measure
+from analysis.explore.payload import pack
+from analysis.projection import METHODS
+from analysis.representations import RepresentationSet
+
+# More neighbours than are shown first: the page lets a reader choose up to so many, and compares models by all.
+_FEWEST_STORED = 10
+
+
+class EmbeddingExplorer:
+    """Look into the clean and adversarial representations of one to six models of the same images.
+
+    Parameters
+    ----------
+    sets : dict of str to RepresentationSet
+        By the name of the model; of the same images, in any order. Those without an adversarial part show clean points.
+    images : array_like of shape (N, c, h, w), optional
+        The N clean images of the first set; by default those of the dataset that its ``meta`` names, if it is there.
+    adv_images : dict of str to array_like, optional
+        Adversarial images by model; by default those of its set.
+    projections : dict, optional
+        ``{model: {method: (2N, 2)}}``, clean rows first ((N, 2) without an adversarial part). What is missing is made:
+        some seconds for t-SNE of 2,000 points, and 15 s for the first UMAP of a process.
+    methods : sequence of {"tsne", "umap", "pca"}
+        The maps that a reader can switch between.
+    k : int
+        Nearest neighbours that are shown of a query at first.
+    max_points : int
+        The most points of a panel, an image with its adversarial example being two. Above, images are sampled by
+        class, and the page says so.
+    random_state : int
+        Seeds that sample.
+    progress : bool
+        Show a progress bar while maps are made.
+
+    Attributes
+    ----------
+    selection : ndarray of int64
+        Indices (as in `RepresentationSet.indices`) of the selected images. Can be set, to images that are shown; a
+        widget follows, and a file that is written opens with them selected.
+    indices : ndarray of int64
+        Indices of the images that are shown.
+    notes : tuple of str
+        What the page tells its reader about the data: sampling, missing parts.
+
+    Raises
+    ------
+    ValueError
+        For sets that do not belong together (naming the images that are missing), NaN, or arguments out of range.
+
+    Notes
+    -----
+    Neighbours are the exact nearest *clean* images in the representation space, by angular distance, among those shown,
+    for the clean and for the adversarial representation; an image's own clean one is never among them. Distances to
+    classes, and with them r' of a selection, are to all clean images, shown or not: see `measures.Measures`.
+
+    Examples
+    --------
+    >>> explorer = EmbeddingExplorer({"UM": um, "TLA": tla})  # doctest: +SKIP
+    >>> explorer.to_html("explorer.html")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        sets: Mapping[str, RepresentationSet],
+        *,
+        images=None,
+        adv_images: Mapping[str, np.ndarray] | None = None,
+        projections: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        methods: Iterable[str] = METHODS,
+        k: int = 5,
+        max_points: int = 2000,
+        random_state: int = 0,
+        progress: bool = True,
+    ) -> None:
+        if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+            raise ValueError(f"k must be an integer of at least 1. Got {k!r}.")
+        if not isinstance(max_points, int | np.integer) or isinstance(max_points, bool):
+            raise ValueError(f"max_points must be an integer. Got {max_points!r}.")
+        self._items = match_items(sets, max_points=max_points, random_state=random_state)
+        self._images, self._adv_images, notes = collect_images(self._items, images, adv_images)
+        self.maps = collect_maps(self._items, projections, tuple(methods), progress=progress)
+        stored = min(max(k, _FEWEST_STORED), len(self._items.rows) - 1)
+        self._measures = {name: measure(reps, self._items.rows, stored) for name, reps in self._items.sets.items()}
+        self._k, self._notes = min(k, stored), notes
+        self._selection = np.empty(0, np.int64)
+        self._widgets: list = []
+
+    @property
+    def indices(self) -> np.ndarray:
+        return self._items.first.indices[self._items.rows]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(self._items.sets)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self._items.notes, *self._notes)
+
+    @property
+    def selection(self) -> np.ndarray:
+        return self._selection.copy()
+
+    @selection.setter
+    def selection(self, indices: Iterable[int]) -> None:
+        values = np.asarray(list(indices))
+        if values.size and values.dtype.kind not in "iu":
+            raise ValueError(f"selection must be integers, indices of images. Got {values.dtype}.")
+        values = np.unique(values).astype(np.int64)
+        if len(missing := np.setdiff1d(values, self.indices)):
+            raise ValueError(f"selection must be of images that are shown. Got index {missing[0]}; see .indices.")
+        self._selection = values
+        for widget in self._widgets:
+            widget.selection = values.tolist()
+
+    @cached_property
+    def payload(self) -> bytes:
+        """What the page is given: see `payload.pack`."""
+        return pack(
+            self._items, self.maps, self._measures, self._images, self._adv_images, k=self._k, notes=self._notes
+        )
+
+    def widget(self):
+        """A widget for JupyterLab, whose selection and `selection` are the same.
+
+        Raises
+        ------
+        ImportError
+            Where anywidget is not installed.
+        """
+        from analysis.explore.widget import make_widget
+
+        widget = make_widget(self.payload, self._selection.tolist())
+        self._widgets.append(widget)
+        widget.observe(self._follow, names="selection")
+        return widget
+
+    def _follow(self, change) -> None:
+        self.selection = change["new"]
+
+    def to_html(self, path: Path | str, *, title: str = "Embedding explorer") -> Path:
+        """Write one file that needs no server and makes no network request.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what was there before is unchanged.
+        """
+        from analysis.explore.page import html_page
+        from tla_core.checkpoint import write_atomic
+
+        path = Path(path)
+        write_atomic(path, html_page(self.payload, self._selection.tolist(), title).encode())
+        return path
+
+    def to_parquet(self, path: Path | str) -> Path:
+        """Write a table with a row for each point of each model, images included, for Embedding Atlas or jupyter-scatter.
+
+        Columns: ``model``, ``kind`` (clean or adversarial), ``index``, ``label``, ``prediction`` (names),
+        ``confidence``, ``outcome``, ``moved``, ``class_distance``, ``tsne_x``, ``tsne_y`` and so on, and ``image``
+        (a struct of PNG ``bytes`` and ``path``, as Hugging Face's datasets have it).
+
+        Raises
+        ------
+        ImportError
+            Where pyarrow is not installed.
+        """
+        from analysis.explore.parquet import write_parquet
+
+        path = Path(path)
+        write_parquet(path, self._items, self.maps, self._measures, self._images, self._adv_images)
+        return path
+
+    def __repr__(self) -> str:
+        total, shown = len(self._items.first), len(self._items.rows)
+        of = "" if total == shown else f" of {total}"
+        maps = ", ".join(self.maps)
+        return f"EmbeddingExplorer({', '.join(self.models)}; {shown}{of} images; maps {maps})"

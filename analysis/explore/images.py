@@ -1,0 +1,102 @@
+"""Images of the explorer: found, checked, and laid out as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from math import ceil, isqrt
+
+import numpy as np
+
+from analysis.explore.items import Items
+
+
+def collect_images(items: Items, images, adv_images) -> tuple[np.ndarray | None, dict[str, np.ndarray], list[str]]:
+    """Clean images (n, h, w, 3 or 1) uint8 of the shown rows, the adversarial ones by model, and notes.
+
+    Parameters
+    ----------
+    items : Items
+    images : array_like, (N, c, h, w) in the row order of the first set, or None
+        None looks for the dataset that the sets say they are of.
+    adv_images : mapping of model to array_like like images in the row order of its set, or None
+        Where a model is not in it, its set's own.
+
+    Raises
+    ------
+    ValueError
+        For images that do not fit the items, or that are neither uint8 nor floats in [0, 1].
+    """
+    notes = []
+    n_items, first = len(items.first), next(iter(items.sets))
+    if unknown := sorted(set(adv_images or {}) - set(items.sets)):
+        raise ValueError(f"adv_images are of {', '.join(unknown)}; expected models: {', '.join(items.sets)}.")
+    if images is None:
+        clean, note = _found(items)
+        notes += [note] if note else []
+    else:
+        clean = _pixels(images, "images", n_items, items.orders[first][items.rows])
+    adversarial = {}
+    for name, reps in items.sets.items():
+        if name in (adv_images or {}):
+            rows = items.orders[name][items.rows]
+            adversarial[name] = _pixels(adv_images[name], f"adv_images of {name}", n_items, rows)
+        elif reps.adv_images is not None:
+            adversarial[name] = _pixels(reps.adv_images, f"adv_images of {name}", n_items, items.rows)
+    for name, pixels in adversarial.items():
+        if clean is not None and pixels.shape != clean.shape:
+            raise ValueError(
+                f"adv_images of {name} must be like images, {clean.shape[1:]} (h, w, c). Got {pixels.shape[1:]}."
+            )
+    return clean, adversarial, notes
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """One image (h, w, 1 or 3) as PNG, which loses nothing."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def sprite(pixels: np.ndarray) -> tuple[bytes, dict[str, int]]:
+    """All images (n, h, w, c) as one PNG, row by row, and where they lie in it."""
+    n, height, width, channels = pixels.shape
+    columns = max(1, isqrt(n - 1) + 1)
+    lines = ceil(n / columns)
+    sheet = np.zeros((lines * columns, height, width, channels), np.uint8)
+    sheet[:n] = pixels
+    sheet = sheet.reshape(lines, columns, height, width, channels).swapaxes(1, 2)
+    layout = {"columns": columns, "height": height, "width": width}
+    return png(sheet.reshape(lines * height, columns * width, channels)), layout
+
+
+def _found(items: Items) -> tuple[np.ndarray | None, str | None]:
+    """The images of the dataset that the first set names, or why there are none."""
+    from tla_core.datasets import DatasetError, load_dataset
+
+    name, split = (items.first.meta.get(key) for key in ("dataset", "split"))
+    if not name or not split:
+        return None, "No clean images: the sets do not say which dataset they are of; pass images=."
+    try:
+        data = load_dataset(name, split)
+    except (DatasetError, ValueError) as error:
+        return None, f"No clean images: {str(error).splitlines()[0]}"
+    indices = items.first.indices
+    if indices.min() < 0 or indices.max() >= len(data) or (data.labels.numpy()[indices] != items.first.labels).any():
+        return None, f"No clean images: the labels are not those of the {split} images of {name}; pass images=."
+    return _pixels(data.images, "images", len(data), indices[items.rows]), None
+
+
+def _pixels(images, name: str, n: int, rows: np.ndarray) -> np.ndarray:
+    images = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
+    if images.ndim != 4 or len(images) != n or images.shape[1] not in (1, 3):
+        raise ValueError(f"{name} must have the shape ({n}, 1 or 3, h, w). Got {images.shape}.")
+    images = images[rows]
+    if images.dtype != np.uint8:
+        if images.dtype.kind != "f" or not (images.min(initial=0) >= 0 and images.max(initial=0) <= 1):
+            span = f"{images.dtype} from {images.min():g} to {images.max():g}"
+            raise ValueError(f"{name} must be uint8, or floats in [0, 1] without NaN. Got {span}.")
+        images = np.rint(images * 255).astype(np.uint8)  # what a screen can show; no file format of images holds more
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))

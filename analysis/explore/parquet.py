@@ -1,0 +1,82 @@
+"""The explorer's data as a table, for other tools."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from analysis.explore.images import png
+from analysis.explore.items import Items
+from analysis.explore.measures import Measures
+
+
+def write_parquet(
+    path: Path,
+    items: Items,
+    maps: dict[str, dict[str, np.ndarray]],
+    measures: dict[str, Measures],
+    images: np.ndarray | None,
+    adv_images: dict[str, np.ndarray],
+) -> None:
+    """Write one row for each point of each model; see `EmbeddingExplorer.to_parquet`."""
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError("to_parquet needs pyarrow, which is not installed. Run pip install pyarrow.") from error
+
+    image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    clean_files = _files(images, len(items.rows))
+    tables = []
+    for name in items.sets:
+        shown = items.sets[name].subset(items.rows)
+        for kind in ("clean", "adversarial"):
+            if kind == "adversarial" and shown.adv_features is None:
+                continue
+            columns = _columns(items, name, kind, measures[name], {method: of[name] for method, of in maps.items()})
+            files = clean_files if kind == "clean" else _files(adv_images.get(name), len(shown))
+            columns["image"] = pa.array(files, type=image_type)
+            tables.append(pa.table(columns))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        parquet.write_table(pa.concat_tables(tables, promote_options="permissive"), unfinished, compression="zstd")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _columns(items: Items, name: str, kind: str, measured: Measures, maps: dict[str, np.ndarray]) -> dict:
+    shown = items.sets[name].subset(items.rows)
+    n, classes = len(shown), np.array(shown.class_names, dtype=object)
+    prefix = "" if kind == "clean" else "adv_"
+    predictions = getattr(shown, f"{prefix}predictions")
+    columns = {
+        "model": [name] * n,
+        "kind": [kind] * n,
+        "index": shown.indices,
+        "label": classes[shown.labels].tolist(),
+        "prediction": [None] * n if predictions is None else classes[predictions].tolist(),
+        "confidence": getattr(measured, f"{prefix}confidence"),
+        "outcome": _outcomes(shown),
+        "moved": measured.moved,
+        "class_distance": getattr(measured, f"{prefix}class_distance"),
+    }
+    rows = slice(0, n) if kind == "clean" else slice(n, 2 * n)
+    for method, coords in maps.items():
+        columns |= {f"{method}_x": coords[rows, 0], f"{method}_y": coords[rows, 1]}
+    return {key: [None] * n if values is None else values for key, values in columns.items()}
+
+
+def _outcomes(shown) -> list[str | None]:
+    """What the attack did to each image."""
+    if shown.predictions is None or shown.adv_predictions is None:
+        return [None] * len(shown)
+    right, still = shown.predictions == shown.labels, shown.adv_predictions == shown.labels
+    return np.where(~right, "wrong before", np.where(still, "withstood", "fooled")).tolist()
+
+
+def _files(pixels: np.ndarray | None, n: int) -> list[dict | None]:
+    return [None] * n if pixels is None else [{"bytes": png(image), "path": None} for image in pixels]
