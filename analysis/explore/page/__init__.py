@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -33,7 +34,4 @@ def html_page(payload: bytes, selection: list[int], title: str) -> str:
         "PAYLOAD": base64.b64encode(payload).decode(),
         "MODULE": module_source().replace("</script", "<\\/script"),
     }
-    for name, value in values.items():
-        before, _, after = template.partition(f"@@{name}@@")
-        template = before + value + after
-    return template
+    return re.sub("@@([A-Z]+)@@", lambda match: values[match[1]], template)

@@ -1,0 +1,115 @@
+// What is said of one image: in each model its predictions, images, distance moved and neighbours.
+
+const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(1)} %`);
+const short = (value) => (Number.isFinite(value) ? value.toPrecision(3) : "–");
+
+class Details {
+  constructor(data, state, images, events) {
+    Object.assign(this, { data, state, images, events });
+    this.heading = element("div", { class: "card-heading" });
+    this.cleanImage = element("canvas", { class: "thumb large" });
+    this.rows = data.models.map((model) => {
+      const row = {
+        image: element("canvas", { class: "thumb medium", title: "adversarial image" }),
+        perturbation: element("canvas", { class: "thumb medium", title: "perturbation, amplified" }),
+        gain: element("span", { class: "faint" }),
+        clean: element("span"),
+        adversarial: element("span"),
+        moved: element("td", { class: "number" }),
+      };
+      const perturbation = element("td", {}, row.perturbation, row.gain);
+      row.root = element(
+        "tr", {}, element("th", { scope: "row" }, model.name), element("td", {}, row.image), perturbation,
+        element("td", {}, row.clean, element("br"), row.adversarial), row.moved,
+      );
+      return row;
+    });
+    const head = ["", "attacked", "change", "predicted", "moved"].map((text) => element("th", { scope: "col" }, text));
+    const table = element("table", { class: "card-table" }, element("thead", {}, element("tr", {}, ...head)),
+      element("tbody", {}, ...this.rows.map((row) => row.root)));
+    this.card = element("section", { class: "card", "aria-label": "The image in focus" },
+      element("div", { class: "card-top" }, this.cleanImage, this.heading), table);
+    this.neighbours = element("div");
+    this.show();
+  }
+
+  show() {
+    const { data, state } = this;
+    const i = state.current ?? state.pinned;
+    this.card.classList.toggle("empty", i === null);
+    if (i === null) {
+      this.heading.replaceChildren("Point at an image, or choose one in the list of items.");
+      return;
+    }
+    const label = className(data, data.labels[i]);
+    const pinned = i === state.pinned ? "pinned" : "click or Enter: its neighbours";
+    this.heading.replaceChildren(element("strong", {}, `Image ${data.indices[i]}`), element("br"),
+      `true class: ${label}`, element("br"), element("span", { class: "faint" }, pinned));
+    this.images.draw(this.cleanImage, 0, i);
+    data.models.forEach((model, m) => {
+      const row = this.rows[m];
+      this.images.draw(row.image, m + 1, i);
+      const gain = this.images.drawPerturbation(row.perturbation, m + 1, i);
+      row.gain.textContent = gain === null ? "" : `×${gain.toPrecision(2)}`;
+      this.prediction(row.clean, "clean", model.predictions, model.confidence, i);
+      this.prediction(row.adversarial, "attacked", model.adv_predictions, model.adv_confidence, i);
+      row.moved.textContent = model.moved ? short(model.moved[i]) : "–";
+    });
+  }
+
+  prediction(node, what, predictions, confidences, i) {
+    if (!predictions) {
+      node.textContent = "";
+      return;
+    }
+    const right = predictions[i] === this.data.labels[i];
+    const sure = confidences ? ` ${(100 * confidences[i]).toFixed(0)} %` : "";
+    node.textContent = `${right ? "✓" : "✗"} ${what}: ${className(this.data, predictions[i])}${sure}`;
+    node.className = right ? "right" : "wrong";
+  }
+
+  // The tab of the neighbours, made anew whenever another image is pinned.
+  showNeighbours() {
+    const { data, state } = this;
+    const i = state.pinned;
+    if (i === null) {
+      const how = "Click a point, or press Enter on an item: its nearest clean images in each representation.";
+      this.neighbours.replaceChildren(element("p", {}, how));
+      return;
+    }
+    const choices = Array.from({ length: data.stored }, (_, at) => element("option", { value: at + 1 }, `${at + 1}`));
+    const choose = (event) => this.events.neighbourCount(Number(event.target.value));
+    const k = element("select", { onchange: choose, "aria-label": "number of neighbours" }, ...choices);
+    k.value = state.k;
+    const caption = element("p", {}, "The ", k, ` nearest clean images to image ${data.indices[i]} `
+      + `(${className(data, data.labels[i])}), by angular distance in each representation, among those shown. `
+      + "Rings: solid for the clean query, dashed for the attacked one.");
+    const close = element("button", { type: "button", onclick: () => this.events.pin(null) }, "Unpin");
+    const strips = data.models.flatMap((model, m) => [
+      element("h4", {}, model.name),
+      this.strip(model, "clean", 0, false, i),
+      model.adversarial ? this.strip(model, "attacked", m + 1, true, i) : null,
+    ]);
+    this.neighbours.replaceChildren(caption, close, ...strips.filter(Boolean));
+  }
+
+  strip(model, what, sheet, adversarial, i) {
+    const { data, state } = this;
+    const rows = [...neighboursOf(data, model, adversarial, i, state.k)];
+    const right = rows.filter((row) => data.labels[row] === data.labels[i]).length;
+    const found = rows.map((row) => this.button(row, data.labels[row] === data.labels[i]));
+    return element("div", { class: "strip" }, element("span", { class: "strip-name" }, what),
+      this.images.thumbnail(sheet, i), element("span", { class: "faint" }, "→"), ...found,
+      element("span", { class: "faint" }, `${right}/${rows.length}`));
+  }
+
+  button(row, right) {
+    const { data } = this;
+    const text = `${data.indices[row]}: ${className(data, data.labels[row])}`;
+    return element("button", {
+      type: "button", class: `neighbour ${right ? "right" : "wrong"}`, title: text,
+      "aria-label": `${text}, ${right ? "the right class" : "another class"}`,
+      onclick: () => this.events.pin(row), onpointerenter: () => this.events.hover(row),
+    }, this.images.thumbnail(0, row), element("span", {}, `${right ? "✓" : "✗"} ${className(data, data.labels[row])}`));
+  }
+}
