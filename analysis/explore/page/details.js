@@ -63,8 +63,8 @@ class Details {
       return;
     }
     const right = predictions[i] === this.data.labels[i];
-    const sure = confidences ? ` ${(100 * confidences[i]).toFixed(0)} %` : "";
-    node.textContent = `${right ? "✓" : "✗"} ${what}: ${className(this.data, predictions[i])}${sure}`;
+    const sure = confidences ? ` (${(100 * confidences[i]).toFixed(0)} %)` : "";
+    node.textContent = `${right ? "✓" : "✗"} ${what} ${className(this.data, predictions[i])}${sure}`;
     node.className = right ? "right" : "wrong";
   }
 

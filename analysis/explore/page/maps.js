@@ -38,7 +38,8 @@ class Maps {
       dragmode: this.plot.layout?.dragmode ?? "lasso", hovermode: false, showlegend: false, selections: [],
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 2, r: 2, t: 2, b: 2 },
       width: this.root.clientWidth, height: this.root.clientHeight,
-      modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: this.state.dark ? "#bbb" : "#555" },
+      modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: this.state.dark ? "#999" : "#777",
+        activecolor: this.state.dark ? "#8db8ff" : "#1f5fbf" },
     };
     const colour = this.state.dark ? "#555" : "#bbb";
     const common = { showticklabels: false, showgrid: false, zeroline: false, showline: true, mirror: true,
