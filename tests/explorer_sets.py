@@ -32,8 +32,6 @@ def made_set(n=60, d=6, classes=3, *, seed=0, adversarial=True, names=None, size
 def random_maps(sets, methods=("tsne", "pca"), seed=0):
     rng = np.random.default_rng(seed)
     return {
-        name: {
-            method: rng.normal(size=(len(reps) * (1 if reps.adv_features is None else 2), 2)) for method in methods
-        }
+        name: {method: rng.normal(size=(len(reps) * (1 if reps.adv_features is None else 2), 2)) for method in methods}
         for name, reps in sets.items()
     }

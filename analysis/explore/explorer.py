@@ -168,7 +168,7 @@ class EmbeddingExplorer:
         return path
 
     def to_parquet(self, path: Path | str) -> Path:
-        """Write a table with a row for each point of each model, images included, for Embedding Atlas or jupyter-scatter.
+        """Write a table with a row for each point of each model, with images, for Embedding Atlas or jupyter-scatter.
 
         Columns: ``model``, ``kind`` (clean or adversarial), ``index``, ``label``, ``prediction`` (names),
         ``confidence``, ``outcome``, ``moved``, ``class_distance``, ``tsne_x``, ``tsne_y`` and so on, and ``image``

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from math import ceil, isqrt
 
 import numpy as np

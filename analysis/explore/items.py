@@ -1,4 +1,4 @@
-"""What the explorer shows: the same images in every model, in one order, and no more of them than a browser can hold."""
+"""What the explorer shows: the same images in every model, in one order, and no more than a browser can hold."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ def module_source() -> str:
     from plotly.offline import get_plotlyjs
 
     # plotly.js leaves its own object in `module.exports` where there is one, and else in the page's globals.
-    library = f"const Plotly = (() => {{ const module = {{ exports: {{}} }};\n{get_plotlyjs()}\nreturn module.exports; }})();"
+    library = f"const module = {{ exports: {{}} }};\n{get_plotlyjs()}\nreturn module.exports;"
     own = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SOURCES)
-    return f"{library}\nconst STYLE = {json.dumps((_FOLDER / 'style.css').read_text(encoding='utf-8'))};\n{own}"
+    return f"const Plotly = (() => {{\n{library}\n}})();\nconst STYLE = {json.dumps((_FOLDER / 'style.css').read_text(encoding='utf-8'))};\n{own}"
 
 
 def html_page(payload: bytes, selection: list[int], title: str) -> str:
