@@ -22,7 +22,8 @@ def module_source() -> str:
     # plotly.js leaves its own object in `module.exports` where there is one, and else in the page's globals.
     library = f"const module = {{ exports: {{}} }};\n{get_plotlyjs()}\nreturn module.exports;"
     own = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SOURCES)
-    return f"const Plotly = (() => {{\n{library}\n}})();\nconst STYLE = {json.dumps((_FOLDER / 'style.css').read_text(encoding='utf-8'))};\n{own}"
+    style = json.dumps((_FOLDER / "style.css").read_text(encoding="utf-8"))
+    return f"const Plotly = (() => {{\n{library}\n}})();\nconst STYLE = {style};\n{own}"
 
 
 def html_page(payload: bytes, selection: list[int], title: str) -> str:

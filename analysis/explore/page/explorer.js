@@ -73,6 +73,7 @@ class Explorer {
   }
 
   openTab(open) {
+    const focused = document.activeElement?.closest(".pane");
     for (const [key, tab] of Object.entries(this.tabs)) {
       tab.setAttribute("aria-selected", key === open);
       tab.tabIndex = key === open ? 0 : -1;
@@ -80,6 +81,8 @@ class Explorer {
     }
     this.open = open;
     this.refresh(open);
+    // What held the focus is hidden now: without this it would be lost to the page.
+    if (this.root?.contains(focused) && focused.hidden) this.tabs[open].focus();
   }
 
   // A tab that is not seen is not kept up to date.
