@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+from analysis.explore.command import explore
 from analysis.job_server import run_served
 from tla_core.config import AttackConfig, TrainConfig, format_number, parse_number
 
@@ -52,6 +53,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "extract": extract,
         "project": project,
         "landscape": landscape,
+        "explore": explore,
         "notebooks": notebooks,
         "figures": figures,
         "manifest": manifest,
