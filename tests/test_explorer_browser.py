@@ -297,7 +297,7 @@ def test_filters_leave_the_items_that_they_name(page, sets):
     page.get_by_label("Outcome", exact=True).select_option("any")
     page.get_by_label("False class", exact=True).select_option("any")
     page.get_by_label("Classes", exact=True).select_option("class 2")
-    page.get_by_label("and", exact=True).select_option("class 7")
+    page.get_by_label("Second class").select_option("class 7")
     assert page.evaluate("explorer.state.visible.reduce((a, b) => a + b, 0)") == 200
 
 

@@ -96,7 +96,10 @@ class Explorer {
 
   controls() {
     const { data, state } = this;
-    const labelled = (text, control) => element("label", {}, `${text} `, control);
+    const labelled = (text, control, spoken = text) => {
+      control.setAttribute("aria-label", spoken);
+      return element("label", {}, `${text} `, control);
+    };
     const choice = (entries, value, choose) => {
       const select = element("select", { onchange: (event) => choose(event.target.value) },
         ...entries.map(([key, name]) => element("option", { value: key }, name)));
@@ -128,10 +131,10 @@ class Explorer {
         labelled("Colour", choice(Object.entries(COLOUR_MODES), state.colour, (c) => this.setColour(c))),
         labelled("Points", points), labelled("Find", search), theme),
       element("div", { class: "bar" }, labelled("Classes", filter("classA", data.class_names, "all")),
-        labelled("and", filter("classB", data.class_names, "–")),
+        labelled("and", filter("classB", data.class_names, "–"), "Second class"),
         labelled("Outcome", filter("outcome", OUTCOMES, "any")),
         labelled("False class", filter("falseClass", data.class_names, "any")),
-        labelled("in", filter("model", named, null))));
+        labelled("in", filter("model", named, null), "Model of the outcome")));
   }
 
   async start() {
