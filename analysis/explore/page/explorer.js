@@ -51,6 +51,8 @@ class Explorer {
     const main = element("main", {}, this.maps.root, element("div", { class: "foot" }, this.legend, notes));
     this.root = element("div", { class: "tla-explorer" }, element("style", {}, STYLE), this.controls(), main, side,
       this.status);
+    // In JupyterLab keys would otherwise move between cells.
+    this.root.dataset.lmSuppressShortcuts = "true";
     root.replaceChildren(this.root);
     this.root.dataset.theme = this.state.dark ? "dark" : "light";
     this.root.addEventListener("keydown", (event) => {
