@@ -117,7 +117,7 @@ function csvOf(data, rows) {
 
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 const STEPS = 24;
-const OUTCOME_COLOURS = ["#117733", "#cc3344", "#8a8a70"];
+const OUTCOME_COLOURS = ["#3366aa", "#dd6633", "#888888"];
 const COLOUR_MODES = {
   label: "true class",
   prediction: "predicted class",

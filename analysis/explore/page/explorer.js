@@ -270,7 +270,7 @@ class Explorer {
     const scale = range ? [range[0], element("span", {
       class: "ramp", style: `background: linear-gradient(to right, ${palette.join(",")})` }), range[1]]
       : labels.map((label, at) => chip(palette[at % palette.length], label));
-    this.legend.replaceChildren("● clean  ▲ attacked", ...scale);
+    this.legend.replaceChildren(element("span", {}, "● clean  ▲ attacked"), ...scale);
   }
 }
 
