@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,8 @@ def explore(
             print(f"{address}  until Ctrl+C", flush=True)
             if open_page:
                 webbrowser.open(address)
-            server.serve_forever()
+            with suppress(KeyboardInterrupt):  # how one ends it
+                server.serve_forever()
     elif open_page:
         webbrowser.open(path.resolve().as_uri())
 
