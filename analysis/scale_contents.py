@@ -183,4 +183,5 @@ class _Items:
                 at_main_level(of_first) + [self.train_representations(run) for run in of_first]
             ),
             "your_own_model": list,
+            "explore_embeddings": lambda: at_main_level(of_maps),
         }
