@@ -31,6 +31,8 @@ th:first-child, td:first-child { text-align: left; }
 .made code { padding: 0.1rem 0.4rem; border-radius: 4px; color: var(--text); background: var(--box); }
 .bad { color: var(--bad); }
 """
+# Where the notebook explore_embeddings leaves the page of the embedding explorer.
+EXPLORER = "explorer.html"
 _ENDINGS = {
     ".pdf": "PDF", ".svg": "SVG", ".png": "PNG", ".csv": "CSV", ".tex": "LaTeX", ".md": "Markdown", ".html": "HTML",
 }  # fmt: skip
@@ -66,6 +68,8 @@ def write_index(scale_dir: Path | str, *, notebooks: Path | None = None) -> Path
     shown = {artefact for sidecar in sidecars for artefact in sidecar.artefacts}
     missing = [artefact for artefact in EXPECTED if artefact not in shown]
     menu = "".join(f'<a href="#{quote(s.stem)}">{html.escape(_title(s))}</a>' for s in sidecars)
+    if (folder / EXPLORER).is_file():
+        menu += f'<a href="{EXPLORER}">Explorer</a>'
     body = "".join(_section(sidecar, folder) for sidecar in sidecars)
     if missing:
         lines = "".join(

@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.choices import channels_last, chunks, folding
 from benchmarks.evaluations import pgd_attack_full_width, pgd_evaluation
+from benchmarks.explorer_page import explorer_page
 from benchmarks.full_training import published_training
 from benchmarks.inputs import ROOT, Setup, available_cores, conditions
 from benchmarks.landscapes import input_landscapes
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[Setup], Iterator[Line]]] = {
     "neighbours": exact_neighbours,
     "large-gallery": growing_gallery,
     "maps": class_maps,
+    "explorer": explorer_page,
     "published-training": published_training,
 }
 

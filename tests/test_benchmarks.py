@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import json
+import os
+import shutil
 import statistics
 import sys
 
@@ -17,6 +19,7 @@ from benchmarks import (
     bench,
     choices,
     evaluations,
+    explorer_page,
     full_training,
     inputs,
     landscapes,
@@ -253,3 +256,20 @@ def test_maps_side_by_side_are_no_worse_and_a_worse_divergence_is_noticed(setup,
     monkeypatch.setattr(maps, "_opentsne", lambda *arguments: 0.5 * peer(*arguments))
     (line,) = maps.class_maps(setup, **small)
     assert "worse by" in line.failure
+
+
+def test_the_explorer_and_a_page_of_plotly_are_timed_in_chromium(setup):
+    pytest.importorskip("playwright")
+    if not (os.environ.get("CHROMIUM") or shutil.which("chromium")):
+        pytest.skip("there is no chromium")
+    lines = list(explorer_page.explorer_page(setup, pairs=60, many=80, maps=1))
+    assert [line.name.split(", ")[1] for line in lines] == ["ready", "hover", "lasso", "lasso"]
+    assert all(ours > 0 and peer > 0 for line in lines for ours, peer in line.times)
+
+
+def test_without_a_browser_the_explorer_is_left_out(setup, monkeypatch):
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setenv("PATH", "")
+    said = []
+    assert list(explorer_page.explorer_page(dataclasses.replace(setup, say=said.append))) == []
+    assert "chromium" in said[0]
