@@ -67,12 +67,13 @@ def ratio_spread_table(results: Results) -> Table | None:
 
     Each number is that of the dataset's own level of attack.
     """
-    rows = []
+    rows, counts = [], set()
     for dataset in results.scale.datasets:
         for method in results.methods:
-            runs = results.scale.spread_runs(method)
+            runs = results.scale.spread_runs(dataset, method)
             if len(runs) < 2:
-                return None
+                continue
+            counts.add(len(runs))
             found: dict[str, list[float]] = {}
             for variant, seed in runs:
                 reps = results.representations(variant, dataset=dataset, seed=seed)
@@ -84,12 +85,14 @@ def ratio_spread_table(results: Results) -> Table | None:
             for name, values in found.items():
                 row |= {name: float(np.mean(values)), f"{name} sd": float(np.std(values, ddof=1))}
             rows.append(row)
+    if not rows:
+        return None
     columns = [Column("method", "method"), Column("dataset", "dataset", align="left"), Column("seeds", "seeds")]
     columns += [Column(name, _TITLES[name], error=f"{name} sd", best=_BEST[name]) for name in _RATIOS]
     columns += [Column(name, f"{name}, %", digits=1, percent=True, error=f"{name} sd") for name in ("clean", "robust")]
     variant = results.scale.spread.get("variant")
     length = f" with the shorter training of the variant {variant!r}" if variant else ""
-    caption = f"Table 3, how much seeds matter: mean ± standard deviation over {len(runs)} seeds{length}."
+    caption = f"Table 3, how much seeds matter: mean ± standard deviation over {min(counts)} seeds{length}."
     return Table(columns, rows, caption)
 
 
@@ -135,9 +138,10 @@ def main_accuracy_table(results: Results, dataset: str | None = None) -> Table:
     dataset = dataset or results.scale.datasets[0]
     methods = results.scale.accuracy.get("methods", results.methods)
     table = accuracy_table({method.upper(): results.accuracy(method, dataset=dataset) for method in methods})
-    if results.scale.copy_of(methods[0]) is None:
+    copy = results.scale.copy_of(dataset, methods[0])
+    if copy is None:
         return table
-    name, seed = results.scale.copy_of(methods[0])
+    name, seed = copy
     variant = split_variant(name)[1]
     training = f" with the shorter training of the variant {variant!r}" if variant in PLAIN else ""
     return replace(table, caption=f"{table.caption}; BB from a copy of the same method, seed {seed}{training}.")

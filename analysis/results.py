@@ -170,7 +170,7 @@ class Results:
         dataset = dataset or self.scale.datasets[0]
         run = self.run(method, dataset=dataset, seed=seed)
         limits = self.scale.accuracy
-        copy = None if only else self.scale.copy_of(method)
+        copy = None if only else self.scale.copy_of(dataset, method)
         black_box = self.run(copy[0], dataset=dataset, seed=copy[1]) if copy else None
         attacks = paper_attacks(run, black_box=black_box, max_restarts=limits.get("restarts") or 20)
         attacks = {name: attack for name, attack in attacks.items() if not only or name in only}

@@ -129,7 +129,7 @@ class _Items:
 
     def accuracy(self, run: tuple[str, str, int]) -> str:
         flags, needs = self.scale.accuracy_flags(), [self.model(*run)]
-        copy = self.scale.copy_of(run[1]) if run in self.of_table else None
+        copy = self.scale.copy_of(*run[:2]) if run in self.of_table else None
         if copy:
             flags += ["--black-box", self.folder((run[0], *copy))]
             needs.append(self.model(run[0], *copy))
@@ -154,7 +154,7 @@ class _Items:
         of_maps = self.runs([scale.dataset_of("maps")], scale.methods, self.first)
         attacked = [method for method in scale.methods if method != "um"]
         of_landscapes = self.runs([scale.dataset_of("landscapes")], attacked, self.first)
-        spread = [(d, *run) for d in scale.datasets for method in scale.methods for run in scale.spread_runs(method)]
+        spread = [(d, *run) for d in scale.datasets for m in scale.methods for run in scale.spread_runs(d, m)]
         swept = dict.fromkeys(method for name in scale.sweeps for method in scale.sweep(name).values())
         of_sweeps = self.runs([scale.dataset_of("sweeps")], tuple(swept), self.first)
 

@@ -48,10 +48,12 @@ class Scale:
     sweeps : tuple of str
         See `tla_core.presets.SWEEPS`.
     spread : dict
-        ``variant`` (may be empty) and ``seeds`` of the runs whose spread Table 3 shows; no seeds, no spread.
+        ``variant`` (may be empty) and ``seeds`` of the runs whose spread Table 3 shows, of all datasets or of those
+        of ``datasets``; no seeds, no spread.
     accuracy : dict
         ``methods`` of the main table; ``long_images`` and ``restarts``, limits of costly attacks; ``autoattack``, the
-        number of images for it; ``black_box``, the variant and seed of the copies. Null is no limit, and none.
+        number of images for it; ``black_box``, the ``variant`` and ``seed`` of the copies, for all datasets or for
+        each that it names. Null is no limit, and none.
     """
 
     name: str
@@ -81,6 +83,11 @@ class Scale:
             raise ValueError(f"figures need datasets of the scale ({', '.join(self.datasets)}). Got {unknown}.")
         if unknown := sorted(set(self.figure_datasets) - set(FIGURE_KINDS)):
             raise ValueError(f"figure_datasets must be of {', '.join(FIGURE_KINDS)}. Got {', '.join(unknown)}.")
+        named = {*self.spread.get("datasets", ()), *(self.accuracy.get("black_box") or {})} - {"variant", "seed"}
+        if unknown := sorted(named - set(self.datasets)):
+            raise ValueError(
+                f"spread and black_box need datasets of the scale ({', '.join(self.datasets)}). Got {unknown}."
+            )
         if unknown := sorted(set(self.sweeps) - set(SWEEPS)):
             raise ValueError(f"sweeps must be among {', '.join(SWEEPS)}. Got {', '.join(unknown)}.")
 
@@ -123,14 +130,18 @@ class Scale:
             found[value] = f"tla@{variant_name(changed)}" if changed else own
         return found
 
-    def spread_runs(self, method: str) -> list[tuple[str, int]]:
+    def spread_runs(self, dataset: str, method: str) -> list[tuple[str, int]]:
         """Methods with their variant, and seeds, of the runs whose spread is shown."""
+        if dataset not in self.spread.get("datasets", self.datasets):
+            return []
         variant = self.spread.get("variant")
         return [(f"{method}@{variant}" if variant else method, seed) for seed in self.spread.get("seeds", ())]
 
-    def copy_of(self, method: str) -> tuple[str, int] | None:
+    def copy_of(self, dataset: str, method: str) -> tuple[str, int] | None:
         """Method with its variant, and seed, of the independently trained copy of a method; None if there is none."""
         copy = self.accuracy.get("black_box")
+        if copy and "seed" not in copy:
+            copy = copy.get(dataset)
         if not copy:
             return None
         return (f"{method}@{copy['variant']}" if copy.get("variant") else method), int(copy["seed"])

@@ -122,7 +122,7 @@ def make_everything(results):
             results.train_representations(method)
             for eps in results.levels():
                 results.representations(method, eps)
-            for variant, seed in results.scale.spread_runs(method):
+            for variant, seed in results.scale.spread_runs("mnist", method):
                 results.representations(variant, seed=seed)
         for method in results.methods[1:]:
             results.landscapes(method)

@@ -202,6 +202,7 @@ def test_every_setting_of_a_training_reaches_its_command(pipeline, checkout, mon
         assert cli.main(shlex.split(call)) == 0
     scale = load_scale("mini", checkout)
     runs = [(method, 0) for method in (*METHODS, *scale.sweep("table6").values())]
-    runs += [run for method in METHODS for run in (scale.copy_of(method), *scale.spread_runs(method))]
+    for method in METHODS:
+        runs += [scale.copy_of("mnist", method), *scale.spread_runs("mnist", method)]
     assert {c.identity for c in trained} == {scale.config("mnist", *run).identity for run in runs}
     assert {c.identity for c in trained}.isdisjoint(TrainConfig.preset(f"mini/mnist/{m}").identity for m in METHODS)

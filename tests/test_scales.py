@@ -144,16 +144,31 @@ def test_unknown_sweeps_are_refused():
 
 def test_the_runs_of_a_spread():
     spread = make_scale(spread={"variant": "short", "seeds": [0, 1]})
-    assert spread.spread_runs("at") == [("at@short", 0), ("at@short", 1)]
-    assert make_scale(spread={"variant": "", "seeds": [0, 2]}).spread_runs("at") == [("at", 0), ("at", 2)]
-    assert make_scale().spread_runs("at") == make_scale(spread={"variant": "short"}).spread_runs("at") == []
+    assert spread.spread_runs("mnist", "at") == [("at@short", 0), ("at@short", 1)]
+    spread = make_scale(spread={"variant": "", "seeds": [0, 2]})
+    assert spread.spread_runs("mnist", "at") == [("at", 0), ("at", 2)]
+    for changes in ({}, {"spread": {"variant": "short"}}):
+        assert make_scale(**changes).spread_runs("mnist", "at") == []
 
 
 def test_the_copy_of_a_method():
-    assert make_scale().copy_of("at") is make_scale(accuracy={"black_box": None}).copy_of("at") is None
+    for changes in ({}, {"accuracy": {"black_box": None}}):
+        assert make_scale(**changes).copy_of("mnist", "at") is None
     named = make_scale(accuracy={"black_box": {"variant": "copy", "seed": 1}})
-    assert named.copy_of("tla-rn") == ("tla-rn@copy", 1)
-    assert make_scale(accuracy={"black_box": {"seed": "3"}}).copy_of("at") == ("at", 3)
+    assert named.copy_of("mnist", "tla-rn") == ("tla-rn@copy", 1)
+    assert make_scale(accuracy={"black_box": {"seed": "3"}}).copy_of("mnist", "at") == ("at", 3)
+
+
+def test_spreads_and_copies_of_some_datasets():
+    scale = three_datasets(spread={"variant": "", "seeds": [0, 1], "datasets": ["mnist"]})
+    assert scale.spread_runs("mnist", "at") == [("at", 0), ("at", 1)] and scale.spread_runs("cifar10", "at") == []
+    copies = {"mnist": {"variant": "", "seed": 1}, "cifar10": {"variant": "short", "seed": 2}}
+    scale = three_datasets(accuracy={"black_box": copies})
+    found = [scale.copy_of(dataset, "at") for dataset in scale.datasets]
+    assert found == [("at", 1), ("at@short", 2), None]
+    for changes in ({"spread": {"datasets": ["svhn"]}}, {"accuracy": {"black_box": {"svhn": {"seed": 1}}}}):
+        with pytest.raises(ValueError, match=r"spread and black_box need datasets of the scale .*\['svhn'\]"):
+            three_datasets(**changes)
 
 
 # Datasets -------------------------------------------------------------------------------------------------------------
@@ -245,8 +260,8 @@ def all_runs(scale):
     return {
         "main": [(d, m, s) for d in scale.datasets for m in scale.methods for s in scale.seeds],
         "table": table,
-        "copies": [(d, *scale.copy_of(m)) for d, m, _ in table if scale.copy_of(m)],
-        "spread": [(d, *run) for d in scale.datasets for m in scale.methods for run in scale.spread_runs(m)],
+        "copies": [(d, *scale.copy_of(d, m)) for d, m, _ in table if scale.copy_of(d, m)],
+        "spread": [(d, *run) for d in scale.datasets for m in scale.methods for run in scale.spread_runs(d, m)],
         "sweeps": [(sweeps, m, scale.seeds[0]) for name in scale.sweeps for m in scale.sweep(name).values()],
     }
 
@@ -264,7 +279,7 @@ def test_every_run_of_a_scale_of_the_repository_has_valid_settings(name):
         assert scale.dataset_of_run(config.dataset) == dataset
     # The example of a black-box attack is not made with the model that it attacks.
     for dataset, method, seed in runs["table"]:
-        copy = scale.copy_of(method)
+        copy = scale.copy_of(dataset, method)
         assert configs[dataset, *copy].identity != configs[dataset, method, seed].identity
     # Runs of one kind are no accidental repetitions of each other.
     for kind, found in runs.items():
@@ -276,7 +291,7 @@ def test_settings_of_a_scale_of_the_repository_are_complete(name):
     scale = load_scale(name, REPOSITORY)
     assert set(scale.points_per_class) == {"clean", "adversarial"}
     assert set(scale.landscape) == {"images", "resolution", "radius"}
-    assert set(scale.spread) == {"variant", "seeds"}
+    assert {"variant", "seeds"} <= set(scale.spread) <= {"variant", "seeds", "datasets"}
     assert set(scale.accuracy) == {"methods", "long_images", "restarts", "autoattack", "black_box"}
     assert scale.pair_settings(scale.dataset_of("maps"))
     for dataset, pairs in scale.class_pairs.items():
