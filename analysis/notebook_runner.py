@@ -1,6 +1,8 @@
 """Executes notebooks top to bottom, by papermill's Python API."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +45,15 @@ def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".running.ipynb")
     command = f"tla notebooks {source.stem} " + " ".join(f"--{k.lower()} {v}" for k, v in parameters.items())
-    before = os.environ.get("TLA_COMMAND")
-    os.environ["TLA_COMMAND"] = command.strip()  # the kernel inherits it, for the sidecars of its figures
+    # The kernel inherits these: the command for the sidecars of its figures, and figures below the cells that draw them,
+    # whatever backend this process has.
+    environment = {"TLA_COMMAND": command.strip(), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     try:
-        papermill.execute_notebook(
-            str(source), str(unfinished), parameters=parameters, cwd=str(root), kernel_name="python3",
-            language="python", progress_bar=False,
-        )  # fmt: skip
+        with _environment(environment):
+            papermill.execute_notebook(
+                str(source), str(unfinished), parameters=parameters, cwd=str(root), kernel_name="python3",
+                language="python", progress_bar=False,
+            )  # fmt: skip
     except (PapermillExecutionError, DeadKernelError) as error:
         failed = target.with_suffix(".failed.ipynb")
         os.replace(unfinished, failed)
@@ -57,11 +61,20 @@ def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str
         if isinstance(error, PapermillExecutionError):
             what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
         raise NotebookError(f"{source.name}: {what}. The executed part is in {failed}.") from error
-    finally:
-        if before is None:
-            del os.environ["TLA_COMMAND"]
-        else:
-            os.environ["TLA_COMMAND"] = before
     os.replace(unfinished, target)
     target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     return target
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -136,7 +136,8 @@ def test_notebooks_leave_every_figure_and_table(executed):
     root, _ = executed
     made = {path.name for path in (root / "figures" / "mini").iterdir() if path.is_file()}
     figures = {f"{name}.{ending}" for name in FIGURES for ending in ("pdf", "png", "svg", "json")}
-    assert made == figures | {f"{name}.{ending}" for name in TABLES for ending in ("csv", "html", "json", "md", "tex")}
+    tables = {f"{name}.{ending}" for name in TABLES for ending in ("csv", "html", "json", "md", "tex")}
+    assert made == figures | tables | {"explorer.html"}
 
 
 def test_the_manifest_of_what_they_leave_is_complete(executed, monkeypatch, capsys):
@@ -164,6 +165,11 @@ def test_executed_copies_are_kept_with_their_outputs_and_the_scale(executed):
         assert all(cell.execution_count for cell in copy.cells if cell.cell_type == "code")
         assert not any(output.output_type == "error" for cell in copy.cells for output in cell.get("outputs", []))
         assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in copy.cells)
+        pictures = [out for cell in copy.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+        drawn = {"fig1_3_false_classes": 3, "fig4_6_class_pairs": 3, "your_own_model": 1} | dict.fromkeys(
+            ("fig7_retrieval", "fig8_loss_landscape", "knn_and_detection"), 1
+        )
+        assert len(pictures) >= drawn.get(path.stem, 0), f"{path.stem} does not show its figures"
 
 
 def test_a_failing_notebook_is_named_and_the_others_go_on(executed, capsys):

@@ -271,8 +271,9 @@ class LandscapesDisplay:
                 )  # fmt: skip
                 figure.add_trace(surface, row=i + 1, col=j + 1)
                 figure.update_scenes(
-                    xaxis_title=f"first direction ({panel.unit})", yaxis_title=f"second direction ({panel.unit})",
+                    xaxis_title=f"first ({panel.unit})", yaxis_title=f"second ({panel.unit})",
                     zaxis={"title": "loss", "range": [low, high]}, aspectmode="cube", row=i + 1, col=j + 1,
+                    camera_eye={"x": 1.6, "y": 1.6, "z": 1.2},  # far enough for the titles of the axes to be seen
                 )  # fmt: skip
         figure.update_layout(height=340 * n_rows, margin={"l": 0, "r": 0, "t": 50, "b": 0}, font_size=10)
         figure.update_annotations(font_size=12)
