@@ -137,7 +137,7 @@ def test_a_changed_setting_of_one_method_makes_only_what_depends_on_it(pipeline,
     calls = pipeline()
     # Its copy and its two short runs have these settings too, but for the length.
     assert by_command(calls) == {
-        "train": 4, "extract": 5, "project": 1, "landscape": 1, "evaluate": 1, "notebooks": 7, "manifest": 1
+        "train": 4, "extract": 5, "project": 1, "landscape": 1, "evaluate": 1, "notebooks": 8, "manifest": 1
     }  # fmt: skip
     train = next(call for call in calls if call.startswith("train") and "@" not in call)
     assert train == (
