@@ -26,6 +26,7 @@ _METADATA = {
     "png": {"Software": None},
     "svg": {"Creator": None, "Date": None},
 }
+_MOST_LAYOUTS = 12
 
 
 def save_figure(
@@ -90,21 +91,27 @@ def save_table(
 
 @contextmanager
 def _steady_layout(figure) -> Iterator[None]:
-    """Lay the figure out once, with rounded positions.
+    """Lay the figure out, with rounded positions.
 
     A layout is solved to the last digits in an order that differs between processes, and SVG names its clip paths by a
-    hash of all digits.
+    hash of all digits. Each drawing starts from the layout of the one before, which moves colour bars by up to 0.3 % of
+    the width: repeated until it rests, a figure that a notebook has shown already looks as if it had not.
     """
     engine = figure.get_layout_engine()
     if engine is None:
         yield
         return
     figure.draw_without_rendering()
+    places = None
+    for _ in range(_MOST_LAYOUTS):
+        engine.execute(figure)
+        before, places = places, [ax.get_position(original=True).bounds for ax in figure.axes]
+        if before is not None and np.allclose(before, places, rtol=0, atol=1e-10):
+            break
     figure.set_layout_engine("none")
     try:
-        for ax in figure.axes:
-            place = np.round(ax.get_position(original=True).bounds, 9)
-            ax.set_position(place.tolist())
+        for ax, place in zip(figure.axes, np.round(places, 9).tolist(), strict=True):
+            ax.set_position(place)
         yield
     finally:
         figure.set_layout_engine(engine)

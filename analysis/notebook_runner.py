@@ -45,14 +45,14 @@ def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".running.ipynb")
     command = f"tla notebooks {source.stem} " + " ".join(f"--{k.lower()} {v}" for k, v in parameters.items())
-    # The kernel inherits these: the command for the sidecars of its figures, and figures below the cells that draw them,
-    # whatever backend this process has.
+    # The kernel inherits these: the command for the sidecars of its figures, and the backend that shows figures below
+    # the cells that draw them, whatever this process has.
     environment = {"TLA_COMMAND": command.strip(), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     try:
         with _environment(environment):
             papermill.execute_notebook(
                 str(source), str(unfinished), parameters=parameters, cwd=str(root), kernel_name="python3",
-                language="python", progress_bar=False,
+                language="python", progress_bar=False, store_widget_state=False,  # it would hold the explorer's images
             )  # fmt: skip
     except (PapermillExecutionError, DeadKernelError) as error:
         failed = target.with_suffix(".failed.ipynb")

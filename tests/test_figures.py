@@ -51,6 +51,22 @@ def test_the_same_data_give_the_same_bytes_and_numbers(saved, tmp_path):
     assert first["numbers"] == second["numbers"] and first["files"] == second["files"]
 
 
+def test_a_figure_that_was_shown_before_gives_the_same_bytes(tmp_path):
+    def saved_after(n_drawings):
+        figure, axes = plt.subplots(2, 2, layout="constrained", figsize=(4, 5))
+        for ax in axes.flat:
+            ax.set_title("a title")
+            image = ax.imshow(np.arange(12).reshape(3, 4))
+        figure.colorbar(image, ax=axes[:, 1], orientation="horizontal", label="loss")
+        for _ in range(n_drawings):
+            figure.draw_without_rendering()
+        return save_figure(figure, tmp_path / f"shown{n_drawings}")
+
+    fresh, shown, often = (saved_after(n) for n in (0, 1, 4))
+    for ending in IMAGES:
+        assert fresh[ending].read_bytes() == shown[ending].read_bytes() == often[ending].read_bytes(), ending
+
+
 def test_another_figure_gives_other_bytes(saved, tmp_path):
     other = save_figure(make_panel(seed=1).plot().figure_, tmp_path / "fig1")
     assert all(other[ending].read_bytes() != saved[ending].read_bytes() for ending in IMAGES)

@@ -128,10 +128,12 @@ _SMALL_MNIST: Settings = {
 _SMALL_CIFAR10: Settings = {
     **{field: value for field, value in _SUPPLEMENT_CIFAR10.items() if field not in ("iterations", "milestones")},
     "dataset": ("cifar10-jpeg", OURS),
-    "network": ("wrn-madry", CODE),
-    "width": (0.2, OURS),
+    # On the same two minutes of two cores a fifth of Madry's network, with its full-size first group, kept 19 % of the
+    # held-out images under attack, this one, with half as many parameters again, 22 %.
+    "network": ("wrn-table2", SUPPLEMENT),
+    "width": (0.25, OURS),
     "blocks": ((1, 1, 1), OURS),
-    "epochs": (12, OURS),
+    "epochs": (8, OURS),
     "batch_size": (100, OURS),
     "schedule": ("onecycle", OURS),
     "warmup": (0.3, OURS),
@@ -142,8 +144,7 @@ _SMALL_CIFAR10: Settings = {
 _SMALL_TINY: Settings = {
     **_SMALL_CIFAR10,
     "dataset": ("tiny-imagenet", SUPPLEMENT),
-    "network": ("wrn-madry", OURS),
-    "epochs": (20, OURS),
+    "network": ("wrn-table2", OURS),
     "augmentation": ("crop-flip-saturation", SUPPLEMENT),
     "optimizer": ("sgd", OURS),
     "learning_rate": (0.1, OURS),  # the supplement's number, but that is one of Adam
