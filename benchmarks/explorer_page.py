@@ -1,4 +1,4 @@
-"""The explorer in Chromium, beside a page of the same points drawn by plotly's own WebGL traces, linked by a restyle."""
+"""The explorer in Chromium, beside a page of the same points in plotly's own WebGL traces, linked by a restyle."""
 
 import os
 import shutil
@@ -73,7 +73,8 @@ def explorer_page(setup: Setup, *, pairs: int = 1000, many: int = 10_000, maps: 
             sets, coords = made_sets(n, maps)
             ours = explorer_file(sets, coords, Path(folder, f"explorer-{n}.html"), images=n == pairs)
             peer = plotly_file(coords, sets, Path(folder, f"plotly-{n}.html"))
-            size = {"megabytes": round(ours.stat().st_size / 1e6, 2), "peer_megabytes": round(peer.stat().st_size / 1e6, 2)}
+            megabytes = [round(file.stat().st_size / 1e6, 2) for file in (ours, peer)]
+            size = dict(zip(("megabytes", "peer_megabytes"), megabytes, strict=True))
             taken: dict[str, list[tuple[float, float]]] = {action: [] for action in actions}
             for turn in range(setup.pairs):
                 sides: list[tuple[Path, Callable]] = [(ours, _on_explorer), (peer, _on_plotly)]
@@ -89,7 +90,7 @@ def explorer_page(setup: Setup, *, pairs: int = 1000, many: int = 10_000, maps: 
 
 
 def made_sets(n: int, maps: int) -> tuple[dict[str, RepresentationSet], dict[str, dict[str, np.ndarray]]]:
-    """Four sets of n images in clusters, a third of them fooled, and their maps: the first two coordinates, and noise."""
+    """Four sets of n images in clusters, a third of them fooled, and maps: two of their coordinates, and noise."""
     sets, coords = {}, {}
     for seed, name in enumerate(MODELS):
         rng = np.random.default_rng(seed)

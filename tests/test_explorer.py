@@ -152,6 +152,33 @@ def test_missing_maps_are_made():
     assert explorer.maps["pca"]["TLA"].shape == (120, 2)
 
 
+def test_kept_maps_are_not_made_again_unless_the_representations_are_others(tmp_path, monkeypatch):
+    from analysis.explore import maps
+
+    made, real = [], maps.project
+
+    def project(features, *, method):
+        made.append(method)
+        return real(features, method=method)
+
+    monkeypatch.setattr(maps, "project", project)
+    sets, path = {"UM": made_set(seed=1), "TLA": made_set(seed=2)}, tmp_path / "maps.safetensors"
+
+    def explorer(**changes):
+        return EmbeddingExplorer(sets | changes, methods=("pca",), maps_file=path, progress=False)
+
+    first = explorer()
+    again = explorer()
+    assert made == ["pca", "pca"]
+    for name in sets:
+        np.testing.assert_array_equal(first.maps["pca"][name], again.maps["pca"][name])
+    explorer(TLA=made_set(seed=3))
+    assert len(made) == 3
+    path.write_bytes(path.read_bytes()[:-1])
+    explorer()
+    assert len(made) == 5, "a damaged file was believed"
+
+
 def test_images_are_found_where_the_sets_say_which_dataset_they_are_of():
     from tiny import numpy_images
 

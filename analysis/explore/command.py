@@ -40,10 +40,11 @@ def explore(
         levels.add(sets[name].meta["attack"]["eps"])
     if len(levels) > 1:
         raise ValueError(f"the runs' attacks have different eps: {sorted(levels)}. Choose one with --eps.")
-    explorer = EmbeddingExplorer(sets, methods=methods, k=k, max_points=points, progress=progress)
+    target = out or results_dir(runs[0]).parents[1] / f"explorer-eps{levels.pop():g}.html"
+    kept = target.with_suffix(".maps.safetensors")
+    explorer = EmbeddingExplorer(sets, methods=methods, maps_file=kept, k=k, max_points=points, progress=progress)
     for note in explorer.notes:
         print(note)
-    target = out or results_dir(runs[0]).parents[1] / f"explorer-eps{levels.pop():g}.html"
     path = explorer.to_html(target, title=", ".join(names))
     print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     if parquet:

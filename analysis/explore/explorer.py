@@ -34,6 +34,8 @@ class EmbeddingExplorer:
     projections : dict, optional
         ``{model: {method: (2N, 2)}}``, clean rows first ((N, 2) without an adversarial part). What is missing is made:
         some seconds for t-SNE of 2,000 points, and 15 s for the first UMAP of a process.
+    maps_file : Path or str, optional
+        Where maps that are made are kept (.safetensors): one that it has of the same representations is not made again.
     methods : sequence of {"tsne", "umap", "pca"}
         The maps that a reader can switch between.
     k : int
@@ -80,6 +82,7 @@ class EmbeddingExplorer:
         images=None,
         adv_images: Mapping[str, np.ndarray] | None = None,
         projections: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        maps_file: Path | str | None = None,
         methods: Iterable[str] = METHODS,
         k: int = 5,
         max_points: int = 2000,
@@ -92,7 +95,8 @@ class EmbeddingExplorer:
             raise ValueError(f"max_points must be an integer. Got {max_points!r}.")
         self._items = match_items(sets, max_points=max_points, random_state=random_state)
         self._images, self._adv_images, notes = collect_images(self._items, images, adv_images)
-        self.maps = collect_maps(self._items, projections, tuple(methods), progress=progress)
+        kept = None if maps_file is None else Path(maps_file)
+        self.maps = collect_maps(self._items, projections, tuple(methods), kept=kept, progress=progress)
         stored = min(max(k, _FEWEST_STORED), len(self._items.rows) - 1)
         self._measures = {name: measure(reps, self._items.rows, stored) for name, reps in self._items.sets.items()}
         self._k, self._notes = min(k, stored), notes

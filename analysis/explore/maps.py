@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
 from analysis.explore.items import Items
 from analysis.projection import METHODS, align, project
 
+_MADE_BY = {"tsne": "openTSNE", "umap": "umap-learn", "pca": "scikit-learn"}
+
 
 def collect_maps(
-    items: Items, given: Mapping[str, Mapping[str, np.ndarray]] | None, methods: tuple[str, ...], *, progress: bool
+    items: Items,
+    given: Mapping[str, Mapping[str, np.ndarray]] | None,
+    methods: tuple[str, ...],
+    *,
+    kept: Path | None = None,
+    progress: bool,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Coordinates {method: {model: (n or 2n, 2)}} of the shown images, clean rows first.
 
     Maps that were given are taken as they are. Those made here are of clean and adversarial images together, and are
-    rotated, mirrored and scaled to lie on the first model's as well as they can.
+    rotated, mirrored and scaled to lie on the first model's as well as they can. With a file to keep them in, what it
+    has of the same representations is not made again.
 
     Raises
     ------
@@ -37,10 +48,16 @@ def collect_maps(
         for method, coords in of_model.items():
             if method in maps:
                 maps[method][name] = _shown(items, name, method, coords)
-    for method, name in _with_progress(missing, progress):
-        reps = items.sets[name].subset(items.rows)
-        parts = [reps.features] if reps.adv_features is None else [reps.features, reps.adv_features]
-        coords = project(np.concatenate(parts), method=method).coords
+    found, keys = _read(kept), {}
+    for method, name in missing:
+        keys[method, name] = _key(method, _points(items, name))
+    to_make = [each for each in missing if keys[each] not in found]
+    for method, name in _with_progress(to_make, progress):
+        found[keys[method, name]] = project(_points(items, name), method=method).coords
+    if kept is not None and to_make:
+        _write(kept, {key: found[key] for key in keys.values()})
+    for method, name in missing:
+        coords = found[keys[method, name]]
         reference = next(iter(maps[method].values()), None)
         if reference is not None:
             n = len(items.rows)
@@ -48,6 +65,12 @@ def collect_maps(
             coords = np.concatenate([clean, adversarial])
         maps[method][name] = coords
     return {method: {name: maps[method][name] for name in items.sets} for method in wanted}
+
+
+def _points(items: Items, name: str) -> np.ndarray:
+    """The representations of the shown images, clean rows first."""
+    reps = items.sets[name].subset(items.rows)
+    return np.concatenate([reps.features] if reps.adv_features is None else [reps.features, reps.adv_features])
 
 
 def _shown(items: Items, name: str, method: str, coords: np.ndarray) -> np.ndarray:
@@ -62,6 +85,31 @@ def _shown(items: Items, name: str, method: str, coords: np.ndarray) -> np.ndarr
         raise ValueError(f"the {method} map of {name} must be finite. Got NaN or infinity in row {row}.")
     rows = items.orders[name][items.rows]
     return coords[rows] if total == len(reps) else coords[np.concatenate([rows, rows + len(reps)])]
+
+
+def _key(method: str, features: np.ndarray) -> str:
+    """Names a map by what it is made of: the representations, and what makes it."""
+    digest = hashlib.sha256(f"{features.dtype} {features.shape}".encode())
+    digest.update(np.ascontiguousarray(features))
+    return f"{method} {version(_MADE_BY[method])} {digest.hexdigest()}"
+
+
+def _read(path: Path | None) -> dict[str, np.ndarray]:
+    """The maps that are kept; none if the file is not there, or damaged: they are made again then."""
+    from tla_core.checkpoint import CheckpointError, load_tensors
+
+    if path is None:
+        return {}
+    try:
+        return {name: tensor.numpy() for name, tensor in load_tensors(path)[0].items()}
+    except (FileNotFoundError, CheckpointError):
+        return {}
+
+
+def _write(path: Path, maps: dict[str, np.ndarray]) -> None:
+    from tla_core.checkpoint import save_tensors
+
+    save_tensors(path, maps, {"kind": "maps of the explorer"})
 
 
 def _with_progress(missing, progress):
