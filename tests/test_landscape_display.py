@@ -247,7 +247,7 @@ def test_surfaces_have_one_range_for_each_column():
         np.testing.assert_allclose(trace.x, panel.axis, rtol=1e-6)
         scene = figure.layout["scene" if index == 0 else f"scene{index + 1}"]
         assert scene.zaxis.range == (trace.cmin, trace.cmax) == pytest.approx(display.scales[j])
-        assert scene.xaxis.title.text == "first (eps)"
+        assert scene.xaxis.title.text == "1st (eps)"
         assert figure.layout.annotations[index].text == f"{name}, digit {j}<br>loss rises by {panel.rise:.3g}"
 
 

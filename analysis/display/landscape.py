@@ -271,9 +271,11 @@ class LandscapesDisplay:
                 )  # fmt: skip
                 figure.add_trace(surface, row=i + 1, col=j + 1)
                 figure.update_scenes(
-                    xaxis_title=f"first ({panel.unit})", yaxis_title=f"second ({panel.unit})",
-                    zaxis={"title": "loss", "range": [low, high]}, aspectmode="cube", row=i + 1, col=j + 1,
-                    camera_eye={"x": 1.6, "y": 1.6, "z": 1.2},  # far enough for the titles of the axes to be seen
+                    xaxis={"title": f"1st ({panel.unit})", "nticks": 5},
+                    yaxis={"title": f"2nd ({panel.unit})", "nticks": 5},
+                    zaxis={"title": "loss", "range": [low, high], "nticks": 4},
+                    camera_eye={"x": 2.1, "y": 2.1, "z": 1.5},  # far enough for the titles of the axes to be seen
+                    aspectmode="cube", row=i + 1, col=j + 1,
                 )  # fmt: skip
         figure.update_layout(height=340 * n_rows, margin={"l": 0, "r": 0, "t": 50, "b": 0}, font_size=10)
         figure.update_annotations(font_size=12)
