@@ -57,6 +57,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "notebooks": notebooks,
         "figures": figures,
         "manifest": manifest,
+        "redraw": redraw,
         "site": site,
         "status": status,
         "runs": runs,
@@ -284,6 +285,24 @@ def manifest(scale: Annotated[str, arg(help="mini, or another scale of workflow/
     print(write_index(settings.figures_dir))
     print(write_manifest(settings.figures_dir))
     check_manifest(settings.figures_dir)
+
+
+def redraw(
+    names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME", help="Such as fig1; by default all.")]] = (),
+    scale: Annotated[str, arg(help="mini, or another scale of workflow/scales.")] = "mini",
+    check: Annotated[bool, arg(help="Change nothing; fail where a file would get other bytes.")] = False,
+) -> None:
+    """Draw a scale's figures and tables again from the files beside them alone: no model, no dataset, no results."""
+    from analysis.drawings import DrawingError
+    from analysis.redraw import changed_when_redrawn, draw_again
+    from analysis.scales import load_scale
+
+    folder = load_scale(scale).figures_dir
+    drawn = (changed_when_redrawn if check else draw_again)(folder, names)
+    for each in drawn:
+        print(f"{each.stem}  {'other bytes: ' + ', '.join(each.changed) if each.changed else 'the same bytes'}")
+    if check and (changed := [each.stem for each in drawn if each.changed]):
+        raise DrawingError(f"{', '.join(changed)} of {folder} would get other bytes.")
 
 
 def site(

@@ -35,6 +35,7 @@ th:first-child, td:first-child { text-align: left; }
 EXPLORER = "explorer.html"
 _ENDINGS = {
     ".pdf": "PDF", ".svg": "SVG", ".png": "PNG", ".csv": "CSV", ".tex": "LaTeX", ".md": "Markdown", ".html": "HTML",
+    ".safetensors": "drawing",
 }  # fmt: skip
 _TABLE_TAGS = ("table", "thead", "tbody", "tr", "th", "td", "b")
 

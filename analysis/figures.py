@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,12 @@ def save_figure(
     sources: list[dict[str, Any]] | None = None,
     command: str | None = None,
 ) -> dict[str, Path]:
-    """Write a figure as PDF, PNG and SVG, and a JSON sidecar beside them.
+    """Write a figure as PDF, PNG and SVG, and a JSON sidecar beside them; of a Display also what it was drawn from.
 
     Parameters
     ----------
-    figure : matplotlib.figure.Figure
+    figure : Display or matplotlib.figure.Figure
+        With a Display that was plotted, `tla redraw` can draw the figure again.
     path : Path or str
         Without an ending: ``figures/mini/fig1`` gives ``fig1.pdf`` and so on.
     numbers : JSON value
@@ -58,13 +60,19 @@ def save_figure(
     dict of str to Path
         Ending -> file, ``"json"`` included.
     """
-    contents = {}
+    contents, drawing = {}, None
+    if hasattr(figure, "figure_"):
+        figure, drawing = figure.figure_, figure
     with figure_style(), _steady_layout(figure):
         for ending, metadata in _METADATA.items():
             buffer = io.BytesIO()
             figure.savefig(buffer, format=ending, metadata=metadata)
             contents[ending] = buffer.getvalue()
-    return _save(contents, path, numbers, caption, sources, command)
+    if drawing is not None:
+        from analysis.drawings import drawing_bytes
+
+        contents["safetensors"] = drawing_bytes(drawing)
+    return _save(contents, path, {"numbers": numbers}, caption, sources, command)
 
 
 def save_table(
@@ -86,7 +94,9 @@ def save_table(
         "html": table.to_html(),
     }
     numbers = {"records": list(table.rows), **({"more": numbers} if numbers is not None else {})}
-    return _save({k: v.encode() for k, v in contents.items()}, path, numbers, table.caption, sources, command)
+    columns = [{key: value for key, value in asdict(column).items() if value is not None} for column in table.columns]
+    contents = {ending: text.encode() for ending, text in contents.items()}
+    return _save(contents, path, {"columns": columns, "numbers": numbers}, table.caption, sources, command)
 
 
 @contextmanager
@@ -117,7 +127,7 @@ def _steady_layout(figure) -> Iterator[None]:
         figure.set_layout_engine(engine)
 
 
-def _save(contents: dict[str, bytes], path, numbers, caption, sources, command) -> dict[str, Path]:
+def _save(contents: dict[str, bytes], path, shown: dict[str, Any], caption, sources, command) -> dict[str, Path]:
     from tla_core.checkpoint import write_atomic, write_json
     from tla_core.runtime import git_commit, package_versions
 
@@ -132,7 +142,7 @@ def _save(contents: dict[str, bytes], path, numbers, caption, sources, command) 
         "files": {
             files[ending].name: hashlib.sha256(content).hexdigest() for ending, content in sorted(contents.items())
         },
-        "numbers": _plain(numbers),
+        **_plain(shown),
         "sources": sources or [],
         "provenance": {
             "command": command or os.environ.get("TLA_COMMAND") or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),

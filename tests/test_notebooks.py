@@ -135,7 +135,7 @@ def make_everything(results):
 def test_notebooks_leave_every_figure_and_table(executed):
     root, _ = executed
     made = {path.name for path in (root / "figures" / "mini").iterdir() if path.is_file()}
-    figures = {f"{name}.{ending}" for name in FIGURES for ending in ("pdf", "png", "svg", "json")}
+    figures = {f"{name}.{ending}" for name in FIGURES for ending in ("pdf", "png", "svg", "json", "safetensors")}
     tables = {f"{name}.{ending}" for name in TABLES for ending in ("csv", "html", "json", "md", "tex")}
     assert made == figures | tables | {"explorer.html"}
 

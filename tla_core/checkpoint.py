@@ -42,6 +42,11 @@ def save_tensors(path: Path | str, tensors: dict[str, Tensor | np.ndarray], meta
     OSError
         If the file cannot be written (a full disk). What was there before is unchanged.
     """
+    write_atomic(path, tensor_bytes(tensors, metadata))
+
+
+def tensor_bytes(tensors: dict[str, Tensor | np.ndarray], metadata: dict[str, Any]) -> bytes:
+    """The content of the file that `save_tensors` writes."""
     # safetensors refuses channels_last, sliced and tied tensors: each gets memory of its own.
     owned = {
         name: torch.as_tensor(value).detach().to("cpu").clone(memory_format=torch.contiguous_format)
@@ -49,7 +54,7 @@ def save_tensors(path: Path | str, tensors: dict[str, Tensor | np.ndarray], meta
     }
     text = canonical_json(metadata)
     header = {"format": f"tla/{FORMAT}", "metadata": text, "sha256": _digest(owned, text)}
-    write_atomic(path, _sort_metadata(to_bytes(owned, header)))
+    return _sort_metadata(to_bytes(owned, header))
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:

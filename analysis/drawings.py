@@ -1,0 +1,96 @@
+"""What a figure was drawn from, in a file beside it: with it the figure is drawn again, without any other result."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis import display as displays
+
+# What a file may name: these classes and no others are made from it.
+_CLASSES = {name: getattr(displays, name) for name in displays.__all__ if inspect.isclass(getattr(displays, name))}
+
+
+class DrawingError(ValueError):
+    """A file from which nothing can be drawn; the message says what is wrong with it."""
+
+
+def drawing_bytes(display: Any) -> bytes:
+    """The file of a Display: its arrays, exactly, and the rest of it as JSON that names them, with a checksum.
+
+    What the constructor takes is read from the attributes of the same names, as every Display keeps it. The same
+    Display gives the same bytes.
+
+    Parameters
+    ----------
+    display : Display
+        One of `analysis.display`.
+
+    Raises
+    ------
+    TypeError
+        For what is no Display, or holds something that is neither an array nor a JSON value.
+    """
+    from tla_core.checkpoint import tensor_bytes
+
+    arrays: dict[str, np.ndarray] = {}
+
+    def packed(value: Any) -> Any:
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, np.ndarray):
+            arrays[str(len(arrays))] = value
+            return {"array": len(arrays) - 1}
+        if isinstance(value, tuple):
+            return {"tuple": [packed(inner) for inner in value]}
+        if isinstance(value, list):
+            return [packed(inner) for inner in value]
+        if isinstance(value, Mapping):
+            return {"mapping": [[key, packed(inner)] for key, inner in value.items()]}
+        name = type(value).__name__
+        if _CLASSES.get(name) is not type(value):
+            raise TypeError(f"a drawing holds Displays, arrays, numbers and text. Got a {name}.")
+        taken = inspect.signature(type(value)).parameters
+        return {"display": name, "arguments": {key: packed(getattr(value, key)) for key in taken}}
+
+    contents = packed(display)
+    return tensor_bytes(arrays, {"kind": "drawing", "contents": contents})
+
+
+def load_drawing(path: Path | str) -> Any:
+    """The Display of a file; call its ``plot``.
+
+    Raises
+    ------
+    FileNotFoundError
+    CheckpointError
+        If the file is truncated or altered.
+    DrawingError
+        If it is no drawing.
+    """
+    from tla_core.checkpoint import load_tensors
+
+    tensors, metadata = load_tensors(path)
+    if metadata.get("kind") != "drawing":
+        raise DrawingError(f"{path} holds no drawing. Got {metadata.get('kind') or 'something else'}.")
+
+    def unpacked(value: Any) -> Any:
+        if isinstance(value, list):
+            return [unpacked(inner) for inner in value]
+        if not isinstance(value, dict):
+            return value
+        if "array" in value:
+            return tensors[str(value["array"])].numpy()
+        if "tuple" in value:
+            return tuple(unpacked(value["tuple"]))
+        if "mapping" in value:
+            return {key: unpacked(inner) for key, inner in value["mapping"]}
+        if value["display"] not in _CLASSES:
+            raise DrawingError(f"{path} names an unknown Display {value['display']!r}; expected {', '.join(_CLASSES)}.")
+        return _CLASSES[value["display"]](**{key: unpacked(inner) for key, inner in value["arguments"].items()})
+
+    return unpacked(metadata["contents"])
