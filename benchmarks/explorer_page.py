@@ -173,7 +173,7 @@ def _on_plotly(browser, file: Path, actions) -> dict[str, float]:
       const plot = document.querySelector('.js-plotly-plot'), { left, top } = plot.getBoundingClientRect();
       const x = plot._fullLayout[`xaxis${at}`], y = plot._fullLayout[`yaxis${at}`];
       return { box: [left + x._offset, top + y._offset, x._length, y._length],
-        point: [left + x._offset + x.d2p(plot.data[2].x[0]), top + y._offset + y.d2p(plot.data[2].y[0])] };
+        point: [left + x._offset + x.d2p(plot._fullData[2].x[0]), top + y._offset + y.d2p(plot._fullData[2].y[0])] };
     }"""
     if "hover" in actions:
         taken["hover"] = _hover(page, page.evaluate(frame, 2)["point"], "window.hovered === true")

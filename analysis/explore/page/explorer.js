@@ -19,6 +19,7 @@ class Explorer {
       focus: (i) => this.focusOn(i, true),
       pin: (i) => this.pin(i),
       select: (rows, adding) => this.select(adding ? [...this.state.selected, ...rows] : rows),
+      lassoed: (rows, adding) => this.lassoed(adding ? [...this.state.selected, ...rows] : rows),
       toggle: (i) => this.toggle(i),
       isSelected: (i) => this.state.selected.has(i),
       neighbourCount: (k) => this.neighbourCount(k),
@@ -206,8 +207,22 @@ class Explorer {
   }
 
   select(rows, open = true) {
+    this.showSelected(rows);
+    this.listSelected(open);
+  }
+
+  // Points first: the images of the list come with the next picture.
+  lassoed(rows) {
+    this.showSelected(rows);
+    afterPaint(() => this.listSelected(true));
+  }
+
+  showSelected(rows) {
     this.state.selected = new Set(rows);
     if (this.maps.plot.layout) this.maps.redraw();
+  }
+
+  listSelected(open) {
     this.lists.mark();
     if (open && this.state.selected.size) this.openTab("selection");
     else this.refresh("selection");

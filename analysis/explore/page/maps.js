@@ -22,6 +22,11 @@ function blend(image, [left, top, right, bottom], sprite, column, row, strength)
   }
 }
 
+// What may wait until the next picture is on the screen.
+function afterPaint(callback) {
+  requestAnimationFrame(() => setTimeout(callback));
+}
+
 class Maps {
   constructor(data, state, events) {
     this.data = data;
@@ -182,9 +187,9 @@ class Maps {
     this.eachPoint(panel, (i, _, x, y) => {
       if (inside(x, y)) rows.add(i);
     });
-    this.events.select([...rows], this.adding);
+    this.events.lassoed([...rows], this.adding);
     // The outline has done its work, and the next lasso starts anew.
-    setTimeout(() => Plotly.relayout(this.plot, { selections: [] }), 0);
+    afterPaint(() => Plotly.relayout(this.plot, { selections: [] }));
   }
 
   showMethod(method, animated) {
@@ -209,13 +214,23 @@ class Maps {
 
   // Drawing ------------------------------------------------------------------------------------------------------------
 
+  // After plotly has drawn: only where it has moved or resized a panel do the points lie elsewhere now.
   redrawSoon() {
-    this.pending ??= requestAnimationFrame(() => this.redraw());
+    this.pending ??= requestAnimationFrame(() => {
+      this.pending = null;
+      if (this.places() !== this.drawnAt) this.redraw();
+    });
+  }
+
+  places() {
+    const panels = this.data.models.map((_, panel) => Object.values(this.frame(panel)));
+    return [this.root.clientWidth, this.root.clientHeight, window.devicePixelRatio, ...panels].join();
   }
 
   redraw() {
     cancelAnimationFrame(this.pending);
     this.pending = null;
+    this.drawnAt = this.places();
     const context = this.cleared(this.points);
     const ratio = window.devicePixelRatio;
     const { width, height } = this.points;
