@@ -297,3 +297,21 @@ def test_clean_sets_without_images_work_in_dark_too(browser, tmp_path):
     assert page.locator(".tla-explorer").get_attribute("data-theme") == "dark"
     assert heard == [file.as_uri()]
     page.close()
+
+
+def test_points_are_where_plotly_will_put_them_before_it_is_there(browser, file):
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page.add_init_script(
+        """const mark = performance.mark.bind(performance);
+        performance.mark = (name) => {
+          if (name === "explorer shown") window.early = [
+            document.querySelector(".maps canvas").toDataURL(), !!document.querySelector(".main-svg")];
+          return mark(name);
+        };"""
+    )
+    page.goto(file.as_uri())
+    page.wait_for_selector("[data-ready=true]", timeout=60_000)
+    points, plotly = page.evaluate("window.early")
+    assert not plotly
+    assert points == page.evaluate("explorer.maps.points.toDataURL()")
+    page.close()

@@ -16,14 +16,17 @@ _SOURCES = ("data.js", "images.js", "maps.js", "details.js", "lists.js", "explor
 
 @cache
 def module_source() -> str:
-    """The JavaScript module with plotly.js in it; its default export is what anywidget expects."""
+    """The JavaScript module with plotly.js in it; its default export is what anywidget expects.
+
+    plotly.js is compiled when `loadPlotly` is called: that takes seconds, in which the points can be seen already.
+    """
     from plotly.offline import get_plotlyjs
 
     # plotly.js leaves its own object in `module.exports` where there is one, and else in the page's globals.
     library = f"const module = {{ exports: {{}} }};\n{get_plotlyjs()}\nreturn module.exports;"
     own = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SOURCES)
     style = json.dumps((_FOLDER / "style.css").read_text(encoding="utf-8"))
-    return f"const Plotly = (() => {{\n{library}\n}})();\nconst STYLE = {style};\n{own}"
+    return f"let Plotly;\nconst loadPlotly = () => {{\n{library}\n}};\nconst STYLE = {style};\n{own}"
 
 
 def html_page(payload: bytes, selection: list[int], title: str) -> str:

@@ -219,7 +219,7 @@ class Explorer {
 
   showSelected(rows) {
     this.state.selected = new Set(rows);
-    if (this.maps.plot.layout) this.maps.redraw();
+    if (this.maps.shown) this.maps.redraw();
   }
 
   listSelected(open) {
@@ -266,7 +266,7 @@ class Explorer {
   recolour() {
     this.state.colouring = colouring(this.data, this.state.colour, this.state.dark);
     this.maps.forgetColours();
-    if (this.maps.plot.layout) this.maps.redraw();
+    if (this.maps.shown) this.maps.redraw();
     this.showLegend();
   }
 

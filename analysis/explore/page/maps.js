@@ -5,6 +5,7 @@
 
 const GAP = 0.02;
 const TITLE_HEIGHT = 20;
+const EDGE = 1.06; // the maps lie in [-1, 1]
 const REACH = 14; // pixels from the pointer in which the nearest point is meant
 const MOVE_TIME = 700; // milliseconds of the transition between two maps
 
@@ -62,7 +63,7 @@ class Maps {
     };
     const colour = this.state.dark ? "#555" : "#bbb";
     const common = { showticklabels: false, showgrid: false, zeroline: false, showline: true, mirror: true,
-      linecolor: colour, range: [-1.06, 1.06] };
+      linecolor: colour, range: [-EDGE, EDGE] };
     const title = TITLE_HEIGHT / layout.height;
     this.data.models.forEach((_, panel) => {
       const column = panel % this.columns;
@@ -78,7 +79,14 @@ class Maps {
     return layout;
   }
 
+  // The points at once, in places of our own; then plotly, which a browser takes seconds to compile, with the lasso and
+  // the zoom.
   async draw() {
+    this.listen();
+    this.redraw();
+    await new Promise(afterPaint);
+    performance.mark("explorer shown");
+    Plotly ??= loadPlotly();
     const traces = this.data.models.map((_, panel) => ({
       type: "scatter", mode: "markers", x: [0], y: [0], opacity: 0, hoverinfo: "skip",
       xaxis: this.axis(panel, "x"), yaxis: this.axis(panel, "y"),
@@ -92,13 +100,12 @@ class Maps {
     }
     this.plot.on("plotly_selected", (event) => this.lassoed(event));
     this.plot.on("plotly_deselect", () => this.events.select([], false));
-    this.listen();
     this.redraw();
   }
 
   async resize() {
-    if (!this.plot.layout || !this.root.clientWidth) return;
-    await Plotly.relayout(this.plot, this.layout());
+    if (!this.shown || !this.root.clientWidth) return;
+    if (this.plot.layout) await Plotly.relayout(this.plot, this.layout());
     this.redraw();
   }
 
@@ -125,18 +132,29 @@ class Maps {
 
   destroy() {
     window.removeEventListener("pointerup", this.release, true);
-    Plotly.purge(this.plot);
+    Plotly?.purge(this.plot);
   }
 
-  // Where plotly has put a panel, in pixels: x = left + across * value.
+  // Where a panel is, in pixels: x = left + across * value. Until plotly is there, where it will put it.
   frame(panel) {
     const full = this.plot._fullLayout;
+    if (!full) return this.expectedFrame(panel);
     const x = full[`xaxis${panel ? panel + 1 : ""}`];
     const y = full[`yaxis${panel ? panel + 1 : ""}`];
     const across = x._length / (x.range[1] - x.range[0]);
     const down = y._length / (y.range[1] - y.range[0]);
     return { left: x._offset - x.range[0] * across, across, bottom: y._offset + y._length + y.range[0] * down, down,
       box: [x._offset, y._offset, x._length, y._length] };
+  }
+
+  expectedFrame(panel) {
+    const { margin, width, height, ...axes } = this.expected;
+    const at = panel ? panel + 1 : "";
+    const [x, y] = [axes[`xaxis${at}`].domain, axes[`yaxis${at}`].domain];
+    const [inner, outer] = [width - margin.l - margin.r, height - margin.t - margin.b];
+    const box = [margin.l + x[0] * inner, margin.t + (1 - y[1]) * outer, (x[1] - x[0]) * inner, (y[1] - y[0]) * outer];
+    const scale = Math.min(box[2], box[3]) / (2 * EDGE);
+    return { left: box[0] + box[2] / 2, across: scale, bottom: box[1] + box[3] / 2, down: scale, box };
   }
 
   // The nearest drawn point to a pointer, as a row; null where there is none.
@@ -197,7 +215,7 @@ class Maps {
     cancelAnimationFrame(this.moving);
     if (!animated || matchMedia("(prefers-reduced-motion: reduce)").matches) {
       this.coords = target;
-      if (this.plot.layout) this.redraw();
+      if (this.shown) this.redraw();
       return;
     }
     const from = this.coords.map((coords) => coords.slice());
@@ -230,6 +248,8 @@ class Maps {
   redraw() {
     cancelAnimationFrame(this.pending);
     this.pending = null;
+    if (!this.plot._fullLayout) this.expected = this.layout();
+    this.shown = true;
     this.drawnAt = this.places();
     const context = this.cleared(this.points);
     const ratio = window.devicePixelRatio;
