@@ -135,8 +135,8 @@ class _Items:
             needs.append(self.model(run[0], *copy))
         if run not in self.of_table:
             flags += ["--only", SWEEP_COLUMN]
-        elif self.scale.accuracy.get("autoattack"):
-            flags += ["--autoattack", str(self.scale.accuracy["autoattack"])]
+        elif images := self.scale.autoattack_images(run[0]):
+            flags += ["--autoattack", str(images)]
         command = f"tla evaluate {self.folder(run)} {' '.join(flags)}"
         return self.add("accuracies", run, "accuracy-test.json", command, needs)
 

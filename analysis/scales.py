@@ -52,8 +52,8 @@ class Scale:
         of ``datasets``; no seeds, no spread.
     accuracy : dict
         ``methods`` of the main table; ``long_images`` and ``restarts``, limits of costly attacks; ``autoattack``, the
-        number of images for it; ``black_box``, the ``variant`` and ``seed`` of the copies, for all datasets or for
-        each that it names. Null is no limit, and none.
+        number of images for it; ``black_box``, the ``variant`` and ``seed`` of the copies. These two are for all
+        datasets, or for each that they name. Null is no limit, and none.
     """
 
     name: str
@@ -83,11 +83,14 @@ class Scale:
             raise ValueError(f"figures need datasets of the scale ({', '.join(self.datasets)}). Got {unknown}.")
         if unknown := sorted(set(self.figure_datasets) - set(FIGURE_KINDS)):
             raise ValueError(f"figure_datasets must be of {', '.join(FIGURE_KINDS)}. Got {', '.join(unknown)}.")
-        named = {*self.spread.get("datasets", ()), *(self.accuracy.get("black_box") or {})} - {"variant", "seed"}
-        if unknown := sorted(named - set(self.datasets)):
-            raise ValueError(
-                f"spread and black_box need datasets of the scale ({', '.join(self.datasets)}). Got {unknown}."
-            )
+        images = self.accuracy.get("autoattack")
+        named = {
+            *self.spread.get("datasets", ()), *(self.accuracy.get("black_box") or {}),
+            *(images if isinstance(images, dict) else ()),
+        }  # fmt: skip
+        if unknown := sorted(named - {"variant", "seed", *self.datasets}):
+            names = ", ".join(self.datasets)
+            raise ValueError(f"spread, black_box and autoattack need datasets of the scale ({names}). Got {unknown}.")
         if unknown := sorted(set(self.sweeps) - set(SWEEPS)):
             raise ValueError(f"sweeps must be among {', '.join(SWEEPS)}. Got {', '.join(unknown)}.")
 
@@ -145,6 +148,11 @@ class Scale:
         if not copy:
             return None
         return (f"{method}@{copy['variant']}" if copy.get("variant") else method), int(copy["seed"])
+
+    def autoattack_images(self, dataset: str) -> int | None:
+        """The number of images for AutoAttack, of a method of the main table; None for no AutoAttack."""
+        images = self.accuracy.get("autoattack")
+        return images.get(dataset) if isinstance(images, dict) else images
 
     def flags(self, dataset: str, method: str) -> str:
         """What `tla train PRESET` must be told for this scale's overrides and a variant, quoted for the shell."""

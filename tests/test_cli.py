@@ -11,8 +11,8 @@ from tla_core.config import AttackConfig, TrainConfig
 from tla_core.presets import ANALYSIS_ATTACKS, fields_in_use, list_presets, preset_sources
 
 COMMANDS = (
-    "train", "evaluate", "extract", "project", "landscape", "explore", "notebooks", "figures", "manifest", "site",
-    "status", "runs", "clean", "presets", "data",
+    "train", "evaluate", "extract", "project", "landscape", "explore", "notebooks", "figures", "manifest", "redraw",
+    "site", "status", "runs", "clean", "presets", "data",
 )  # fmt: skip
 
 

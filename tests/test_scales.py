@@ -166,8 +166,16 @@ def test_spreads_and_copies_of_some_datasets():
     scale = three_datasets(accuracy={"black_box": copies})
     found = [scale.copy_of(dataset, "at") for dataset in scale.datasets]
     assert found == [("at", 1), ("at@short", 2), None]
-    for changes in ({"spread": {"datasets": ["svhn"]}}, {"accuracy": {"black_box": {"svhn": {"seed": 1}}}}):
-        with pytest.raises(ValueError, match=r"spread and black_box need datasets of the scale .*\['svhn'\]"):
+    some = three_datasets(accuracy={"autoattack": {"mnist": 1000, "tiny-imagenet": 500}})
+    assert [some.autoattack_images(dataset) for dataset in some.datasets] == [1000, None, 500]
+    assert three_datasets(accuracy={"autoattack": 10}).autoattack_images("cifar10") == 10
+    assert three_datasets().autoattack_images("mnist") is None
+    for changes in (
+        {"spread": {"datasets": ["svhn"]}},
+        {"accuracy": {"black_box": {"svhn": {"seed": 1}}}},
+        {"accuracy": {"autoattack": {"svhn": 5}}},
+    ):
+        with pytest.raises(ValueError, match=r"spread, black_box and autoattack need datasets .*\['svhn'\]"):
             three_datasets(**changes)
 
 
@@ -279,8 +287,8 @@ def test_every_run_of_a_scale_of_the_repository_has_valid_settings(name):
         assert scale.dataset_of_run(config.dataset) == dataset
     # The example of a black-box attack is not made with the model that it attacks.
     for dataset, method, seed in runs["table"]:
-        copy = scale.copy_of(dataset, method)
-        assert configs[dataset, *copy].identity != configs[dataset, method, seed].identity
+        if copy := scale.copy_of(dataset, method):
+            assert configs[dataset, *copy].identity != configs[dataset, method, seed].identity
     # Runs of one kind are no accidental repetitions of each other.
     for kind, found in runs.items():
         assert len({configs[run].identity for run in found}) == len(set(found)), kind
