@@ -58,6 +58,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "figures": figures,
         "manifest": manifest,
         "redraw": redraw,
+        "reproduction": reproduction,
         "site": site,
         "status": status,
         "runs": runs,
@@ -303,6 +304,25 @@ def redraw(
         print(f"{each.stem}  {'other bytes: ' + ', '.join(each.changed) if each.changed else 'the same bytes'}")
     if check and (changed := [each.stem for each in drawn if each.changed]):
         raise DrawingError(f"{', '.join(changed)} of {folder} would get other bytes.")
+
+
+def reproduction(
+    scale: Annotated[str, arg(help="mini, or another scale of workflow/scales.")] = "small",
+    out: Annotated[Path | None, arg(help="The document; by default docs/reproduction.md.")] = None,
+) -> None:
+    """Put every number of a scale beside the paper's, with a verdict on each; reads the sidecars alone."""
+    import yaml
+
+    from analysis.reproduction import report
+    from analysis.scales import load_scale
+    from tla_core.checkpoint import write_atomic
+
+    settings = load_scale(scale)
+    reasons = settings.root / "workflow" / "reproduction.yaml"
+    known = yaml.safe_load(reasons.read_text(encoding="utf-8")) if reasons.is_file() else []
+    path = out or settings.root / "docs" / "reproduction.md"
+    write_atomic(path, report(settings.figures_dir, settings, known or []).encode())
+    print(path)
 
 
 def site(

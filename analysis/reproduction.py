@@ -1,0 +1,346 @@
+"""Puts the numbers of a scale's sidecars beside the paper's, with a verdict on each that follows from standard errors.
+
+The verdicts:
+
+* **agrees**: ours and the paper's differ by no more than two standard errors;
+* **same ordering**: they differ, but the method stands to the others of its column as in the paper wherever ours are
+  more than two standard errors apart, and somewhere they are;
+* **too close to order**: they differ, and ours of all methods are within two standard errors of each other;
+* **disagrees**: some method that is below it in the paper is above it here, by more than two standard errors, or there
+  is no other method to compare.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis import published
+from analysis.scales import Scale
+from analysis.tables import Column, Table
+
+AGREES, ORDERED, NOISE, DISAGREES = "agrees", "same ordering", "too close to order", "disagrees"
+_ERRORS = 2  # so many standard errors are a difference
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of ours and its standard error, and the paper's with its own; 0 where none can be had."""
+
+    ours: float
+    error: float
+    paper: float
+    paper_error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Numbers that the paper orders by method: a column of one of its tables.
+
+    Attributes
+    ----------
+    artefact, dataset, quantity : str
+        ``"table3"``, ``"cifar10"``, ``"r′ at ε 8/255"``.
+    numbers : dict of str to Number
+        By method, or by the value of what is swept.
+    differ : callable
+        Standard error of the difference of ours of two methods; by default of two independent ones.
+    """
+
+    artefact: str
+    dataset: str
+    quantity: str
+    numbers: dict[str, Number]
+    differ: Callable[[str, str], float] | None = field(default=None, repr=False, compare=False)
+
+    def difference_error(self, one: str, other: str) -> float:
+        if self.differ is not None:
+            return self.differ(one, other)
+        return math.hypot(self.numbers[one].error, self.numbers[other].error)
+
+    def verdict(self, name: str) -> str:
+        """The verdict on one number; the module says what each means."""
+        mine = self.numbers[name]
+        if abs(mine.ours - mine.paper) <= _ERRORS * math.hypot(mine.error, mine.paper_error):
+            return AGREES
+        apart = False
+        for other, theirs in self.numbers.items():
+            paper, ours = mine.paper - theirs.paper, mine.ours - theirs.ours
+            if other == name or abs(paper) <= _ERRORS * math.hypot(mine.paper_error, theirs.paper_error):
+                continue  # the paper does not order these two
+            if abs(ours) <= _ERRORS * self.difference_error(name, other):
+                continue
+            if paper * ours < 0:
+                return DISAGREES
+            apart = True
+        return ORDERED if apart else NOISE if len(self.numbers) > 1 else DISAGREES
+
+
+def binomial_error(share: float, n: int) -> float:
+    """Standard error of a share of n images."""
+    return math.sqrt(max(share * (1 - share), 0) / n)
+
+
+# What the sidecars hold -----------------------------------------------------------------------------------------------
+
+
+def groups(folder: Path | str, scale: Scale) -> list[Group]:
+    """All columns that the paper has too, from the sidecars of a scale's folder of figures."""
+    folder = Path(folder)
+    readers = (_ratios, _sweeps, _accuracies, _neighbours, _detections)
+    return [group for read in readers for group in read(folder, scale)]
+
+
+def _numbers(folder: Path, stem: str) -> Any:
+    path = folder / f"{stem}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["numbers"] if path.is_file() else None
+
+
+def _ratios(folder: Path, scale: Scale) -> Iterator[Group]:
+    """Table 3. The standard error is that of a mean over classes, of a difference that of the classes' differences."""
+    stored = _numbers(folder, "table3")
+    if stored is None:
+        return
+    by_class: dict[tuple, dict[str, dict[str, float]]] = {}
+    for record in stored["more"]["per_class"]:
+        key = record["ratio"], record["dataset"], record["eps"]
+        if record["value"] is not None:
+            by_class.setdefault(key, {}).setdefault(record["method"], {})[record["class"]] = record["value"]
+    for (ratio, dataset, eps), values in by_class.items():
+        printed = next((
+            dict(zip(published.METHODS, numbers, strict=True))
+            for (name, data, level), numbers in published.RATIOS.items()
+            if (name, data) == (ratio, dataset) and math.isclose(level, eps, rel_tol=1e-3)
+        ), None)  # fmt: skip
+        if printed is None:
+            continue
+        numbers = {
+            method: Number(float(np.mean(list(of.values()))), _mean_error(list(of.values())), printed[method])
+            for method, of in values.items()
+            if method in printed
+        }
+
+        def differ(one: str, other: str, values=values) -> float:
+            both = sorted(values[one].keys() & values[other].keys())
+            return _mean_error([values[one][k] - values[other][k] for k in both])
+
+        level = f"{eps:g}" if dataset == "mnist" else f"{round(eps * 255)}/255"
+        yield Group("table3", dataset, f"{'r′' if ratio == 'r_prime' else 'r'} at ε {level}", numbers, differ)
+
+
+def _mean_error(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf
+
+
+def _sweeps(folder: Path, scale: Scale) -> Iterator[Group]:
+    dataset = scale.dataset_of("sweeps")
+    for name in ("table4", "table5", "table6"):
+        records = (_numbers(folder, name) or {"records": []})["records"]
+        numbers = {
+            row["value"]: Number(row["robust"], row["robust se"], row["paper"], binomial_error(row["paper"], 10_000))
+            for row in records
+            if row.get("paper") is not None
+        }
+        if numbers:
+            yield Group(name, dataset, "TLA under PGD100", numbers)
+
+
+def _accuracies(folder: Path, scale: Scale) -> Iterator[Group]:
+    for dataset in scale.datasets:
+        records = (_numbers(folder, f"main_accuracy-{dataset}") or {"records": []})["records"]
+        for column, printed in published.published_accuracies(dataset).items():
+            yield from _shares("main_accuracy", dataset, column, printed, {
+                row["model"]: (row[column], row[f"{column} se"]) for row in records if row.get(column) is not None
+            })  # fmt: skip
+
+
+def _neighbours(folder: Path, scale: Scale) -> Iterator[Group]:
+    for dataset, printed in published.KNN.items():
+        records = (_numbers(folder, f"knn-{dataset}") or {"records": []})["records"]
+        for kind, of in printed.items():
+            ours = {row["method"]: (row[kind], row[f"{kind} se"]) for row in records}
+            yield from _shares("knn", dataset, f"kNN, {kind}", of, ours)
+
+
+def _detections(folder: Path, scale: Scale) -> Iterator[Group]:
+    """An area is stored without its error: 0.01 is taken, which 1,600 images of each kind would give at an area of 0.6
+    (Hanley and McNeil 1982); there are several times as many."""
+    for dataset, printed in published.DETECTION.items():
+        ours = {row["name"]: (row["auc"], 0.01) for row in _numbers(folder, f"detection-{dataset}") or ()}
+        yield from _shares("detection", dataset, "AUC", printed, ours, paper_error=0.01)
+
+
+def _shares(artefact, dataset, quantity, printed, ours, paper_error: float | None = None) -> Iterator[Group]:
+    """A column of shares; the paper's are in percent, of all test images."""
+    numbers = {}
+    for method, percent in printed.items():
+        if method not in ours:
+            continue
+        share = percent / 100
+        error = binomial_error(share, published.TEST_IMAGES[dataset]) if paper_error is None else paper_error
+        numbers[method] = Number(*ours[method], share, error)
+    if numbers:
+        yield Group(artefact, dataset, quantity, numbers)
+
+
+# What the paper claims ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trend that the paper states, and what is found of it."""
+
+    text: str
+    found: str
+    numbers: str
+
+
+def claims(folder: Path | str, found: Sequence[Group]) -> list[Claim]:
+    """The paper's trends: confirmed, not confirmed, or within noise."""
+    folder, judged = Path(folder), []
+    for group in found:
+        if group.artefact == "table3" and group.dataset == "cifar10" and group.quantity.startswith("r′"):
+            judged.append(_is_least(f"TLA has the lowest {group.quantity} on CIFAR-10", group))
+    rises: dict[str, list[float]] = {}
+    for panel in _numbers(folder, "fig8") or ():
+        rises.setdefault(panel["model"], []).append(panel["rise"])
+    if {"AT", "ALP", "TLA"} <= set(rises):
+        numbers = {name: Number(float(np.mean(of)), _mean_error(of), math.nan) for name, of in rises.items()}
+
+        def differ(one: str, other: str) -> float:
+            return _mean_error([a - b for a, b in zip(rises[one], rises[other], strict=True)])
+
+        text = "The loss around an image rises least with TLA (Fig. 8)"
+        judged.append(_is_least(text, Group("fig8", "", "rise of the loss", numbers, differ)))
+    retrieval = (_numbers(folder, "fig7-precision") or {"records": []})["records"]
+    if retrieval:
+        # Lower is what is judged: of a precision the share that is wrong.
+        wrong = {row["method"]: 1 - row["adversarial"] for row in retrieval}
+        numbers = {name: Number(share, binomial_error(share, 10_000), math.nan) for name, share in wrong.items()}
+        text = "Attacked, TLA retrieves the wrong class least often (Fig. 7)"
+        judged.append(_is_least(text, Group("fig7", "", "wrong among three neighbours", numbers)))
+    return judged
+
+
+def _is_least(text: str, group: Group) -> Claim:
+    others = [name for name in ("AT", "ALP") if name in group.numbers]
+    said = ", ".join(f"{name} {group.numbers[name].ours:.3f}" for name in (*others, "TLA") if name in group.numbers)
+    if "TLA" not in group.numbers or not others:
+        return Claim(text, "not measured", said)
+    tla = group.numbers["TLA"].ours
+    margins = [
+        (tla - group.numbers[name].ours) / max(group.difference_error("TLA", name), 1e-12) for name in others
+    ]  # fmt: skip
+    if max(margins) < -_ERRORS:
+        return Claim(text, "confirmed", said)
+    return Claim(text, "not confirmed" if max(margins) > _ERRORS else "within noise", said)
+
+
+# The document ---------------------------------------------------------------------------------------------------------
+
+_TITLES = {
+    "table3": "Table 3: distance ratios", "table4": "Table 4: λ1", "table5": "Table 5: the margin",
+    "table6": "Table 6: the layer", "main_accuracy": "Accuracies of the main text",
+    "knn": "Accuracy of the 50 nearest training images", "detection": "Detection of misclassified inputs",
+}  # fmt: skip
+
+
+def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] = ()) -> str:
+    """The document, as Markdown: the same sidecars and reasons give the same text.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Such as ``figures/small``.
+    scale : Scale
+    reasons : sequence of dict
+        ``artefact``, ``dataset``, optionally ``quantity`` and ``name``: which disagreements ``reason`` explains.
+
+    Raises
+    ------
+    ValueError
+        If the folder has none of the paper's numbers.
+    """
+    folder = Path(folder)
+    found = groups(folder, scale)
+    if not found:
+        raise ValueError(f"{folder} holds no number that the paper has. Make it: `make figures SCALE={scale.name}`.")
+    counts = [group.verdict(name) for group in found for name in group.numbers]
+    summary = ", ".join(f"{counts.count(v)} {v}" for v in (AGREES, ORDERED, NOISE, DISAGREES) if v in counts)
+    parts: list[str] = [
+        f"# Reproduction at `{scale.name}`",
+        f"Made by `tla reproduction --scale {scale.name}` from the sidecars in `figures/{scale.name}`; do not edit.",
+        f"Of {len(counts)} numbers: {summary}. Verdicts follow from standard errors (± below; two of them are a"
+        " difference): **agrees** with the paper's number; **same ordering** of the methods in a column, where ours are"
+        " apart; **too close to order**, where they are not; **disagrees**. Standard errors of ratios are over classes,"
+        " of accuracies over test images, ours and the paper's.",
+        "## What was trained",
+        _settings(scale),
+    ]
+    if judged := claims(folder, found):
+        columns = [Column("text", "claim"), Column("found", "found", align="left"), Column("numbers", "", align="left")]
+        parts += ["## What the paper claims", Table(columns, [vars(claim) for claim in judged]).to_markdown().strip()]
+    for artefact, title in _TITLES.items():
+        for dataset in dict.fromkeys(group.dataset for group in found if group.artefact == artefact):
+            parts += [f"## {title}, {dataset}", *_section(found, artefact, dataset, reasons)]
+    if failed := _failed_checks(folder, scale):
+        parts += ["## Failed masking checks", "These accuracies are an illusion in part: believe AutoAttack's.", failed]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(found, artefact: str, dataset: str, reasons) -> Iterator[str]:
+    rows, disagreeing = [], []
+    for group in (each for each in found if (each.artefact, each.dataset) == (artefact, dataset)):
+        percent = artefact != "table3"
+        for name, number in group.numbers.items():
+            verdict = group.verdict(name)
+            rows.append({
+                "quantity": group.quantity, "name": name, "verdict": verdict,
+                **{("ours %" if percent else "ours"): number.ours, ("paper %" if percent else "paper"): number.paper},
+                "error": number.error,
+            })  # fmt: skip
+            if verdict == DISAGREES:
+                disagreeing.append((group.quantity, name))
+    percent = artefact != "table3"
+    digits = {"digits": 2 if percent else 3, "percent": percent}
+    end = " %" if percent else ""
+    columns = [
+        Column("quantity", ""), Column("name", "", align="left"),
+        Column(f"ours{end}", f"ours{end}", error="error", **digits),
+        Column(f"paper{end}", f"paper{end}", **digits), Column("verdict", "verdict", align="left"),
+    ]  # fmt: skip
+    yield Table(columns, rows).to_markdown().strip()
+    lines = []
+    for quantity, name in disagreeing:
+        here = {"artefact": artefact, "dataset": dataset, "quantity": quantity, "name": name}
+        known = [each["reason"] for each in reasons if all(here[key] == each[key] for key in here if key in each)]
+        lines.append((known[0] if known else "Not looked into.", f"{quantity} {name}"))
+    if lines:
+        grouped = {reason: [what for each, what in lines if each == reason] for reason, _ in lines}
+        yield "Where it disagrees:\n\n" + "\n".join(f"* {', '.join(of)}: {reason}" for reason, of in grouped.items())
+
+
+def _settings(scale: Scale) -> str:
+    rows = []
+    for dataset in scale.datasets:
+        config = scale.config(dataset, scale.methods[-1])
+        seeds = max(len(scale.spread_runs(dataset, method)) for method in scale.methods) or len(scale.seeds)
+        rows.append({
+            "dataset": dataset, "data": config.dataset, "network": f"{config.network}, width {config.width:g}",
+            "blocks": "-".join(map(str, config.blocks)) or "–", "length": config.length, "attack": str(config.attack),
+            "batch": config.batch_size, "seeds": seeds,
+        })  # fmt: skip
+    columns = [Column(key, key, align="left") for key in rows[0]]
+    return Table(columns, rows).to_markdown().strip()
+
+
+def _failed_checks(folder: Path, scale: Scale) -> str:
+    lines = []
+    for dataset in scale.datasets:
+        failed = ((_numbers(folder, f"main_accuracy-{dataset}") or {}).get("more") or {}).get("failed_checks", {})
+        lines += [f"* {dataset}, {method.upper()}: {line}" for method, of in failed.items() for line in of]
+    return "\n".join(lines)
