@@ -61,6 +61,11 @@ def drawing_bytes(display: Any) -> bytes:
     return tensor_bytes(arrays, {"kind": "drawing", "contents": contents})
 
 
+def copy_of(display: Any) -> Any:
+    """A Display of the same contents that is not drawn yet."""
+    return type(display)(**{key: getattr(display, key) for key in inspect.signature(type(display)).parameters})
+
+
 def load_drawing(path: Path | str) -> Any:
     """The Display of a file; call its ``plot``.
 

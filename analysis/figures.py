@@ -9,6 +9,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,6 @@ _METADATA = {
     "png": {"Software": None},
     "svg": {"Creator": None, "Date": None},
 }
-_MOST_LAYOUTS = 12
 
 
 def save_figure(
@@ -44,7 +44,9 @@ def save_figure(
     Parameters
     ----------
     figure : Display or matplotlib.figure.Figure
-        With a Display that was plotted, `tla redraw` can draw the figure again.
+        A Display is drawn anew, into a figure that is closed again, and `tla redraw` can draw the same. Pass its
+        ``figure_`` to save what was changed in it by hand; shown or drawn before, it may get other bytes, since each
+        layout starts from the one before.
     path : Path or str
         Without an ending: ``figures/mini/fig1`` gives ``fig1.pdf`` and so on.
     numbers : JSON value
@@ -60,18 +62,16 @@ def save_figure(
     dict of str to Path
         Ending -> file, ``"json"`` included.
     """
-    contents, drawing = {}, None
-    if hasattr(figure, "figure_"):
-        figure, drawing = figure.figure_, figure
-    with figure_style(), _steady_layout(figure):
-        for ending, metadata in _METADATA.items():
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=ending, metadata=metadata)
-            contents[ending] = buffer.getvalue()
-    if drawing is not None:
-        from analysis.drawings import drawing_bytes
+    if hasattr(figure, "plot"):
+        import matplotlib.pyplot as plt
 
-        contents["safetensors"] = drawing_bytes(drawing)
+        from analysis.drawings import copy_of, drawing_bytes
+
+        drawn = copy_of(figure).plot().figure_
+        contents = {**_images(drawn), "safetensors": drawing_bytes(figure)}
+        plt.close(drawn)
+    else:
+        contents = _images(figure)
     return _save(contents, path, {"numbers": numbers}, caption, sources, command)
 
 
@@ -99,29 +99,42 @@ def save_table(
     return _save(contents, path, {"columns": columns, "numbers": numbers}, table.caption, sources, command)
 
 
+def _images(figure) -> dict[str, bytes]:
+    contents = {}
+    with figure_style(), _steady_layout(figure):
+        for ending, metadata in _METADATA.items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=ending, metadata=metadata)
+            contents[ending] = buffer.getvalue()
+    contents["svg"] = _numbered_clips(contents["svg"])
+    return contents
+
+
+def _numbered_clips(svg: bytes) -> bytes:
+    """Clip paths named by their order. matplotlib names them by a hash of all digits, of which the last ones vary."""
+    names = re.findall(rb'<clipPath id="(\w+)"', svg)
+    numbers = {name: f"clip{place}".encode() for place, name in enumerate(names)}
+    return re.sub(
+        rb'(<clipPath id="|clip-path="url\(#)(\w+)', lambda match: match[1] + numbers.get(match[2], match[2]), svg
+    )
+
+
 @contextmanager
 def _steady_layout(figure) -> Iterator[None]:
-    """Lay the figure out, with rounded positions.
+    """Lay the figure out once, with rounded positions.
 
-    A layout is solved to the last digits in an order that differs between processes, and SVG names its clip paths by a
-    hash of all digits. Each drawing starts from the layout of the one before, which moves colour bars by up to 0.3 % of
-    the width: repeated until it rests, a figure that a notebook has shown already looks as if it had not.
+    A layout is solved to the last digits in an order that differs from one to the next.
     """
     engine = figure.get_layout_engine()
     if engine is None:
         yield
         return
     figure.draw_without_rendering()
-    places = None
-    for _ in range(_MOST_LAYOUTS):
-        engine.execute(figure)
-        before, places = places, [ax.get_position(original=True).bounds for ax in figure.axes]
-        if before is not None and np.allclose(before, places, rtol=0, atol=1e-10):
-            break
     figure.set_layout_engine("none")
     try:
-        for ax, place in zip(figure.axes, np.round(places, 9).tolist(), strict=True):
-            ax.set_position(place)
+        for ax in figure.axes:
+            place = np.round(ax.get_position(original=True).bounds, 9)
+            ax.set_position(place.tolist())
         yield
     finally:
         figure.set_layout_engine(engine)

@@ -65,8 +65,6 @@ def changed_when_redrawn(folder: Path | str, names: Sequence[str] = ()) -> list[
 
 
 def _redraw(folder: Path, stem: str, out: Path) -> Redrawn:
-    import matplotlib.pyplot as plt
-
     sidecar = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
     said = {"sources": sidecar["sources"], "command": sidecar["provenance"]["command"]}
     numbers = sidecar["numbers"]
@@ -75,9 +73,8 @@ def _redraw(folder: Path, stem: str, out: Path) -> Redrawn:
         table = Table(columns, numbers["records"], sidecar["caption"])
         saved = save_table(table, out / stem, numbers=numbers.get("more"), **said)
     elif (drawing := folder / f"{stem}.safetensors").is_file():
-        display = load_drawing(drawing).plot()
+        display = load_drawing(drawing)
         saved = save_figure(display, out / stem, numbers=numbers, caption=sidecar["caption"], **said)
-        plt.close(display.figure_)
     else:
         raise DrawingError(
             f"{folder / stem} lies there without {drawing.name}, which it was drawn from: it was made before these were"

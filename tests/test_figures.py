@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_display import make_panel
 
+from analysis.display import LandscapeDisplay, LandscapesDisplay
 from analysis.figures import save_figure, save_table
 from analysis.tables import Column, Table
 
@@ -51,20 +52,22 @@ def test_the_same_data_give_the_same_bytes_and_numbers(saved, tmp_path):
     assert first["numbers"] == second["numbers"] and first["files"] == second["files"]
 
 
-def test_a_figure_that_was_shown_before_gives_the_same_bytes(tmp_path):
-    def saved_after(n_drawings):
-        figure, axes = plt.subplots(2, 2, layout="constrained", figsize=(4, 5))
-        for ax in axes.flat:
-            ax.set_title("a title")
-            image = ax.imshow(np.arange(12).reshape(3, 4))
-        figure.colorbar(image, ax=axes[:, 1], orientation="horizontal", label="loss")
-        for _ in range(n_drawings):
-            figure.draw_without_rendering()
-        return save_figure(figure, tmp_path / f"shown{n_drawings}")
+def test_a_display_that_was_shown_before_gives_the_same_bytes_and_leaves_no_figure_open(tmp_path):
+    panel = LandscapeDisplay(np.arange(25.0).reshape(5, 5), np.linspace(-2, 2, 5), 12.0, "eps", "cat")
 
-    fresh, shown, often = (saved_after(n) for n in (0, 1, 4))
-    for ending in IMAGES:
-        assert fresh[ending].read_bytes() == shown[ending].read_bytes() == often[ending].read_bytes(), ending
+    def saved_after(n_drawings):
+        display = LandscapesDisplay({"AT": [panel], "TLA": [panel]}, ["cat"], images=[np.zeros((1, 6, 6))])
+        for _ in range(n_drawings):
+            display.plot().figure_.draw_without_rendering()
+            display.figure_.draw_without_rendering()
+        plt.close("all")
+        saved = save_figure(display, tmp_path / f"shown{n_drawings}")
+        assert plt.get_fignums() == []
+        return saved
+
+    fresh, shown = saved_after(0), saved_after(1)
+    for ending in (*IMAGES, "safetensors"):
+        assert fresh[ending].read_bytes() == shown[ending].read_bytes(), ending
 
 
 def test_another_figure_gives_other_bytes(saved, tmp_path):
