@@ -11,6 +11,7 @@ from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 from analysis import cli, ratio_r_prime, sweep_table
 from analysis.manifest import check_manifest
 from analysis.notebook_runner import NotebookError, run_notebook
+from analysis.redraw import changed_when_redrawn
 from analysis.results import Results
 from analysis.scales import load_scale
 from tla_core.config import METHODS, VARIANTS
@@ -231,6 +232,13 @@ def test_executing_again_gives_the_same_images_and_numbers(executed, notebook, n
             assert first | {"provenance": None} == second | {"provenance": None}
         else:
             assert (folder / name).read_bytes() == content, name
+
+
+def test_what_notebooks_leave_is_drawn_again_byte_for_byte(executed):
+    root, _ = executed
+    drawn = changed_when_redrawn(root / "figures" / "mini")
+    assert {each.stem for each in drawn} == {*FIGURES, *TABLES}
+    assert [each for each in drawn if each.changed] == []
 
 
 # The runner -----------------------------------------------------------------------------------------------------------

@@ -5,9 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from test_display import make_panel
-from tiny import REPOSITORY
 
-from analysis import cli
 from analysis.display import (
     ClassPairDisplay,
     ClassPairPanel,
@@ -124,12 +122,3 @@ def test_files_that_are_no_drawing_are_refused(folder, tmp_path):
         load_drawing(tmp_path / "short.safetensors")
     with pytest.raises(TypeError, match="Got a object"):
         drawing_bytes(object())
-
-
-COMMITTED = [name for name in ("small",) if (REPOSITORY / "figures" / name / "manifest.json").is_file()]
-
-
-@pytest.mark.parametrize("scale", COMMITTED)
-def test_committed_figures_are_drawn_again_byte_for_byte(scale, monkeypatch, capsys):
-    monkeypatch.chdir(REPOSITORY)
-    assert cli.main(["redraw", "--scale", scale, "--check"]) == 0, capsys.readouterr()
