@@ -136,7 +136,7 @@ def sweep_table(results: Results, name: str) -> Table:
 def main_accuracy_table(results: Results, dataset: str | None = None) -> Table:
     """The main text's accuracy table of a dataset, for every method that the scale evaluates."""
     dataset = dataset or results.scale.datasets[0]
-    methods = results.scale.accuracy.get("methods", results.methods)
+    methods = results.scale.table_methods(dataset)
     table = accuracy_table({method.upper(): results.accuracy(method, dataset=dataset) for method in methods})
     copy = results.scale.copy_of(dataset, methods[0])
     if copy is None:

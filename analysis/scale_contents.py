@@ -68,7 +68,11 @@ class _Items:
     def __init__(self, scale: Scale) -> None:
         self.scale, self.found = scale, {}
         self.first = scale.seeds[:1]
-        self.of_table = self.runs(scale.datasets, scale.accuracy.get("methods", ()), self.first)
+        self.of_table = [
+            run
+            for dataset in scale.datasets
+            for run in self.runs([dataset], scale.table_methods(dataset), self.first)
+        ]
 
     def all(self) -> tuple[Item, ...]:
         for run in self.runs(self.scale.datasets, self.scale.methods, self.scale.seeds):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shlex
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ class Scale:
         of ``datasets``; no seeds, no spread.
     accuracy : dict
         ``methods`` of the main table; ``long_images`` and ``restarts``, limits of costly attacks; ``autoattack``, the
-        number of images for it; ``black_box``, the ``variant`` and ``seed`` of the copies. These two are for all
-        datasets, or for each that they name. Null is no limit, and none.
+        number of images for it; ``black_box``, the ``variant`` and ``seed`` of the copies. Methods, AutoAttack and
+        copies are for all datasets, or for each that they name. Null is no limit, and none.
     """
 
     name: str
@@ -83,14 +84,13 @@ class Scale:
             raise ValueError(f"figures need datasets of the scale ({', '.join(self.datasets)}). Got {unknown}.")
         if unknown := sorted(set(self.figure_datasets) - set(FIGURE_KINDS)):
             raise ValueError(f"figure_datasets must be of {', '.join(FIGURE_KINDS)}. Got {', '.join(unknown)}.")
-        images = self.accuracy.get("autoattack")
-        named = {
-            *self.spread.get("datasets", ()), *(self.accuracy.get("black_box") or {}),
-            *(images if isinstance(images, dict) else ()),
-        }  # fmt: skip
+        by_dataset = [value for key in ("autoattack", "methods") if isinstance(value := self.accuracy.get(key), dict)]
+        named = {*self.spread.get("datasets", ()), *(self.accuracy.get("black_box") or {}), *chain(*by_dataset)}
         if unknown := sorted(named - {"variant", "seed", *self.datasets}):
             names = ", ".join(self.datasets)
-            raise ValueError(f"spread, black_box and autoattack need datasets of the scale ({names}). Got {unknown}.")
+            raise ValueError(
+                f"spread, black_box, autoattack and methods need datasets of the scale ({names}). Got {unknown}."
+            )
         if unknown := sorted(set(self.sweeps) - set(SWEEPS)):
             raise ValueError(f"sweeps must be among {', '.join(SWEEPS)}. Got {', '.join(unknown)}.")
 
@@ -148,6 +148,11 @@ class Scale:
         if not copy:
             return None
         return (f"{method}@{copy['variant']}" if copy.get("variant") else method), int(copy["seed"])
+
+    def table_methods(self, dataset: str) -> tuple[str, ...]:
+        """The methods of a dataset's main table; by default the scale's."""
+        methods = self.accuracy.get("methods", self.methods)
+        return tuple(methods.get(dataset, self.methods) if isinstance(methods, dict) else methods)
 
     def autoattack_images(self, dataset: str) -> int | None:
         """The number of images for AutoAttack, of a method of the main table; None for no AutoAttack."""

@@ -128,7 +128,7 @@ def make_everything(results):
                 results.representations(variant, seed=seed)
         for method in results.methods[1:]:
             results.landscapes(method)
-        for method in results.scale.accuracy["methods"]:
+        for method in results.scale.table_methods("mnist"):
             results.accuracy(method)
         for name in results.scale.sweeps:
             sweep_table(results, name)

@@ -170,12 +170,16 @@ def test_spreads_and_copies_of_some_datasets():
     assert [some.autoattack_images(dataset) for dataset in some.datasets] == [1000, None, 500]
     assert three_datasets(accuracy={"autoattack": 10}).autoattack_images("cifar10") == 10
     assert three_datasets().autoattack_images("mnist") is None
+    assert three_datasets(accuracy={"methods": ["um"]}).table_methods("cifar10") == ("um",)
+    named = three_datasets(accuracy={"methods": {"mnist": ["um", "tla-rn"]}})
+    assert named.table_methods("mnist") == ("um", "tla-rn") and named.table_methods("cifar10") == named.methods
     for changes in (
         {"spread": {"datasets": ["svhn"]}},
         {"accuracy": {"black_box": {"svhn": {"seed": 1}}}},
         {"accuracy": {"autoattack": {"svhn": 5}}},
+        {"accuracy": {"methods": {"svhn": ["um"]}}},
     ):
-        with pytest.raises(ValueError, match=r"spread, black_box and autoattack need datasets .*\['svhn'\]"):
+        with pytest.raises(ValueError, match=r"spread, black_box, autoattack and methods need datasets .*\['svhn'\]"):
             three_datasets(**changes)
 
 
@@ -263,7 +267,7 @@ def test_lists_are_read_as_tuples_and_what_is_inside_as_it_is(tmp_path):
 
 def all_runs(scale):
     """Dataset, method and seed of every run that a scale names; what for -> runs."""
-    table = [(d, m, scale.seeds[0]) for d in scale.datasets for m in scale.accuracy.get("methods", ())]
+    table = [(d, m, scale.seeds[0]) for d in scale.datasets for m in scale.table_methods(d)]
     sweeps = scale.dataset_of("sweeps")
     return {
         "main": [(d, m, s) for d in scale.datasets for m in scale.methods for s in scale.seeds],

@@ -122,7 +122,7 @@ _MINI_MNIST: Settings = {
 _SMALL_MNIST: Settings = {
     **_MINI_MNIST,
     "dataset": ("mnist", SUPPLEMENT),
-    "attack": (replace(_PGD_MNIST, step_size=0.1, steps=5), OURS),
+    "attack": (replace(_PGD_MNIST, step_size=0.05, steps=10), OURS),
     "holdout": (1000, OURS),
 }
 _SMALL_CIFAR10: Settings = {
@@ -133,8 +133,9 @@ _SMALL_CIFAR10: Settings = {
     "network": ("wrn-table2", SUPPLEMENT),
     "width": (0.25, OURS),
     "blocks": ((1, 1, 1), OURS),
-    "epochs": (8, OURS),
-    "batch_size": (100, OURS),
+    "epochs": (24, OURS),
+    "batch_size": (250, OURS),
+    "learning_rate": (0.2, OURS),
     "schedule": ("onecycle", OURS),
     "warmup": (0.3, OURS),
     "attack": (replace(_PGD_NATURAL, step_size=4 / 255, steps=3), OURS),
@@ -145,6 +146,7 @@ _SMALL_TINY: Settings = {
     **_SMALL_CIFAR10,
     "dataset": ("tiny-imagenet", SUPPLEMENT),
     "network": ("wrn-table2", OURS),
+    "batch_size": (100, OURS),
     "augmentation": ("crop-flip-saturation", SUPPLEMENT),
     "optimizer": ("sgd", OURS),
     "learning_rate": (0.1, OURS),  # the supplement's number, but that is one of Adam
