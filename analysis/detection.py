@@ -39,6 +39,16 @@ class DetectionResult:
     thresholds: np.ndarray
     misclassified: np.ndarray
 
+    @property
+    def auc_error(self) -> float:
+        """Standard error of the area (Hanley and McNeil 1982), as if scores were exponentially distributed."""
+        positives = np.count_nonzero(self.misclassified)
+        negatives = len(self.misclassified) - positives
+        two_positives, two_negatives = self.auc / (2 - self.auc), 2 * self.auc**2 / (1 + self.auc)
+        variance = self.auc * (1 - self.auc)
+        variance += (positives - 1) * (two_positives - self.auc**2) + (negatives - 1) * (two_negatives - self.auc**2)
+        return float(np.sqrt(variance / (positives * negatives)))
+
     def __repr__(self):
         positives, n = np.count_nonzero(self.misclassified), len(self.misclassified)
         return f"DetectionResult(auc={self.auc:.4f}, {positives} misclassified of {n})"

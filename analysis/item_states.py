@@ -129,7 +129,7 @@ class ItemState:
         at_most = costly_limits(attacks, limits.get("long_images") or (500 if mini else None))
         if f"--only {SWEEP_COLUMN}" in self.item.command:
             attacks = {SWEEP_COLUMN: attacks[SWEEP_COLUMN]}
-        elif images := self.scale.autoattack_images(self.item.dataset):
+        elif images := self.scale.autoattack_images(self.item.dataset, self.item.method):
             settings = analysis_attack(self.config)
             attacks[AUTOATTACK] = AutoAttack(eps=settings.eps, norm=settings.norm)
             at_most |= {AUTOATTACK: images}

@@ -139,7 +139,7 @@ class _Items:
             needs.append(self.model(run[0], *copy))
         if run not in self.of_table:
             flags += ["--only", SWEEP_COLUMN]
-        elif images := self.scale.autoattack_images(run[0]):
+        elif images := self.scale.autoattack_images(*run[:2]):
             flags += ["--autoattack", str(images)]
         command = f"tla evaluate {self.folder(run)} {' '.join(flags)}"
         return self.add("accuracies", run, "accuracy-test.json", command, needs)

@@ -154,9 +154,9 @@ class Scale:
         methods = self.accuracy.get("methods", self.methods)
         return tuple(methods.get(dataset, self.methods) if isinstance(methods, dict) else methods)
 
-    def autoattack_images(self, dataset: str) -> int | None:
-        """The number of images for AutoAttack, of a method of the main table; None for no AutoAttack."""
-        images = self.accuracy.get("autoattack")
+    def autoattack_images(self, dataset: str, method: str) -> int | None:
+        """The number of images for AutoAttack; None for no AutoAttack, as for the main table's variants of TLA."""
+        images = self.accuracy.get("autoattack") if method in self.methods else None
         return images.get(dataset) if isinstance(images, dict) else images
 
     def flags(self, dataset: str, method: str) -> str:

@@ -67,6 +67,19 @@ def test_area_is_that_of_torchmetrics():
     assert found.auc == pytest.approx(float(binary_auroc(ranks, torch.from_numpy(found.misclassified).int())), rel=1e-6)
 
 
+def test_error_of_the_area_is_the_spread_over_samples():
+    rng = np.random.default_rng(0)
+    areas, errors = [], []
+    for _ in range(300):
+        scores = np.concatenate([rng.exponential(2, 60), rng.exponential(1, 90)])
+        misclassified = np.arange(150) < 60
+        pairs = scores[:60, None] > scores[60:]
+        found = DetectionResult(float(pairs.mean()), scores, *np.zeros((3, 2)), misclassified)
+        areas.append(found.auc)
+        errors.append(found.auc_error)
+    assert np.mean(errors) == pytest.approx(np.std(areas), rel=0.1)
+
+
 def test_area_is_the_share_of_pairs_in_the_right_order():
     found = detect(*make_case(seed=3))
     positive, negative = found.scores[found.misclassified], found.scores[~found.misclassified]

@@ -167,9 +167,10 @@ def test_spreads_and_copies_of_some_datasets():
     found = [scale.copy_of(dataset, "at") for dataset in scale.datasets]
     assert found == [("at", 1), ("at@short", 2), None]
     some = three_datasets(accuracy={"autoattack": {"mnist": 1000, "tiny-imagenet": 500}})
-    assert [some.autoattack_images(dataset) for dataset in some.datasets] == [1000, None, 500]
-    assert three_datasets(accuracy={"autoattack": 10}).autoattack_images("cifar10") == 10
-    assert three_datasets().autoattack_images("mnist") is None
+    assert [some.autoattack_images(dataset, "tla") for dataset in some.datasets] == [1000, None, 500]
+    assert some.autoattack_images("mnist", "tla-rn") is None
+    assert three_datasets(accuracy={"autoattack": 10}).autoattack_images("cifar10", "um") == 10
+    assert three_datasets().autoattack_images("mnist", "um") is None
     assert three_datasets(accuracy={"methods": ["um"]}).table_methods("cifar10") == ("um",)
     named = three_datasets(accuracy={"methods": {"mnist": ["um", "tla-rn"]}})
     assert named.table_methods("mnist") == ("um", "tla-rn") and named.table_methods("cifar10") == named.methods

@@ -31,6 +31,8 @@ class RocCurve:
         From (0, 0) to (1, 1), ascending.
     auc : float
         Area under the curve.
+    auc_error : float, optional
+        Its standard error.
 
     Raises
     ------
@@ -42,6 +44,7 @@ class RocCurve:
     false_positive_rate: np.ndarray
     true_positive_rate: np.ndarray
     auc: float
+    auc_error: float | None = None
 
     def __post_init__(self) -> None:
         shapes = np.shape(self.false_positive_rate), np.shape(self.true_positive_rate)
@@ -80,7 +83,7 @@ class RocDisplay:
     def from_detections(cls, detections: Mapping[str, DetectionResult], *, title: str = "") -> RocDisplay:
         """Take the curves of ``{model: DetectionResult}``, as `detect` makes them."""
         curves = [
-            RocCurve(name, found.false_positive_rate, found.true_positive_rate, found.auc)
+            RocCurve(name, found.false_positive_rate, found.true_positive_rate, found.auc, found.auc_error)
             for name, found in detections.items()
         ]
         return cls(curves, title=title)
@@ -115,6 +118,7 @@ class RocDisplay:
             {
                 "name": curve.name,
                 "auc": curve.auc,
+                "auc se": curve.auc_error,
                 "true_positive_rate_within": {
                     str(rate): float(curve.true_positive_rate[curve.false_positive_rate <= rate].max())
                     for rate in _FALSE_POSITIVE_RATES
