@@ -59,6 +59,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "manifest": manifest,
         "redraw": redraw,
         "reproduction": reproduction,
+        "publish": publish,
         "site": site,
         "status": status,
         "runs": runs,
@@ -194,6 +195,7 @@ def extract(
     run: Positional[RunDir],
     eps: Annotated[tuple[float, ...], arg(help="Perturbation levels; by default all that the dataset has.")] = (),
     split: Annotated[Literal["test", "train"], arg(help="Of the training images only clean ones are taken.")] = "test",
+    images: Annotated[int | None, arg(help="Test images, evenly spread over the set; by default all.")] = None,
     device: str = "auto",
     progress: bool = True,
 ) -> None:
@@ -205,7 +207,7 @@ def extract(
         print(extract_run(run, split=split, device=device, progress=progress))
         return
     for level in eps or ANALYSIS_LEVELS.get(run_config(run).dataset, (None,)):
-        print(extract_run(run, level, device=device, progress=progress))
+        print(extract_run(run, level, images=images, device=device, progress=progress))
 
 
 def project(
@@ -323,6 +325,18 @@ def reproduction(
     path = out or settings.root / "docs" / "reproduction.md"
     write_atomic(path, report(settings.figures_dir, settings, known or []).encode())
     print(path)
+
+
+def publish(
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Run folders whose accuracies are measured.")]],
+    out: Annotated[Path | None, arg(help="Folder of the published runs; by default checkpoints, below the project.")] = None,
+) -> None:
+    """Put runs into folders as the Hugging Face hub has them: weights, settings, a model card with the accuracies."""
+    from analysis.model_cards import hub_name, publish_run
+    from analysis.scales import project_root
+
+    for run in runs:
+        print(publish_run(run, (out or project_root() / "checkpoints") / hub_name(run)))
 
 
 def site(

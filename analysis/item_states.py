@@ -106,7 +106,7 @@ class ItemState:
         """What the metadata of a result must say, by the settings of a scale."""
         run, eps = self.scale.run_dir(self.item.dataset, self.item.method, self.item.seed), float(self.item.eps or 0)
         targets = {
-            "representations": lambda: representations_target(run, eps),
+            "representations": lambda: representations_target(run, eps, scale.images_at(self.item.dataset, eps)),
             "train representations": lambda: train_representations_target(run),
             "class maps": lambda: maps_target(run, eps, scale.map_settings()),
             "pair maps": lambda: pair_maps_target(run, eps, scale.pair_settings(self.item.dataset)),

@@ -101,10 +101,12 @@ class Results:
     ) -> RepresentationSet:
         """Clean and adversarial test representations of a method at a perturbation level."""
         run = self.run(method, dataset=dataset, seed=seed)
-        path, expected = representations_target(run, eps)
+        images = self.scale.images_at(dataset or self.scale.datasets[0], eps)
+        path, expected = representations_target(run, eps, images)
         if not is_current(path, expected):
-            self._may_make(path, f"tla extract {quote(str(run))} --eps {expected['attack']['eps']:g}")
-            extract_run(run, eps, progress=self.progress)
+            few = f" --images {images}" if images else ""
+            self._may_make(path, f"tla extract {quote(str(run))} --eps {expected['attack']['eps']:g}{few}")
+            extract_run(run, eps, images=images, progress=self.progress)
         return RepresentationSet.load(path)
 
     def train_representations(

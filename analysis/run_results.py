@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from analysis.representations import RepresentationSet
 from analysis.scales import results_dir
@@ -51,13 +52,17 @@ def is_current(path: Path, expected: dict[str, Any]) -> bool:
 # Representations ------------------------------------------------------------------------------------------------------
 
 
-def representations_target(run_dir: Path | str, eps: float | None = None) -> tuple[Path, dict[str, Any]]:
-    """Path of a run's test representations, and what their metadata must say: this checkpoint and attack."""
+def representations_target(
+    run_dir: Path | str, eps: float | None = None, images: int | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Path of a run's test representations, and what their metadata must say: this checkpoint, attack and images."""
     from tla_core.evaluation import describe_attack
 
     attack = analysis_attack(run_config(run_dir), eps)
     path = results_dir(run_dir) / f"representations-eps{attack.eps:g}.safetensors"
-    return path, {**_of_checkpoint(run_dir), "layer": "penultimate", "attack": describe_attack(attack)}
+    return path, {
+        **_of_checkpoint(run_dir), "layer": "penultimate", "attack": describe_attack(attack), "images": images,
+    }  # fmt: skip
 
 
 def train_representations_target(run_dir: Path | str) -> tuple[Path, dict[str, Any]]:
@@ -67,8 +72,9 @@ def train_representations_target(run_dir: Path | str) -> tuple[Path, dict[str, A
 
 
 def extract_run(
-    run_dir: Path | str, eps: float | None = None, *, split: str = "test", device: str = "auto", progress: bool = True
-) -> Path:
+    run_dir: Path | str, eps: float | None = None, *, split: str = "test", images: int | None = None,
+    device: str = "auto", progress: bool = True,
+) -> Path:  # fmt: skip
     """Extract and store representations of a run: of the test images, clean and attacked, or of the training images.
 
     Parameters
@@ -77,27 +83,39 @@ def extract_run(
     eps : float, optional
         Perturbation level; by default that of the dataset's attack.
     split : {"test", "train"}
+    images : int, optional
+        Test images, evenly spread over the set; by default all.
     device : str
     progress : bool
 
     Returns
     -------
     Path
+
+    Raises
+    ------
+    ValueError
+        If the test set has fewer images.
     """
     from analysis.extraction import extract
     from tla_core.datasets import load_dataset
     from tla_core.training import load_model
 
     test = split == "test"
-    path, expected = representations_target(run_dir, eps) if test else train_representations_target(run_dir)
+    path, expected = representations_target(run_dir, eps, images) if test else train_representations_target(run_dir)
     if is_current(path, expected):
         return path
     config = run_config(run_dir)
     data = load_dataset(config.dataset, split)
+    n = len(data.labels)
+    if test and images and images > n:
+        raise ValueError(f"{data.source} has {n} test images. Got images={images}.")
+    rows = torch.arange(images or n) * n // (images or n) if test else torch.arange(n)
     reps = extract(
         load_model(run_dir, device=device),
-        data.images,
-        data.labels,
+        data.images[rows],
+        data.labels[rows],
+        indices=rows,
         attack=AttackConfig(**expected["attack"]) if test else None,
         class_names=data.class_names,
         meta={**expected, "dataset": config.dataset, "split": split, "source": data.source, "method": config.method},

@@ -112,6 +112,8 @@ class _Items:
 
     def representations(self, run: tuple[str, str, int], eps: str) -> str:
         command, name = f"tla extract {self.folder(run)} --eps {eps}", f"representations-eps{eps}.safetensors"
+        if images := self.scale.images_at(run[0], float(eps)):
+            command += f" --images {images}"
         return self.add("representations", run, name, command, [self.model(*run)], eps)
 
     def train_representations(self, run: tuple[str, str, int]) -> str:

@@ -12,7 +12,7 @@ import yaml
 
 from analysis.variants import split_variant, variant_fields, variant_name
 from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig, parse_number
-from tla_core.presets import SWEEPS, preset_fields
+from tla_core.presets import SWEEPS, analysis_attack, preset_fields
 
 FIGURE_KINDS = ("maps", "landscapes", "sweeps")
 
@@ -32,6 +32,9 @@ class Scale:
     points_per_class : dict
         ``clean`` and ``adversarial`` points of each map.
     tsne_iterations : int or "auto"
+    analysis_images : dict
+        Dataset -> test images that representations are taken of, evenly spread over the set; by default all. What
+        the maps are drawn from is always taken of all.
     presets : str
         First part of the presets' names; by default the scale's own name.
     overrides : dict
@@ -65,6 +68,7 @@ class Scale:
     notebooks: tuple[str, ...]
     points_per_class: dict[str, int]
     tsne_iterations: int | str = "auto"
+    analysis_images: dict[str, int] = field(default_factory=dict)
     presets: str = ""
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     variant_overrides: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +84,8 @@ class Scale:
         known = METHODS + VARIANTS
         if unknown := sorted(set(self.overrides) - set(known)):
             raise ValueError(f"overrides must name methods ({', '.join(known)}). Got {', '.join(unknown)}.")
-        if unknown := sorted({*self.figure_datasets.values(), *self.class_pairs} - set(self.datasets)):
+        figures = {*self.figure_datasets.values(), *self.class_pairs, *self.analysis_images}
+        if unknown := sorted(figures - set(self.datasets)):
             raise ValueError(f"figures need datasets of the scale ({', '.join(self.datasets)}). Got {unknown}.")
         if unknown := sorted(set(self.figure_datasets) - set(FIGURE_KINDS)):
             raise ValueError(f"figure_datasets must be of {', '.join(FIGURE_KINDS)}. Got {', '.join(unknown)}.")
@@ -167,6 +172,12 @@ class Scale:
     def run_dir(self, dataset: str, method: str, seed: int = 0) -> Path:
         """Folder of a training: ``runs/<scale>/<dataset>/<method>[@<variant>]/seed<n>``."""
         return self.root / "runs" / self.name / dataset / method / f"seed{seed}"
+
+    def images_at(self, dataset: str, eps: float | None = None) -> int | None:
+        """How many test images representations at a perturbation level are of; None for all, as of the maps' level."""
+        main = analysis_attack(self.config(dataset, self.methods[0])).eps
+        of_maps = dataset == self.dataset_of("maps") and (eps is None or f"{eps:g}" == f"{main:g}")
+        return None if of_maps else self.analysis_images.get(dataset)
 
     def map_settings(self) -> dict[str, Any]:
         """What this scale passes to `map_classes`."""

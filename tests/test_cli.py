@@ -12,7 +12,7 @@ from tla_core.presets import ANALYSIS_ATTACKS, fields_in_use, list_presets, pres
 
 COMMANDS = (
     "train", "evaluate", "extract", "project", "landscape", "explore", "notebooks", "figures", "manifest", "redraw",
-    "reproduction", "site", "status", "runs", "clean", "presets", "data",
+    "reproduction", "publish", "site", "status", "runs", "clean", "presets", "data",
 )  # fmt: skip
 
 
@@ -190,9 +190,9 @@ def test_numbers_may_be_fractions(monkeypatch):
 
 
 def test_levels_may_be_fractions(monkeypatch, capsys):
-    monkeypatch.setattr(run_results, "extract_run", lambda run, eps, **options: f"{run} {eps!r}")
-    assert cli.main(["extract", "run", "--eps", "8/255", "0.3"]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"run {8 / 255!r}", "run 0.3"]
+    monkeypatch.setattr(run_results, "extract_run", lambda run, eps, **options: f"{run} {eps!r} {options['images']}")
+    assert cli.main(["extract", "run", "--eps", "8/255", "0.3", "--images", "5"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"run {8 / 255!r} 5", "run 0.3 5"]
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------

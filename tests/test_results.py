@@ -232,6 +232,20 @@ def test_a_folder_without_a_run_says_so(tmp_path):
     assert not is_trained(tmp_path, TrainConfig())
 
 
+def test_representations_of_some_images_are_those_rows_of_all(root):
+    run = root / "runs/mini/mnist/um/seed0"
+    every = RepresentationSet.load(run_results.extract_run(run, progress=False))
+    path = run_results.extract_run(run, images=10, progress=False)
+    some = RepresentationSet.load(path)
+    assert some.indices.tolist() == [k * len(every) // 10 for k in range(10)]
+    np.testing.assert_allclose(some.features, every.features[some.indices], atol=1e-5)
+    np.testing.assert_allclose(some.adv_images, every.adv_images[some.indices], atol=1e-5)
+    expected = [run_results.representations_target(run, images=n)[1] for n in (None, 10, 20)]
+    assert [run_results.is_current(path, each) for each in expected] == [False, True, False]
+    with pytest.raises(ValueError, match=r"has 400 test images\. Got images=401"):
+        run_results.extract_run(run, images=401)
+
+
 def test_an_unfinished_run_has_no_results(root):
     (root / "runs/mini/mnist/um/seed0/model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no finished run: there is no model\.safetensors"):
@@ -295,7 +309,7 @@ def test_bad_overrides_are_refused(tmp_path, overrides, message):
 
 def test_bad_scale_files_are_refused(tmp_path):
     root = project_folder(tmp_path, colour="blue", sead=1)
-    with pytest.raises(ValueError, match=r"mini\.yaml holds unknown keys: colour, sead\. There are: accuracy, class_p"):
+    with pytest.raises(ValueError, match=r"mini\.yaml holds unknown keys: colour, sead\. There are: accuracy, analysis_images, class_p"):
         load_scale("mini", root)
     (root / "workflow/scales/mini.yaml").write_text("datasets: [mnist]\n")
     with pytest.raises(ValueError, match=r"mini\.yaml lacks methods, notebooks, points_per_class, seeds"):

@@ -159,6 +159,15 @@ def test_the_copy_of_a_method():
     assert make_scale(accuracy={"black_box": {"seed": "3"}}).copy_of("mnist", "at") == ("at", 3)
 
 
+def test_images_of_the_analysis_are_limited_but_for_the_maps():
+    scale = three_datasets(analysis_images={"mnist": 2000, "cifar10": 1000}, figure_datasets={"maps": "cifar10"})
+    assert [scale.images_at("mnist", eps) for eps in (None, 0.03, 0.3)] == [2000] * 3
+    assert [scale.images_at("cifar10", eps) for eps in (None, 0.0313725, 8 / 255, 25 / 255)] == [None] * 3 + [1000]
+    assert scale.images_at("tiny-imagenet", 8 / 255) is None
+    with pytest.raises(ValueError, match=r"figures need datasets of the scale .*\['svhn'\]"):
+        three_datasets(analysis_images={"svhn": 5})
+
+
 def test_spreads_and_copies_of_some_datasets():
     scale = three_datasets(spread={"variant": "", "seeds": [0, 1], "datasets": ["mnist"]})
     assert scale.spread_runs("mnist", "at") == [("at", 0), ("at", 1)] and scale.spread_runs("cifar10", "at") == []

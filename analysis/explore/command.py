@@ -8,6 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from tla_core.config import METHODS, VARIANTS
+
 
 def explore(
     runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Run folders, one to six.")]],
@@ -72,14 +74,21 @@ def run_names(runs: tuple[Path, ...]) -> list[str]:
     ['UM', 'TLA@code']
     >>> run_names((Path("runs/mini/mnist/um/seed0"), Path("runs/mini/mnist/um/seed1")))
     ['um/seed0', 'um/seed1']
+    >>> run_names((Path("checkpoints/cifar10-um"), Path("checkpoints/cifar10-tla")))
+    ['UM', 'TLA']
     """
     if len(set(runs)) < len(runs):
         raise ValueError("a run is named twice; expected different ones.")
     paths = [run.resolve().parts for run in runs]
-    methods = [parts[-2].partition("@") for parts in paths]
-    names = [method.upper() + at + variant for method, at, variant in methods]
+    folders = [parts[-2 if parts[-1].startswith("seed") else -1].partition("@") for parts in paths]
+    names = [_method(folder).upper() + at + variant for folder, at, variant in folders]
     length = 2
     while len(set(names)) < len(names):
         names = ["/".join(parts[-length:]) for parts in paths]
         length += 1
     return names
+
+
+def _method(folder: str) -> str:
+    """The method at the end of the name of a published run, ``cifar10-tla-rn``; of others the whole name."""
+    return next((name for name in (*VARIANTS, *METHODS) if folder.endswith(f"-{name}")), folder)

@@ -1,0 +1,155 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny import REPOSITORY, mnist_images, tiny_training
+
+import tla_core as tla
+from analysis import cli
+from analysis.accuracy import evaluate_run
+from analysis.model_cards import OUTCOMES, hub_name, publish_run, stored_accuracy
+from analysis.run_results import run_config
+from tla_core.autoattack import AutoAttack
+from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
+from tla_core.config import AttackConfig
+from tla_core.masking import MaskingWarning
+from tla_core.presets import accuracy_columns
+
+CHECKPOINTS = sorted(path.parent for path in (REPOSITORY / "checkpoints").glob("*/model.safetensors"))
+MEBIBYTE = 2**20
+
+
+def front_and_text(card: Path):
+    _, front, text = card.read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny run with measured accuracies, in the layout of a scale."""
+    folder = tmp_path_factory.mktemp("project") / "runs" / "mini" / "mnist" / "tla-rn" / "seed0"
+    settings = {**tiny_training(), "attack": AttackConfig(eps=0.3, step_size=0.3, steps=1)}
+    settings["selection_attack"] = settings["attack"]
+    config = tla.TrainConfig.preset("mini/mnist/tla-rn", **settings)
+    tla.train(config, folder, dataset=mnist_images(200, "train"), progress=False)
+    attacks = {"PGD-2": AttackConfig(eps=0.3, step_size=0.2, steps=2), "AutoAttack": _Standard(eps=0.3)}
+    with pytest.warns(MaskingWarning):  # a model that has seen 200 images
+        evaluate_run(folder, attacks, limits={name: 20 for name in attacks}, progress=False)
+    return folder
+
+
+class _Standard(AutoAttack):
+    """Described as AutoAttack is, and over in no time."""
+
+    def __call__(self, model, x, y):
+        return x
+
+
+def test_a_published_run_is_loaded_like_the_run(run, tmp_path):
+    folder = publish_run(run, tmp_path / hub_name(run))
+    assert folder.name == "mnist-tla-rn"
+    assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors", OUTCOMES}
+    images = mnist_images(10).images / 255
+    assert torch.equal(tla.load_model(folder)(images), tla.load_model(run)(images))
+    assert run_config(folder) == run_config(run)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    publish_run(run, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_card_says_what_was_measured(run, tmp_path):
+    front, text = front_and_text(publish_run(run, tmp_path / "card") / "README.md")
+    assert front["library_name"] == "tla-toolkit" and front["pipeline_tag"] == "image-classification"
+    (entry,) = front["model-index"]
+    (result,) = entry["results"]
+    said = {metric["name"]: metric["value"] for metric in result["metrics"]}
+    correct, _ = load_tensors(run.parents[4] / "results/mini/mnist/tla-rn/seed0" / OUTCOMES)
+    assert said == {
+        "clean" if name == "clean" else f"under {name}": pytest.approx(outcome.double().mean().item(), abs=5e-5)
+        for name, outcome in correct.items()
+    }
+    assert entry["name"] == "card" and result["dataset"]["type"] == "ylecun/mnist"
+    assert f"| clean | {100 * correct['clean'].double().mean():.2f} ±" in text
+    assert "| AutoAttack |" in text and "AutoAttack (standard), eps 0.3 (linf)" in text
+    assert "PGD 2 x 0.2, eps 0.3 (linf)" in text and "random negatives" in text
+    assert file_sha256(run / "model.safetensors") in text
+    assert f"{sum(p.numel() for p in tla.load_model(run).parameters()):,} parameters" in text
+    assert "These checks for masked gradients failed" in text
+
+
+def test_what_was_not_measured_is_not_published(run, tmp_path, capsys):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (alone / name).write_bytes((run / name).read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"measure the run first, `tla evaluate .*alone`"):
+        publish_run(alone, tmp_path / "out")
+    assert cli.main(["publish", str(alone), "--out", str(tmp_path / "out")]) == 1
+    assert "measure the run first" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"other weights")
+    with pytest.raises(CheckpointError, match="was measured of other weights"):
+        stored_accuracy(run.parents[4] / "results/mini/mnist/tla-rn/seed0" / OUTCOMES, other)
+
+
+# The checkpoints of the repository ------------------------------------------------------------------------------------
+
+
+def test_checkpoints_of_the_repository_are_small_and_complete():
+    assert {folder.name for folder in CHECKPOINTS} >= {
+        f"{dataset}-{method}" for dataset in ("mnist", "cifar10", "tiny-imagenet") for method in ("um", "at", "alp", "tla")
+    }  # fmt: skip
+    files = [path for path in (REPOSITORY / "checkpoints").rglob("*") if path.is_file()]
+    committed = [path for path in files if path.parent.name != "results"]
+    assert sum(path.stat().st_size for path in committed if path.parent in CHECKPOINTS) < 25 * MEBIBYTE
+
+
+@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
+def test_a_card_of_the_repository_is_that_of_its_files(folder, tmp_path):
+    correct, _ = load_tensors(folder / OUTCOMES)
+    front, text = front_and_text(folder / "README.md")
+    said = {m["name"].removeprefix("under "): m["value"] for m in front["model-index"][0]["results"][0]["metrics"]}
+    assert said == {name: round(outcome.double().mean().item(), 4) for name, outcome in correct.items()}
+    assert file_sha256(folder / "model.safetensors") in text and said.keys() >= {"clean", "AutoAttack"}
+    model, record = tla.load_model(folder), run_config(folder)
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in text
+    assert re.search(rf"\| {re.escape(record.network)}|`{re.escape(record.network)}`", text)
+
+
+@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
+def test_outcomes_beside_a_checkpoint_are_measured_again(folder, real_data_root):
+    """Image by image, on some of each column's; the means on the card are those of the outcomes beside it."""
+    correct, metadata = load_tensors(folder / OUTCOMES)
+    columns = accuracy_columns(run_config(folder))
+    name = next(name for name in columns if re.fullmatch(r"PGD(7|40)", name))
+    n = {"mnist": 200, "cifar10-jpeg": 200, "tiny-imagenet": 60}[run_config(folder).dataset]
+    data = tla.load_dataset(run_config(folder).dataset, "test", root=real_data_root)
+    assert metadata["data"] == data.source and metadata["of"] == len(data.labels)
+    rows = torch.arange(n) * len(data.labels) // n
+    measured = tla.evaluate(
+        tla.load_model(folder), data.images[rows], data.labels[rows],
+        {"FGSM": columns["FGSM"].attack, name: columns[name].attack}, checks=False,
+    )  # fmt: skip
+    for attack, outcome in measured.correct.items():
+        # Another machine rounds differently, and the random start of an image depends on its place: some are on the
+        # border.
+        differ = (outcome != correct[attack][rows]).sum()
+        assert differ <= max(2, n // 50), f"{differ} of {n} images, {attack}"
+
+
+@pytest.mark.parametrize("folder", [path for path in CHECKPOINTS if path.name.startswith("mnist")], ids=lambda p: p.name)
+def test_tla_evaluate_gives_the_accuracy_on_the_card(folder, real_data_root, tmp_path, monkeypatch):
+    """The whole command, where it takes seconds."""
+    monkeypatch.setenv("TLA_DATA", str(real_data_root))
+    published = tmp_path / folder.name  # results go beside it, and not into the repository
+    published.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (published / name).write_bytes((folder / name).read_bytes())
+    assert cli.main(["evaluate", str(published), "--only", "FGSM", "--device", "cpu", "--no-progress"]) == 0
+    measured, _ = load_tensors(published / "results" / OUTCOMES)
+    expected, _ = load_tensors(folder / OUTCOMES)
+    for name in ("clean", "FGSM"):
+        ours, card = (outcome[name].double().mean().item() for outcome in (measured, expected))
+        assert ours == pytest.approx(card, abs=3e-4)  # three of the ten thousand images
