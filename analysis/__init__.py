@@ -56,6 +56,7 @@ _PUBLIC = {
     "detection_of": "paper_tables",
     "query_to_show": "paper_tables",
     "example_image_folder": "example_images",
+    "published_runs": "model_cards",
     "Column": "tables",
     "Table": "tables",
     "save_figure": "figures",

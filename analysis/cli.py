@@ -328,8 +328,8 @@ def reproduction(
 
 
 def publish(
-    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Run folders whose accuracies are measured.")]],
-    out: Annotated[Path | None, arg(help="Folder of the published runs; by default checkpoints, below the project.")] = None,
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Finished runs whose accuracies are there.")]],
+    out: Annotated[Path | None, arg(help="Where their folders go; by default checkpoints, below the project.")] = None,
 ) -> None:
     """Put runs into folders as the Hugging Face hub has them: weights, settings, a model card with the accuracies."""
     from analysis.model_cards import hub_name, publish_run

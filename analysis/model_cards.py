@@ -1,4 +1,4 @@
-"""Puts a trained run into a folder of its own in the layout of the Hugging Face hub: weights, settings, a model card."""
+"""Publishes runs, each as a folder in the layout of the Hugging Face hub: weights, settings, a model card."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,12 @@ import yaml
 
 from analysis.accuracy import RunAccuracy
 from analysis.run_results import run_config
-from analysis.scales import results_dir
+from analysis.scales import project_root, results_dir
 from analysis.tables import Column, Table
 from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, write_atomic
 from tla_core.config import AttackConfig, TrainConfig
+from tla_core.datasets import DatasetError, load_dataset
 from tla_core.presets import accuracy_columns
 from tla_core.run_folder import RunFolder
 
@@ -85,6 +86,32 @@ def hub_name(run_dir: Path | str) -> str:
     return "-".join(parts[-3:-1]) if parts[-1].startswith("seed") and len(parts) > 2 else parts[-1]
 
 
+def published_runs(dataset: str = "cifar10", *, root: Path | str | None = None) -> dict[str, Path]:
+    """The project's published runs of a dataset, if its images are there.
+
+    Parameters
+    ----------
+    dataset : {"mnist", "cifar10", "tiny-imagenet"}
+    root : Path or str, optional
+        Root of the project; by default that of the working directory.
+
+    Returns
+    -------
+    dict of str to Path
+        Method -> folder, as `tla_core.load_model` takes it; empty where there are no such runs or images. Their images
+        are those of `tla_core.load_dataset(run_config(folder).dataset, "test")`.
+    """
+    folders = Path(project_root() if root is None else root) / "checkpoints"
+    found = {method: folders / f"{dataset}-{method}" for method in _METHODS}
+    found = {method: folder for method, folder in found.items() if (folder / CARD).is_file()}
+    try:
+        for name in {run_config(folder).dataset for folder in found.values()}:
+            load_dataset(name, "test")
+    except DatasetError:
+        return {}
+    return found
+
+
 def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] = ()) -> RunAccuracy:
     """The accuracies in a file of `evaluate_run`, which must be those of the weights; attacks in that order first.
 
@@ -122,8 +149,8 @@ def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
     network += f", blocks {'-'.join(map(str, config.blocks))}" if config.blocks else ""
     failed = accuracy.failed_checks
     checks = (
-        "These checks for masked gradients failed, so that the accuracies they name are an illusion in part; where there"
-        " is a row of AutoAttack, believe that:\n\n" + "\n".join(f"* {line}" for line in failed)
+        "These checks for masked gradients failed, so that the accuracies they name are an illusion in part; where"
+        " there is a row of AutoAttack, believe that:\n\n" + "\n".join(f"* {line}" for line in failed)
         if failed
         else "No check for masked gradients failed."
     )

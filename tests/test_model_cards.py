@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tiny import REPOSITORY, mnist_images, tiny_training
 import tla_core as tla
 from analysis import cli
 from analysis.accuracy import evaluate_run
-from analysis.model_cards import OUTCOMES, hub_name, publish_run, stored_accuracy
+from analysis.model_cards import OUTCOMES, hub_name, publish_run, published_runs, stored_accuracy
 from analysis.run_results import run_config
 from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
@@ -94,16 +95,25 @@ def test_what_was_not_measured_is_not_published(run, tmp_path, capsys):
         stored_accuracy(run.parents[4] / "results/mini/mnist/tla-rn/seed0" / OUTCOMES, other)
 
 
+def test_published_runs_are_found_where_their_images_are(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TLA_DATA", str(tmp_path / "empty"))
+    assert published_runs(root=tmp_path) == {}
+    folder = publish_run(run, tmp_path / "checkpoints" / "mnist-tla-rn")  # of the embedded subset, which is there
+    assert published_runs("mnist", root=tmp_path) == {"tla-rn": folder}
+    record = json.loads((folder / "config.json").read_text())
+    record["config"]["dataset"] = "cifar10"
+    (folder / "config.json").write_text(json.dumps(record))
+    assert published_runs("mnist", root=tmp_path) == {}
+
+
 # The checkpoints of the repository ------------------------------------------------------------------------------------
 
 
 def test_checkpoints_of_the_repository_are_small_and_complete():
-    assert {folder.name for folder in CHECKPOINTS} >= {
-        f"{dataset}-{method}" for dataset in ("mnist", "cifar10", "tiny-imagenet") for method in ("um", "at", "alp", "tla")
-    }  # fmt: skip
-    files = [path for path in (REPOSITORY / "checkpoints").rglob("*") if path.is_file()]
-    committed = [path for path in files if path.parent.name != "results"]
-    assert sum(path.stat().st_size for path in committed if path.parent in CHECKPOINTS) < 25 * MEBIBYTE
+    datasets, methods = ("mnist", "cifar10", "tiny-imagenet"), ("um", "at", "alp", "tla")
+    assert {folder.name for folder in CHECKPOINTS} == {f"{d}-{m}" for d in datasets for m in methods}
+    files = [path for folder in CHECKPOINTS for path in folder.iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25 * MEBIBYTE
 
 
 @pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
@@ -139,7 +149,7 @@ def test_outcomes_beside_a_checkpoint_are_measured_again(folder, real_data_root)
         assert differ <= max(2, n // 50), f"{differ} of {n} images, {attack}"
 
 
-@pytest.mark.parametrize("folder", [path for path in CHECKPOINTS if path.name.startswith("mnist")], ids=lambda p: p.name)
+@pytest.mark.parametrize("folder", [path for path in CHECKPOINTS if path.match("mnist-*")], ids=lambda path: path.name)
 def test_tla_evaluate_gives_the_accuracy_on_the_card(folder, real_data_root, tmp_path, monkeypatch):
     """The whole command, where it takes seconds."""
     monkeypatch.setenv("TLA_DATA", str(real_data_root))
