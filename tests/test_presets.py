@@ -258,9 +258,11 @@ def test_the_runs_that_the_pipeline_has_made_keep_their_identities():
     """Changed settings would train them again: change `version`, or these, on purpose alone."""
     begins = {
         "mini/mnist/um": "8bdccc64", "mini/mnist/at": "1df89513", "mini/mnist/alp": "6ecc2f86",
-        "mini/mnist/tla": "6798cdb7", "small/mnist/um": "06d5b74f", "small/mnist/at": "59d2174f",
-        "small/mnist/alp": "7fd5890b", "small/mnist/tla": "320eb9ff", "small/mnist/tla-rn": "ecb278ee",
-        "small/mnist/tla-sa": "5f0fe565",
+        "mini/mnist/tla": "6798cdb7", "small/mnist/um": "7a9d817e", "small/mnist/at": "e78ffb07",
+        "small/mnist/alp": "522dd72f", "small/mnist/tla": "8f5594f8", "small/cifar10/um": "5d63125e",
+        "small/cifar10/at": "1878ccd7", "small/cifar10/alp": "652c3c00", "small/cifar10/tla": "0aea582b",
+        "small/tiny-imagenet/um": "cc7abab4", "small/tiny-imagenet/at": "4cbc4080",
+        "small/tiny-imagenet/alp": "af06e51f", "small/tiny-imagenet/tla": "8df60bbc",
     }  # fmt: skip
     assert {name: TrainConfig.preset(name).identity[:8] for name in begins} == begins
 
