@@ -184,13 +184,17 @@ def detection_of(results: Results, method: str, dataset: str | None = None) -> D
     return detect(gallery.features, gallery.labels, features, wrong)
 
 
-def query_to_show(retrieved: Mapping[str, RetrievalResult]) -> int:
+def query_to_show(retrieved: Mapping[str, RetrievalResult], *, among: np.ndarray | None = None) -> int:
     """The first test image for which the models' answers to its adversarial example differ most, whoever is right.
 
     Parameters
     ----------
     retrieved : mapping of str to RetrievalResult
         Of all test images, for each model.
+    among : ndarray, (n,), bool, optional
+        Which images may be shown; by default all.
     """
     precision = np.stack([found.adversarial.precision_at_k for found in retrieved.values()])
-    return int(next(iter(retrieved.values())).adversarial.rows[np.argmax(np.ptp(precision, axis=0))])
+    rows = next(iter(retrieved.values())).adversarial.rows
+    differ = np.ptp(precision, axis=0)
+    return int(rows[np.argmax(differ if among is None else np.where(among[rows], differ, -1))])

@@ -84,18 +84,13 @@ def extract_run(
         Perturbation level; by default that of the dataset's attack.
     split : {"test", "train"}
     images : int, optional
-        Test images, evenly spread over the set; by default all.
+        Test images at the most, evenly spread over the set; by default all.
     device : str
     progress : bool
 
     Returns
     -------
     Path
-
-    Raises
-    ------
-    ValueError
-        If the test set has fewer images.
     """
     from analysis.extraction import extract
     from tla_core.datasets import load_dataset
@@ -108,9 +103,8 @@ def extract_run(
     config = run_config(run_dir)
     data = load_dataset(config.dataset, split)
     n = len(data.labels)
-    if test and images and images > n:
-        raise ValueError(f"{data.source} has {n} test images. Got images={images}.")
-    rows = torch.arange(images or n) * n // (images or n) if test else torch.arange(n)
+    taken = min(images or n, n) if test else n
+    rows = torch.arange(taken) * n // taken
     reps = extract(
         load_model(run_dir, device=device),
         data.images[rows],

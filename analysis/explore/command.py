@@ -30,7 +30,7 @@ def explore(
 
     from analysis.explore.explorer import EmbeddingExplorer
     from analysis.representations import RepresentationSet
-    from analysis.run_results import extract_run
+    from analysis.run_results import extract_run, is_current, representations_target
     from analysis.scales import results_dir
 
     if not runs:
@@ -38,7 +38,10 @@ def explore(
     names = run_names(runs)
     sets, levels = {}, set()
     for name, run in zip(names, runs, strict=True):
-        sets[name] = RepresentationSet.load(extract_run(run, eps, device=device, progress=progress))
+        # Of a run whose representations were not made yet, no more than can be shown.
+        images = None if is_current(*representations_target(run, eps)) else max(points // 2, 1)
+        path = extract_run(run, eps, images=images, device=device, progress=progress)
+        sets[name] = RepresentationSet.load(path)
         levels.add(sets[name].meta["attack"]["eps"])
     if len(levels) > 1:
         raise ValueError(f"the runs' attacks have different eps: {sorted(levels)}. Choose one with --eps.")
