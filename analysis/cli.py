@@ -60,6 +60,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "redraw": redraw,
         "reproduction": reproduction,
         "publish": publish,
+        "restore": restore,
         "site": site,
         "status": status,
         "runs": runs,
@@ -337,6 +338,15 @@ def publish(
 
     for run in runs:
         print(publish_run(run, (out or project_root() / "checkpoints") / hub_name(run)))
+
+
+def restore(scale: Annotated[str, arg(help="mini, or another scale of workflow/scales.")] = "small") -> None:
+    """Put the published runs where a scale's own would lie: its figures are made from them, without training."""
+    from analysis.model_cards import restore_runs
+    from analysis.scales import load_scale
+
+    for path in restore_runs(load_scale(scale)):
+        print(path)
 
 
 def site(

@@ -8,7 +8,7 @@ import yaml
 
 from analysis.accuracy import RunAccuracy
 from analysis.run_results import run_config
-from analysis.scales import project_root, results_dir
+from analysis.scales import Scale, project_root, results_dir
 from analysis.tables import Column, Table
 from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, write_atomic
@@ -110,6 +110,37 @@ def published_runs(dataset: str = "cifar10", *, root: Path | str | None = None) 
     except DatasetError:
         return {}
     return found
+
+
+def restore_runs(scale: Scale) -> list[Path]:
+    """Put published runs where a scale's trainings of its first seed would lie, so that none of these is trained again.
+
+    Parameters
+    ----------
+    scale : Scale
+
+    Returns
+    -------
+    list of Path
+        The folders that were written. A run that is there already, and a published one of other settings than the
+        scale's, are left as they are.
+    """
+    written = []
+    for dataset in scale.datasets:
+        for method in scale.methods:
+            published = scale.root / "checkpoints" / f"{dataset}-{method}"
+            run = RunFolder(scale.run_dir(dataset, method, scale.seeds[0]))
+            settings = scale.config(dataset, method, scale.seeds[0])
+            if not (published / CARD).is_file() or run_config(published).identity != settings.identity:
+                continue
+            with run.locked():
+                if run.record() is not None or run.model_path.exists():
+                    continue
+                load_tensors(published / run.model_path.name)  # a damaged file must not become a run
+                for name in (run.config_path.name, run.model_path.name):
+                    write_atomic(run.path / name, (published / name).read_bytes())
+            written.append(run.path)
+    return written
 
 
 def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] = ()) -> RunAccuracy:

@@ -1,17 +1,26 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from tiny import REPOSITORY, mnist_images, tiny_training
+from tiny import REPOSITORY, mnist_images, project_folder, tiny_training, use_few_images
 
 import tla_core as tla
 from analysis import cli
 from analysis.accuracy import evaluate_run
-from analysis.model_cards import OUTCOMES, hub_name, publish_run, published_runs, stored_accuracy
-from analysis.run_results import run_config
+from analysis.model_cards import (
+    OUTCOMES,
+    hub_name,
+    publish_run,
+    published_runs,
+    restore_runs,
+    stored_accuracy,
+)
+from analysis.run_results import is_trained, run_config
+from analysis.scales import load_scale
 from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
 from tla_core.config import AttackConfig
@@ -104,6 +113,38 @@ def test_published_runs_are_found_where_their_images_are(run, tmp_path, monkeypa
     record["config"]["dataset"] = "cifar10"
     (folder / "config.json").write_text(json.dumps(record))
     assert published_runs("mnist", root=tmp_path) == {}
+
+
+def test_published_runs_are_put_where_those_of_a_scale_would_lie(tmp_path, capsys):
+    root = project_folder(tmp_path)
+    scale = load_scale("mini", root)
+    with pytest.MonkeyPatch.context() as patch:
+        use_few_images(patch)
+        runs = {method: scale.run_dir("mnist", method) for method in scale.methods}
+        for method, run in runs.items():
+            tla.train(scale.config("mnist", method), run, progress=False)
+            evaluate_run(run, {}, progress=False)
+            publish_run(run, root / "checkpoints" / hub_name(run))
+    before = {method: (run / "model.safetensors").read_bytes() for method, run in runs.items()}
+    assert restore_runs(scale) == []  # they are there
+    for run in runs.values():
+        shutil.rmtree(run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLA_ROOT", str(root))
+        assert cli.main(["restore", "--scale", "mini"]) == 0
+    assert capsys.readouterr().out.split() == [str(run) for run in runs.values()]
+    assert {method: (run / "model.safetensors").read_bytes() for method, run in runs.items()} == before
+    assert all(is_trained(run, scale.config("mnist", method)) for method, run in runs.items())
+    # Of other settings, or damaged, they are not taken.
+    shutil.rmtree(root / "runs")
+    changed = load_scale("mini", project_folder(tmp_path, overrides={m: tiny_training(epochs=2) for m in runs}))
+    assert restore_runs(changed) == [] and restore_runs(scale)
+    shutil.rmtree(root / "runs")
+    weights = root / "checkpoints" / "mnist-um" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match="altered"):
+        restore_runs(scale)
+    assert not (root / "runs/mini/mnist/um/seed0/model.safetensors").exists()
 
 
 # The checkpoints of the repository ------------------------------------------------------------------------------------
