@@ -3,14 +3,16 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from tiny import REPOSITORY, mnist_images, project_folder, tiny_training, use_few_images
 
 import tla_core as tla
-from analysis import cli
+from analysis import cli, extract, input_landscape, nearest_neighbours
 from analysis.accuracy import evaluate_run
+from analysis.drawings import load_drawing
 from analysis.model_cards import (
     OUTCOMES,
     hub_name,
@@ -25,7 +27,7 @@ from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
 from tla_core.config import AttackConfig
 from tla_core.masking import MaskingWarning
-from tla_core.presets import accuracy_columns
+from tla_core.presets import accuracy_columns, analysis_attack
 
 CHECKPOINTS = sorted(path.parent for path in (REPOSITORY / "checkpoints").glob("*/model.safetensors"))
 MEBIBYTE = 2**20
@@ -204,3 +206,39 @@ def test_tla_evaluate_gives_the_accuracy_on_the_card(folder, real_data_root, tmp
     for name in ("clean", "FGSM"):
         ours, card = (outcome[name].double().mean().item() for outcome in (measured, expected))
         assert ours == pytest.approx(card, abs=3e-4)  # three of the ten thousand images
+
+
+# What committed figures show, made again from the checkpoints: on another machine, so within tolerances ---------------
+
+
+def figure_numbers(stem):
+    return json.loads((REPOSITORY / "figures" / "small" / f"{stem}.json").read_text(encoding="utf-8"))["numbers"]
+
+
+def test_a_landscape_of_figure_8_from_its_checkpoint(real_data_root):
+    scale = load_scale("small", REPOSITORY)
+    drawn = load_drawing(REPOSITORY / "figures" / "small" / "fig8.safetensors")
+    data = tla.load_dataset("tiny-imagenet", "test", root=real_data_root)
+    eps = analysis_attack(scale.config("tiny-imagenet", "tla")).eps
+    model = tla.load_model(REPOSITORY / "checkpoints" / "tiny-imagenet-tla")
+    found = input_landscape(
+        model, data.images[0], int(data.labels[0]), random_state=0,
+        radius=scale.landscape["radius"] * eps, resolution=scale.landscape["resolution"],
+    )  # fmt: skip
+    np.testing.assert_allclose(found.loss, drawn.rows["TLA"][0].loss, atol=1e-3)
+
+
+def test_the_neighbours_of_figure_7_from_a_checkpoint(real_data_root):
+    data = tla.load_dataset("cifar10-jpeg", "test", root=real_data_root)
+    model = tla.load_model(REPOSITORY / "checkpoints" / "cifar10-tla")
+    attack = analysis_attack(run_config(REPOSITORY / "checkpoints" / "cifar10-tla"))
+    shown = figure_numbers("fig7")
+    row = shown["query_row"]
+    gallery = extract(model, data.images, data.labels)
+    query = extract(model, data.images[row : row + 1], data.labels[row : row + 1], indices=[row], attack=attack)
+    for features, kind in ((query.features, "clean"), (query.adv_features, "adversarial")):
+        (panel,) = (each for each in shown["panels"] if each["model"] == "TLA" and each["query"] == kind)
+        distances, rows = nearest_neighbours(features, gallery.features, 3, exclude=np.array([row]))
+        assert rows[0].tolist() == [neighbour["row"] for neighbour in panel["neighbours"]]
+        expected = [neighbour["distance"] for neighbour in panel["neighbours"]]
+        np.testing.assert_allclose(distances[0], expected, atol=2e-3)

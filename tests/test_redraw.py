@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from test_display import make_panel
+from tiny import REPOSITORY
 
 from analysis.display import (
     ClassPairDisplay,
@@ -19,6 +20,7 @@ from analysis.display import (
 )
 from analysis.drawings import DrawingError, drawing_bytes, load_drawing
 from analysis.figures import save_figure, save_table
+from analysis.manifest import EXPECTED, artefacts_of, check_manifest
 from analysis.redraw import changed_when_redrawn, draw_again
 from analysis.tables import Column, Table
 from tla_core.checkpoint import CheckpointError, save_tensors
@@ -122,3 +124,11 @@ def test_files_that_are_no_drawing_are_refused(folder, tmp_path):
         load_drawing(tmp_path / "short.safetensors")
     with pytest.raises(TypeError, match="Got a object"):
         drawing_bytes(object())
+
+
+def test_committed_figures_are_complete_and_drawn_again_byte_for_byte():
+    folder = REPOSITORY / "figures" / "small"
+    check_manifest(folder)
+    drawn = changed_when_redrawn(folder)
+    assert [each for each in drawn if each.changed] == []
+    assert {artefact for each in drawn for artefact in artefacts_of(each.stem)} == set(EXPECTED)
