@@ -300,3 +300,20 @@ def test_a_grid_must_be_full():
 def test_the_panels_of_a_column_have_one_axis(changes):
     with pytest.raises(ValueError, match=r"panels of column 'digit' must have one axis, to be compared\. Got"):
         LandscapesDisplay.from_landscapes({"AT": [make_landscape()], "TLA": [make_landscape(**changes)]}, ["digit"])
+
+
+def test_relative_panels_of_a_column_share_the_range_of_their_rises():
+    axis = np.linspace(-1, 1, 3)
+    low, high = np.full((3, 3), 5.0), np.full((3, 3), 1.0)
+    low[0, 0], high[2, 1], high[0, 1] = 5.25, 1.5, 0.75
+    panels = {"A": (low, 5.0), "B": (high, 1.0)}
+    rows = {name: [LandscapeDisplay(loss, axis, at, relative=True)] for name, (loss, at) in panels.items()}
+    display = LandscapesDisplay(rows, ["x"]).plot()
+    assert display.scales == [(-0.25, 0.5)]
+    drawn = [panel.images[0].get_array() for panel in display.axes_[:, 0]]
+    np.testing.assert_allclose(drawn[0], (low - 5).T)
+    np.testing.assert_allclose(drawn[1], (high - 1).T)
+    assert [record["centre_loss"] for record in display.numbers()] == [5.0, 1.0]
+    assert [record["rise"] for record in display.numbers()] == [0.25, 0.5]
+    with pytest.raises(ValueError, match="must have one axis"):
+        LandscapesDisplay({**rows, "C": [LandscapeDisplay(low, axis, 5.0)]}, ["x"])

@@ -223,9 +223,10 @@ def test_a_landscape_of_figure_8_from_its_checkpoint(real_data_root):
     model = tla.load_model(REPOSITORY / "checkpoints" / "tiny-imagenet-tla")
     found = input_landscape(
         model, data.images[0], int(data.labels[0]), random_state=0,
-        radius=scale.landscape["radius"] * eps, resolution=scale.landscape["resolution"],
+        radius=scale.landscape["radius"] * eps, resolution=9,
     )  # fmt: skip
-    np.testing.assert_allclose(found.loss, drawn.rows["TLA"][0].loss, atol=1e-3)
+    every = (scale.landscape["resolution"] - 1) // 8  # a coarser grid of the same points
+    np.testing.assert_allclose(found.loss, drawn.rows["TLA"][0].loss[::every, ::every], atol=1e-3)
 
 
 def test_the_neighbours_of_figure_7_from_a_checkpoint(real_data_root):

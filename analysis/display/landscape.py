@@ -41,7 +41,9 @@ class LandscapeDisplay:
     title : str
         By default how far the highest loss lies above that of the centre.
     scale : (float, float), optional
-        Losses of the lowest and the highest colour; by default those of this panel.
+        Values of the lowest and the highest colour; by default those of this panel.
+    relative : bool
+        Draw by how much the loss exceeds that of the centre, which may be far from another model's.
 
     Attributes
     ----------
@@ -60,6 +62,7 @@ class LandscapeDisplay:
     unit: str = "pixel units"
     title: str = ""
     scale: tuple[float, float] | None = None
+    relative: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.axis)
@@ -74,6 +77,7 @@ class LandscapeDisplay:
         eps: float | None = None,
         title: str = "",
         scale: tuple[float, float] | None = None,
+        relative: bool = False,
     ) -> LandscapeDisplay:
         """Take the grid of a `Landscape`, in units of `eps` if it is given.
 
@@ -88,7 +92,16 @@ class LandscapeDisplay:
             raise ValueError(f"eps must be above 0, and of an attack on an image. Got {eps!r} for {landscape!r}.")
         else:
             unit, length = "eps", eps
-        return cls(landscape.loss, landscape.axis / length, landscape.centre_loss, unit, title, scale)
+        return cls(landscape.loss, landscape.axis / length, landscape.centre_loss, unit, title, scale, relative)
+
+    @property
+    def values(self) -> np.ndarray:
+        """What is drawn: the losses, or how far they lie above that of the centre."""
+        return self.loss - self.centre_loss if self.relative else self.loss
+
+    @property
+    def quantity(self) -> str:
+        return "rise of cross-entropy" if self.relative else "cross-entropy"
 
     @property
     def range(self) -> tuple[float, float]:
@@ -117,7 +130,7 @@ class LandscapeDisplay:
             low, high = self.scale or _scale_of([self])
             edge = self.axis[-1] + (self.axis[1] - self.axis[0]) / 2
             # The first direction runs to the right; a point's colour fills the square around it.
-            values = np.ma.masked_invalid(np.asarray(self.loss, dtype=np.float64).T)
+            values = np.ma.masked_invalid(np.asarray(self.values, dtype=np.float64).T)
             self.image_ = ax.imshow(
                 values, origin="lower", extent=(-edge, edge, -edge, edge), vmin=low, vmax=high, interpolation="nearest",
                 cmap=colormaps[COLOUR_MAP].with_extremes(bad=BROKEN_COLOUR),
@@ -135,7 +148,7 @@ class LandscapeDisplay:
             ax.set_title(self.title or self.rise_text, pad=3)
             if alone:
                 ax.set(xlabel=f"first direction ({self.unit})", ylabel=f"second direction ({self.unit})")
-                _add_colour_bar([ax], (low, high), "right")
+                _add_colour_bar([ax], (low, high), "right", self.quantity)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -186,7 +199,8 @@ class LandscapesDisplay:
             raise ValueError(f"images must be {n_columns}, one for each column. Got {len(self.images)}.")
         for title, column in zip(self.column_titles, self._columns(), strict=True):
             first = column[0]
-            if any(panel.unit != first.unit or not np.array_equal(panel.axis, first.axis) for panel in column):
+            kinds = {(panel.unit, panel.relative) for panel in column}
+            if len(kinds) > 1 or any(not np.array_equal(panel.axis, first.axis) for panel in column):
                 raise ValueError(f"the panels of column {title!r} must have one axis, to be compared. Got {column}.")
         self.scales = [_scale_of(column) for column in self._columns()]
 
@@ -198,10 +212,11 @@ class LandscapesDisplay:
         *,
         eps: float | None = None,
         images: Sequence[np.ndarray] | None = None,
+        relative: bool = False,
     ) -> LandscapesDisplay:
         """Take the grids of each model, one for each column, with axes in units of `eps` if it is given."""
         rows = {
-            name: [LandscapeDisplay.from_landscape(landscape, eps=eps) for landscape in row]
+            name: [LandscapeDisplay.from_landscape(landscape, eps=eps, relative=relative) for landscape in row]
             for name, row in landscapes.items()
         }
         return cls(rows, column_titles, images=images)
@@ -223,7 +238,7 @@ class LandscapesDisplay:
             for column, scale, column_axes in zip(self._columns(), self.scales, axes.T, strict=True):
                 column_axes[-1].set_xlabel(f"first direction ({column[0].unit})", labelpad=1)
                 if own:
-                    _add_colour_bar(list(column_axes), scale, "bottom")
+                    _add_colour_bar(list(column_axes), scale, "bottom", column[0].quantity)
             for title, ax in zip(self.column_titles, axes[0] if header is None else header, strict=True):
                 ax.set_title(f"{title}\n{ax.get_title()}".rstrip(), pad=3, linespacing=1.4)
         self.axes_, self.figure_ = axes, axes[0, 0].figure
@@ -263,7 +278,7 @@ class LandscapesDisplay:
         )  # fmt: skip
         for i, row in enumerate(self.rows.values()):
             for j, (panel, (low, high)) in enumerate(zip(row, self.scales, strict=True)):
-                loss = np.where(np.isfinite(panel.loss), panel.loss, np.nan).T.astype(np.float32)
+                loss = np.where(np.isfinite(panel.loss), panel.values, np.nan).T.astype(np.float32)
                 axis = np.asarray(panel.axis, dtype=np.float32)
                 surface = go.Surface(
                     x=axis, y=axis, z=loss, cmin=low, cmax=high, colorscale=COLOUR_MAP, showscale=False,
@@ -338,13 +353,14 @@ def contour_levels(low: float, high: float) -> list[float]:
 
 
 def _scale_of(panels: Sequence[LandscapeDisplay]) -> tuple[float, float]:
-    """Lowest and highest finite loss; 1 apart where there is but one, and 0 to 1 without any."""
-    ranges = [panel.range for panel in panels if not math.isnan(panel.range[0])]
-    low, high = min((r[0] for r in ranges), default=0.0), max((r[1] for r in ranges), default=1.0)
+    """Lowest and highest finite value; 1 apart where there is but one, and 0 to 1 without any."""
+    finite = [values for panel in panels if len(values := panel.values[np.isfinite(panel.values)])]
+    low = min((float(values.min()) for values in finite), default=0.0)
+    high = max((float(values.max()) for values in finite), default=1.0)
     return (low, high) if low < high else (low, low + 1)
 
 
-def _add_colour_bar(axes: list, scale: tuple[float, float], location: str) -> None:
+def _add_colour_bar(axes: list, scale: tuple[float, float], location: str, quantity: str) -> None:
     """Beside axes of one scale; its ticks are the levels of their contour lines."""
     bar = axes[-1].figure.colorbar(
         axes[-1].images[0], ax=axes, location=location, ticks=contour_levels(*scale), aspect=22, pad=0.01, fraction=0.05
@@ -354,4 +370,4 @@ def _add_colour_bar(axes: list, scale: tuple[float, float], location: str) -> No
         line(level, color=CONTOUR_COLOUR, linewidth=0.5)
     bar.ax.tick_params(length=2, pad=1.5)
     bar.outline.set_linewidth(0.4)
-    bar.set_label("cross-entropy", labelpad=1)
+    bar.set_label(quantity, labelpad=1)
