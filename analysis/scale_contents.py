@@ -157,6 +157,7 @@ class _Items:
         """Notebook -> what it reads. One that is not here reads everything that the others do."""
         scale = self.scale
         of_first = self.runs(scale.datasets, scale.methods, self.first)
+        of_neighbours = self.runs(scale.neighbour_datasets(), scale.methods, self.first)
         of_maps = self.runs([scale.dataset_of("maps")], scale.methods, self.first)
         attacked = [method for method in scale.methods if method != "um"]
         of_landscapes = self.runs([scale.dataset_of("landscapes")], attacked, self.first)
@@ -186,7 +187,7 @@ class _Items:
             "table4_6_hyperparameters": lambda: [self.accuracy(run) for run in of_sweeps],
             "main_accuracy": lambda: [self.accuracy(run) for run in self.of_table],
             "knn_and_detection": lambda: (
-                at_main_level(of_first) + [self.train_representations(run) for run in of_first]
+                at_main_level(of_neighbours) + [self.train_representations(run) for run in of_neighbours]
             ),
             "your_own_model": list,
             "explore_embeddings": lambda: at_main_level(of_maps),

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from analysis.published import KNN
 from analysis.variants import split_variant, variant_fields, variant_name
 from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig, parse_number
 from tla_core.presets import SWEEPS, analysis_attack, preset_fields
@@ -116,6 +117,10 @@ class Scale:
     def dataset_of(self, kind: str) -> str:
         """The dataset of a kind of figure: ``maps``, ``landscapes`` or ``sweeps``."""
         return self.figure_datasets.get(kind, self.datasets[0])
+
+    def neighbour_datasets(self) -> tuple[str, ...]:
+        """The datasets that kNN accuracies and detection are shown of: those of the paper."""
+        return tuple(dataset for dataset in self.datasets if dataset in KNN)
 
     def dataset_of_run(self, data: str) -> str:
         """The scale's name of the dataset that runs were trained on: ``mnist`` for ``mnist-mini``, at `mini`."""
