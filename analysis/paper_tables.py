@@ -92,7 +92,8 @@ def ratio_spread_table(results: Results) -> Table | None:
     columns += [Column(name, f"{name}, %", digits=1, percent=True, error=f"{name} sd") for name in ("clean", "robust")]
     variant = results.scale.spread.get("variant")
     length = f" with the shorter training of the variant {variant!r}" if variant else ""
-    caption = f"Table 3, how much seeds matter: mean ± standard deviation over {min(counts)} seeds{length}."
+    seeds = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)}"
+    caption = f"Table 3, how much seeds matter: mean ± standard deviation over {seeds} seeds{length}."
     return Table(columns, rows, caption)
 
 

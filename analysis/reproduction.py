@@ -329,7 +329,8 @@ def _settings(scale: Scale) -> str:
     rows = []
     for dataset in scale.datasets:
         config = scale.config(dataset, scale.methods[-1])
-        seeds = max(len(scale.spread_runs(dataset, method)) for method in scale.methods) or len(scale.seeds)
+        counts = {len(scale.spread_runs(dataset, method)) or len(scale.seeds) for method in scale.methods}
+        seeds = "–".join(map(str, sorted({min(counts), max(counts)})))
         rows.append({
             "dataset": dataset, "data": config.dataset, "network": f"{config.network}, width {config.width:g}",
             "blocks": "-".join(map(str, config.blocks)) or "–", "length": config.length, "attack": str(config.attack),

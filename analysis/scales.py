@@ -53,8 +53,8 @@ class Scale:
     sweeps : tuple of str
         See `tla_core.presets.SWEEPS`.
     spread : dict
-        ``variant`` (may be empty) and ``seeds`` of the runs whose spread Table 3 shows, of all datasets or of those
-        of ``datasets``; no seeds, no spread.
+        ``variant`` (may be empty) and ``seeds``, of all methods or of each that they name, of the runs whose spread
+        Table 3 shows, of all datasets or of those of ``datasets``; no seeds, no spread.
     accuracy : dict
         ``methods`` of the main table; ``long_images`` and ``restarts``, limits of costly attacks; ``autoattack``, the
         number of images for it; ``black_box``, the ``variant`` and ``seed`` of the copies. Methods, AutoAttack and
@@ -148,7 +148,9 @@ class Scale:
         if dataset not in self.spread.get("datasets", self.datasets):
             return []
         variant = self.spread.get("variant")
-        return [(f"{method}@{variant}" if variant else method, seed) for seed in self.spread.get("seeds", ())]
+        seeds = self.spread.get("seeds", ())
+        seeds = seeds.get(method, ()) if isinstance(seeds, dict) else seeds
+        return [(f"{method}@{variant}" if variant else method, seed) for seed in seeds]
 
     def copy_of(self, dataset: str, method: str) -> tuple[str, int] | None:
         """Method with its variant, and seed, of the independently trained copy of a method; None if there is none."""

@@ -147,6 +147,8 @@ def test_the_runs_of_a_spread():
     assert spread.spread_runs("mnist", "at") == [("at@short", 0), ("at@short", 1)]
     spread = make_scale(spread={"variant": "", "seeds": [0, 2]})
     assert spread.spread_runs("mnist", "at") == [("at", 0), ("at", 2)]
+    spread = make_scale(spread={"variant": "", "seeds": {"at": [0, 1, 2], "alp": [0]}})
+    assert [len(spread.spread_runs("mnist", method)) for method in ("um", "at", "alp")] == [0, 3, 1]
     for changes in ({}, {"spread": {"variant": "short"}}):
         assert make_scale(**changes).spread_runs("mnist", "at") == []
 
