@@ -38,11 +38,12 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
     rows = {method: {"method": method.upper()} for method in results.methods}
     columns, per_class, left_out, counts = [Column("method", "method")], [], [], []
     for dataset in results.scale.datasets:
+        sizes = []
         for eps in results.levels(dataset):
             for method in results.methods:
                 reps = results.representations(method, eps, dataset=dataset)
                 for name, compute in _RATIOS.items():
-                    ratio = compute(reps)
+                    ratio = compute(reps, **_drawn_from(results, dataset, eps, name))
                     rows[method][f"{dataset} {name} {eps:g}"] = ratio.value
                     where = {"dataset": dataset, "method": method.upper(), "eps": eps, "ratio": name}
                     names = zip(reps.class_names, ratio.per_class, strict=True)
@@ -53,13 +54,22 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
                 Column(f"{dataset} {name} {eps:g}", f"{_TITLES[name]}, {dataset}, ε {eps:.3g}", best=_BEST[name])
                 for name in _RATIOS
             ]
-        counts.append(f"{dataset}: {len(reps):,} test images, {results.attack(dataset=dataset)}")
+            sizes.append(len(reps))
+        images = " and ".join(f"{n:,}" for n in dict.fromkeys(sizes))
+        counts.append(f"{dataset}: {images} test images, {results.attack(dataset=dataset)}")
     caption = (
         "Table 3: ratios r′ (lower is better) and r (higher is better) of mean angular distances, penultimate layer; "
         f"{'; '.join(counts)}, and as many steps at the other level. Classes left out, for want of adversarial"
         f" examples: {'; '.join(left_out) or 'none'}."
     )
     return Table(columns, list(rows.values()), caption), per_class
+
+
+def _drawn_from(results: Results, dataset: str, eps: float | None, ratio: str) -> dict[str, int]:
+    """What r′ must be told where it is of a part of the test images."""
+    if ratio != "r_prime" or not results.scale.images_at(dataset, eps):
+        return {}
+    return {"drawn_from": len(results.test_images(dataset).labels)}
 
 
 def ratio_spread_table(results: Results) -> Table | None:
@@ -77,7 +87,10 @@ def ratio_spread_table(results: Results) -> Table | None:
             found: dict[str, list[float]] = {}
             for variant, seed in runs:
                 reps = results.representations(variant, dataset=dataset, seed=seed)
-                values = {name: compute(reps).value for name, compute in _RATIOS.items()}
+                values = {
+                    name: compute(reps, **_drawn_from(results, dataset, None, name)).value
+                    for name, compute in _RATIOS.items()
+                }
                 values |= {"clean": reps.accuracy, "robust": reps.robust_accuracy}
                 for name, value in values.items():
                     found.setdefault(name, []).append(value)

@@ -158,7 +158,7 @@ def ratio_r(reps, *, metric="angular") -> RatioResult:
     return ratio(cross_features, cross_classes, reps.features, reps.labels, metric=metric, n_classes=n_classes)
 
 
-def ratio_r_prime(reps, *, metric="angular") -> RatioResult:
+def ratio_r_prime(reps, *, metric="angular", drawn_from=None) -> RatioResult:
     """r': how far an attack moves images away from their own class. Lower is better.
 
     Parameters
@@ -167,6 +167,10 @@ def ratio_r_prime(reps, *, metric="angular") -> RatioResult:
         With an adversarial part: its `adv_features`, `features`, `labels` and `class_names`.
     metric : {"angular", "cosine", "euclidean"}
         See `ratio`.
+    drawn_from : int, optional
+        How many images those of `reps` were drawn from: the ratio of all these is estimated then. An adversarial
+        example is compared with its own clean image too, which is near: one of a class's n pairs in `reps`, but a
+        smaller share of them among all images.
 
     Returns
     -------
@@ -180,7 +184,25 @@ def ratio_r_prime(reps, *, metric="angular") -> RatioResult:
         Where `reps` has no adversarial part, and as `ratio`.
     """
     adversaries = _adversarial(reps, "adv_features", metric)
-    return ratio(adversaries, reps.labels, reps.features, reps.labels, metric=metric, n_classes=_n_classes(reps))
+    found = ratio(adversaries, reps.labels, reps.features, reps.labels, metric=metric, n_classes=_n_classes(reps))
+    if drawn_from is None or drawn_from == len(reps.labels):
+        return found
+    if drawn_from < len(reps.labels):
+        raise ValueError(f"drawn_from={drawn_from}; expected at least the {len(reps.labels)} images of reps.")
+    labels = np.asarray(reps.labels)
+    u, v = (_prepare(np.asarray(part), metric) for part in (adversaries, reps.features))
+    own = np.linalg.norm(u - v, axis=1) if metric == "euclidean" else (u * v).sum(1)
+    own = own if metric == "euclidean" else 1 - (np.abs(own) if metric == "angular" else own)
+    kept = np.isfinite(found.per_class)
+    cross, per_class = found.cross.copy(), found.per_class.copy()
+    for k in np.flatnonzero(kept):
+        of_class = labels == k
+        n, among = of_class.sum(), of_class.sum() * drawn_from / len(labels)
+        others = (n * found.cross[k] - own[of_class].mean()) / (n - 1)
+        cross[k] = (own[of_class].mean() + (among - 1) * others) / among
+        per_class[k] = cross[k] / found.inner[k]
+    value = float(per_class[kept].mean()) if kept.any() else float("nan")
+    return RatioResult(value, per_class, found.left_out, found.inner, cross, metric)
 
 
 def check_metric(metric, known=METRICS):

@@ -7,6 +7,7 @@ from oracles import ratio_per_class
 
 from analysis import ratios
 from analysis.ratios import METRICS, ratio, ratio_r, ratio_r_prime
+from analysis.representations import RepresentationSet
 
 
 def make_case(seed=0, n=40, m=25, d=6, n_classes=4, signed=True):
@@ -280,3 +281,26 @@ def test_unknown_metric_raises():
     for call in (lambda: ratio(X, Y, X, Y, metric="l2"), lambda: ratio_r(make_reps(), metric="l2")):
         with pytest.raises(ValueError, match="metric='l2' is unknown; expected one of angular, cosine, euclidean"):
             call()
+
+
+@pytest.mark.parametrize("metric", ["angular", "cosine", "euclidean"])
+def test_r_prime_of_a_part_estimates_that_of_all(metric):
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 4
+    features = rng.normal(size=(200, 6)) + 2 * rng.normal(size=(4, 6))[labels]
+    reps = RepresentationSet.from_arrays(features, labels, adv_features=features + 0.1 * rng.normal(size=(200, 6)))
+    whole = ratio_r_prime(reps, metric=metric).cross
+    plain, estimated = [], []
+    for _ in range(300):
+        rows = np.concatenate([rng.choice(np.flatnonzero(labels == k), 4, replace=False) for k in range(4)])
+        part = reps.subset(rows)
+        plain.append(ratio_r_prime(part, metric=metric).cross)
+        found = ratio_r_prime(part, metric=metric, drawn_from=200)
+        estimated.append(found.cross)
+        np.testing.assert_allclose(found.per_class, found.cross / found.inner)
+        assert found.value == pytest.approx(found.per_class.mean())
+    np.testing.assert_allclose(np.mean(estimated, axis=0), whole, rtol=0.03)
+    assert (np.mean(plain, axis=0) < 0.9 * whole).all()  # its own image is one of four
+    assert ratio_r_prime(reps, metric=metric, drawn_from=200).value == ratio_r_prime(reps, metric=metric).value
+    with pytest.raises(ValueError, match="drawn_from=199; expected at least the 200 images"):
+        ratio_r_prime(reps, metric=metric, drawn_from=199)
