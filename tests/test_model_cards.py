@@ -165,7 +165,8 @@ def test_a_card_of_the_repository_is_that_of_its_files(folder, tmp_path):
     front, text = front_and_text(folder / "README.md")
     said = {m["name"].removeprefix("under "): m["value"] for m in front["model-index"][0]["results"][0]["metrics"]}
     assert said == {name: round(outcome.double().mean().item(), 4) for name, outcome in correct.items()}
-    assert file_sha256(folder / "model.safetensors") in text and said.keys() >= {"clean", "AutoAttack"}
+    assert file_sha256(folder / "model.safetensors") in text and "clean" in said
+    assert "AutoAttack" in said or not folder.match("cifar10-*")
     model, record = tla.load_model(folder), run_config(folder)
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in text
     assert re.search(rf"\| {re.escape(record.network)}|`{re.escape(record.network)}`", text)
