@@ -158,6 +158,7 @@ def main_accuracy_table(results: Results, dataset: str | None = None) -> Table:
     name, seed = copy
     variant = split_variant(name)[1]
     training = f" with the shorter training of the variant {variant!r}" if variant in PLAIN else ""
+    training = training or (f" with {variant}" if variant else "")
     return replace(table, caption=f"{table.caption}; BB from a copy of the same method, seed {seed}{training}.")
 
 
