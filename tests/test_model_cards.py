@@ -237,7 +237,8 @@ def test_the_neighbours_of_figure_7_from_a_checkpoint(real_data_root):
     shown = figure_numbers("fig7")
     row = shown["query_row"]
     gallery = extract(model, data.images, data.labels)
-    query = extract(model, data.images[row : row + 1], data.labels[row : row + 1], indices=[row], attack=attack)
+    at = np.array([row])
+    query = extract(model, data.images[at], data.labels[at], indices=at, attack=attack)
     for features, kind in ((query.features, "clean"), (query.adv_features, "adversarial")):
         (panel,) = (each for each in shown["panels"] if each["model"] == "TLA" and each["query"] == kind)
         distances, rows = nearest_neighbours(features, gallery.features, 3, exclude=np.array([row]))
