@@ -181,7 +181,7 @@ def ratio_r_prime(reps, *, metric="angular", drawn_from=None) -> RatioResult:
     Raises
     ------
     ValueError
-        Where `reps` has no adversarial part, and as `ratio`.
+        Where `reps` has no adversarial part or more images than `drawn_from`, and as `ratio`.
     """
     adversaries = _adversarial(reps, "adv_features", metric)
     found = ratio(adversaries, reps.labels, reps.features, reps.labels, metric=metric, n_classes=_n_classes(reps))

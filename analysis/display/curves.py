@@ -94,7 +94,7 @@ class RocDisplay:
 
         with figure_style():
             if ax is None:
-                _, ax = plt.subplots(figsize=(2.75, 2.75), layout="constrained")
+                _, ax = plt.subplots(figsize=(2.75, 3.6), layout="constrained")
             lines = []
             for number, curve in enumerate(self.curves):
                 lines += ax.plot(
@@ -108,7 +108,8 @@ class RocDisplay:
                 xlabel="correctly classified inputs that are flagged", ylabel="misclassified inputs that are flagged",
             )  # fmt: skip
             ax.spines[["top", "right"]].set_visible(False)
-            ax.legend(handles=lines, loc="lower right", handlelength=2.6)
+            # Below the axes: a curve may run anywhere within them.
+            ax.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.17), handlelength=2.6)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
