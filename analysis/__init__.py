@@ -50,6 +50,8 @@ _PUBLIC = {
     "table_2": "architectures",
     "ratio_table": "paper_tables",
     "ratio_spread_table": "paper_tables",
+    "distance_table": "paper_tables",
+    "rise_table": "paper_tables",
     "sweep_table": "paper_tables",
     "main_accuracy_table": "paper_tables",
     "knn_table": "paper_tables",

@@ -9,7 +9,7 @@ import numpy as np
 from analysis.accuracy import accuracy_table
 from analysis.detection import DetectionResult, detect
 from analysis.neighbour_metrics import RetrievalResult, knn_accuracy
-from analysis.ratios import ratio_r, ratio_r_prime
+from analysis.ratios import ratio, ratio_r, ratio_r_prime
 from analysis.results import Results
 from analysis.tables import Column, Table
 from analysis.variants import PLAIN, split_variant
@@ -43,13 +43,13 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
             for method in results.methods:
                 reps = results.representations(method, eps, dataset=dataset)
                 for name, compute in _RATIOS.items():
-                    ratio = compute(reps, **_drawn_from(results, dataset, eps, name))
-                    rows[method][f"{dataset} {name} {eps:g}"] = ratio.value
+                    found = compute(reps, **_drawn_from(results, dataset, eps, name))
+                    rows[method][f"{dataset} {name} {eps:g}"] = found.value
                     where = {"dataset": dataset, "method": method.upper(), "eps": eps, "ratio": name}
-                    names = zip(reps.class_names, ratio.per_class, strict=True)
+                    names = zip(reps.class_names, found.per_class, strict=True)
                     per_class += [{**where, "class": k, "value": value} for k, value in names]
-                    if ratio.left_out:
-                        left_out.append(f"{len(ratio.left_out)} of {_TITLES[name]} at {eps:.3g} for {method.upper()}")
+                    if found.left_out:
+                        left_out.append(f"{len(found.left_out)} of {_TITLES[name]} at {eps:.3g} for {method.upper()}")
             columns += [
                 Column(f"{dataset} {name} {eps:g}", f"{_TITLES[name]}, {dataset}, ε {eps:.3g}", best=_BEST[name])
                 for name in _RATIOS
@@ -108,6 +108,75 @@ def ratio_spread_table(results: Results) -> Table | None:
     seeds = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)}"
     caption = f"Table 3, how much seeds matter: mean ± standard deviation over {seeds} seeds{length}."
     return Table(columns, rows, caption)
+
+
+def distance_table(results: Results) -> Table:
+    """What r′ is made of, at the level of each dataset's own attack: mean distances, averaged over classes.
+
+    Clean images of a class from one another, from those of the other classes, and from the adversarial examples made
+    from that class.
+    """
+    rows = []
+    for dataset in results.scale.datasets:
+        for method in results.methods:
+            reps = results.representations(method, dataset=dataset)
+            features, labels = np.asarray(reps.features), np.asarray(reps.labels)
+            own = ratio_r_prime(reps, **_drawn_from(results, dataset, None, "r_prime"))
+            others = [_mean_distance(features[labels != k], features[labels == k]) for k in np.unique(labels)]
+            within, attacked, apart = (float(np.nanmean(values)) for values in (own.inner, own.cross, others))
+            rows.append({
+                "method": method.upper(), "dataset": dataset, "within": within, "attacked": attacked, "apart": apart,
+                "apart / within": apart / within,
+            })  # fmt: skip
+    columns = [
+        Column("method", "method"), Column("dataset", "dataset", align="left"),
+        Column("within", "clean, within a class"), Column("attacked", "attacked, from the own class"),
+        Column("apart", "clean, from other classes"), Column("apart / within", "from other classes / within"),
+    ]  # fmt: skip
+    caption = (
+        "What r′ is made of: mean angular distances (1 − |cos|), penultimate layer, mean over classes; r′ divides the"
+        " second by the first, class by class."
+    )
+    return Table(columns, rows, caption)
+
+
+def _mean_distance(one: np.ndarray, other: np.ndarray) -> float:
+    return float(ratio(one, np.zeros(len(one), int), other, np.zeros(len(other), int)).cross[0])
+
+
+def rise_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
+    """How far the loss rises around many images, in the plane of each that all models share.
+
+    Returns
+    -------
+    table : Table
+        Mean rise with its standard error over images; and in how many of them a model's loss rises least.
+    per_image : list of dict
+        The values behind the means: model, row of the test set, rise.
+    """
+    found = {method.upper(): results.loss_rises(method) for method in results.methods if method != "um"}
+    rises = {name: np.array(list(of.values())) for name, of in found.items()}
+    lowest = np.argmin(list(rises.values()), axis=0)
+    rows = [
+        {
+            "model": name, "rise": float(of.mean()), "rise se": float(of.std(ddof=1) / len(of) ** 0.5),
+            "least": float((lowest == place).mean()),
+        }
+        for place, (name, of) in enumerate(rises.items())
+    ]  # fmt: skip
+    dataset, shape = results.scale.dataset_of("landscapes"), results.scale.landscape
+    columns = [
+        Column("model", "model"), Column("rise", "rise of the loss", digits=4, best="min", error="rise se"),
+        Column("least", "rises least, % of images", digits=1, percent=True, best="max"),
+    ]  # fmt: skip
+    side = shape["rise"]["resolution"]
+    caption = (
+        f"Figure 8, over {len(lowest)} test images of {dataset}: how far the highest loss lies above that of the image,"
+        f" mean ± standard error; {side} × {side} points to ±{shape['radius']:g} eps along two random directions, the"
+        " same for every model."
+    )
+    per_image = [{"model": name, "row": row, "rise": rise} for name, of in found.items() for row, rise in of.items()]
+    return Table(columns, rows, caption), per_image
 
 
 def sweep_table(results: Results, name: str) -> Table:

@@ -206,8 +206,8 @@ def claims(folder: Path | str, found: Sequence[Group]) -> list[Claim]:
         if group.artefact == "table3" and group.dataset == "cifar10" and group.quantity.startswith("r′"):
             judged.append(_is_least(f"TLA has the lowest {group.quantity} on CIFAR-10", group))
     rises: dict[str, list[float]] = {}
-    for panel in _numbers(folder, "fig8") or ():
-        rises.setdefault(panel["model"], []).append(panel["rise"])
+    for each in ((_numbers(folder, "fig8-rise") or {}).get("more") or {}).get("per_image", ()):
+        rises.setdefault(each["model"], []).append(each["rise"])
     if {"AT", "ALP", "TLA"} <= set(rises):
         numbers = {name: Number(float(np.mean(of)), _mean_error(of), math.nan) for name, of in rises.items()}
 
@@ -228,7 +228,8 @@ def claims(folder: Path | str, found: Sequence[Group]) -> list[Claim]:
 
 def _is_least(text: str, group: Group) -> Claim:
     others = [name for name in ("AT", "ALP") if name in group.numbers]
-    said = ", ".join(f"{name} {group.numbers[name].ours:.3f}" for name in (*others, "TLA") if name in group.numbers)
+    measured = ((name, group.numbers[name]) for name in (*others, "TLA") if name in group.numbers)
+    said = ", ".join(f"{name} {number.ours:.3f} ± {number.error:.3f}" for name, number in measured)
     if "TLA" not in group.numbers or not others:
         return Claim(text, "not measured", said)
     tla = group.numbers["TLA"].ours

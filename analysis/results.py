@@ -9,6 +9,7 @@ from analysis.class_maps import ClassMap, load_maps
 from analysis.pair_maps import PairMap, load_pair_maps
 from analysis.representations import RepresentationSet
 from analysis.run_results import (
+    OF_RISE,
     extract_run,
     is_current,
     is_trained,
@@ -154,6 +155,14 @@ class Results:
         self, method: str, *, dataset: str | None = None, seed: int | None = None
     ) -> dict[int, "Landscape"]:
         """The input-space loss landscape of a method around each of the scale's images, by row of the test set."""
+        return {int(row): each for row, each in self._landscapes(method, dataset, seed).items() if row.isdigit()}
+
+    def loss_rises(self, method: str, *, dataset: str | None = None, seed: int | None = None) -> dict[int, float]:
+        """How far the loss of a method rises around each of many images, by row of the test set, on coarser grids."""
+        found = self._landscapes(method, dataset, seed)
+        return {int(row.removeprefix(OF_RISE)): each.rise for row, each in found.items() if row.startswith(OF_RISE)}
+
+    def _landscapes(self, method: str, dataset: str | None, seed: int | None) -> "dict[str, Landscape]":
         from analysis.landscape import load_landscapes
 
         run = self.run(method, dataset=dataset or self.scale.dataset_of("landscapes"), seed=seed)
@@ -161,7 +170,7 @@ class Results:
         if not is_current(path, expected):
             self._may_make(path, f"tla landscape {quote(str(run))} --scale {self.scale.name}")
             landscape_run(run, self.scale.landscape)
-        return {int(row): landscape for row, landscape in load_landscapes(path).items()}
+        return load_landscapes(path)
 
     def accuracy(
         self, method: str, *, only: tuple[str, ...] = (), dataset: str | None = None, seed: int | None = None

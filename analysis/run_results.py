@@ -164,6 +164,9 @@ def project_pairs_run(run_dir: Path | str, eps: float | None, settings: dict[str
 # Landscapes -----------------------------------------------------------------------------------------------------------
 
 
+OF_RISE = "rise/"  # what the names of landscapes that are not drawn begin with
+
+
 def landscapes_target(run_dir: Path | str, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Path of a run's loss landscapes, and what their metadata must say."""
     eps = analysis_attack(run_config(run_dir)).eps
@@ -177,8 +180,9 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
     ----------
     run_dir : Path or str
     settings : dict
-        ``images``, their number, evenly spread over the test set; ``radius`` in units of the dataset's eps; and
-        ``resolution``.
+        ``images``, their number, evenly spread over the test set; ``radius`` in units of the dataset's eps;
+        ``resolution``; and ``rise``: the ``images`` and ``resolution`` of the coarser ones that only their rise is
+        wanted of.
     device : str
 
     Returns
@@ -194,12 +198,13 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
         return path
     data = load_dataset(run_config(run_dir).dataset, "test")
     model = load_model(run_dir, device=device)
-    rows = np.arange(settings["images"]) * len(data.labels) // settings["images"]
-    shape = {"radius": settings["radius"] * expected["eps"], "resolution": settings["resolution"]}
-    found = {
-        str(row): input_landscape(model, data.images[row], int(data.labels[row]), random_state=place, **shape)
-        for place, row in enumerate(rows.tolist())
-    }
+    found = {}
+    for kind, wanted in (("", settings), (OF_RISE, settings["rise"])):
+        rows = np.arange(wanted["images"]) * len(data.labels) // wanted["images"]
+        shape = {"radius": settings["radius"] * expected["eps"], "resolution": wanted["resolution"]}
+        for place, row in enumerate(rows.tolist()):
+            image, label = data.images[row], int(data.labels[row])
+            found[f"{kind}{row}"] = input_landscape(model, image, label, random_state=place, **shape)
     save_landscapes(path, found, expected)
     return path
 

@@ -49,7 +49,8 @@ class Scale:
     pair_points : int
         Clean images of each class of a pair.
     landscape : dict
-        ``images``, ``resolution``, and ``radius`` in units of eps.
+        ``images``, ``resolution``, and ``radius`` in units of eps; ``rise``, the ``images`` and ``resolution`` that its
+        mean is taken over.
     sweeps : tuple of str
         See `tla_core.presets.SWEEPS`.
     spread : dict
@@ -76,7 +77,9 @@ class Scale:
     figure_datasets: dict[str, str] = field(default_factory=dict)
     class_pairs: dict[str, list[list[str]]] = field(default_factory=dict)
     pair_points: int = 200
-    landscape: dict[str, Any] = field(default_factory=lambda: {"images": 3, "resolution": 41, "radius": 2})
+    landscape: dict[str, Any] = field(
+        default_factory=lambda: {"images": 3, "resolution": 41, "radius": 2, "rise": {"images": 20, "resolution": 11}}
+    )
     sweeps: tuple[str, ...] = ()
     spread: dict[str, Any] = field(default_factory=lambda: {"variant": "", "seeds": []})
     accuracy: dict[str, Any] = field(default_factory=dict)

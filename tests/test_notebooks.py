@@ -4,11 +4,12 @@ import shutil
 import warnings
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis import cli, ratio_r_prime, sweep_table
+from analysis import cli, input_landscape, ratio_r_prime, sweep_table
 from analysis.manifest import check_manifest
 from analysis.notebook_runner import NotebookError, run_notebook
 from analysis.redraw import changed_when_redrawn
@@ -16,16 +17,20 @@ from analysis.results import Results
 from analysis.scales import load_scale
 from tla_core.config import METHODS, VARIANTS
 from tla_core.masking import MaskingWarning
+from tla_core.training import load_model
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 FIGURES = [f"fig{k}" for k in range(1, 9)] + ["detection-mnist", "your_own_model"]
-TABLES = [f"table{k}" for k in range(1, 7)] + ["table3-seeds", "fig7-precision", "main_accuracy-mnist", "knn-mnist"]
+TABLES = [
+    *(f"table{k}" for k in range(1, 7)), "table3-seeds", "table3-distances", "fig7-precision", "fig8-rise",
+    "main_accuracy-mnist", "knn-mnist",
+]  # fmt: skip
 # Of each kind of run some, so small that training all of them takes seconds.
 SCALE = {
     "methods": ["um", "at", "tla"],
     "class_pairs": {"mnist": [["4", "9"], ["3", "5"], ["7", "2"]]},
     "pair_points": 40,
-    "landscape": {"images": 2, "resolution": 5, "radius": 2},
+    "landscape": {"images": 2, "resolution": 5, "radius": 2, "rise": {"images": 4, "resolution": 3}},
     "sweeps": ["table4", "table5", "table6"],
     "spread": {"variant": "short", "seeds": [0, 1]},
     "accuracy": {
@@ -204,6 +209,38 @@ def test_sidecars_name_the_notebook_the_runs_and_the_numbers(executed):
     assert "eps 0.3" in figure["caption"] and "MNIST (5,000 + 5,000 subset)" in figure["caption"]
 
 
+def test_distances_and_rises_are_those_of_the_runs(executed):
+    root, _ = executed
+    results = Results("mini", root=root, make=False)
+    stored = {name: json.loads((root / f"figures/mini/{name}.json").read_text())["numbers"]
+              for name in ("table3-distances", "fig8-rise")}  # fmt: skip
+    reps = results.representations("tla", 0.3)
+    unit = np.asarray(reps.features) / np.linalg.norm(reps.features, axis=1, keepdims=True)
+    far, same = 1 - np.abs(unit @ unit.T), reps.labels[:, None] == reps.labels
+    # Classes have as many images each, so that the mean over classes is that over pairs.
+    assert len(set(np.bincount(reps.labels))) == 1
+    (record,) = (each for each in stored["table3-distances"]["records"] if each["method"] == "TLA")
+    assert record["within"] == pytest.approx(far[same & ~np.eye(len(far), dtype=bool)].mean(), rel=1e-5)
+    assert record["apart"] == pytest.approx(far[~same].mean(), rel=1e-5)
+    assert record["attacked"] == pytest.approx(ratio_r_prime(reps).cross.mean())
+    test, eps = results.test_images(), results.attack().eps
+    found = {(each["model"], each["row"]): each["rise"] for each in stored["fig8-rise"]["more"]["per_image"]}
+    rows = [len(test.labels) * place // 4 for place in range(4)]
+    assert set(found) == {(name, row) for name in ("AT", "TLA") for row in rows}
+    model = load_model(results.run("tla"))
+    rises = [
+        input_landscape(
+            model, test.images[row], int(test.labels[row]), radius=2 * eps, resolution=3, random_state=place
+        ).rise
+        for place, row in enumerate(rows)
+    ]  # fmt: skip
+    assert [found["TLA", row] for row in rows] == pytest.approx(rises, abs=1e-5)
+    record = stored["fig8-rise"]["records"][1]
+    assert record["rise"] == pytest.approx(np.mean(rises), abs=1e-5)
+    assert record["rise se"] == pytest.approx(np.std(rises, ddof=1) / 2, abs=1e-5)
+    assert record["least"] == np.mean([found["TLA", row] < found["AT", row] for row in rows])
+
+
 def run_one(root, name):
     source = root / "notebooks" / f"{name}.ipynb"
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -217,8 +254,9 @@ def run_one(root, name):
     ("notebook", "names"),
     [
         ("fig1_3_false_classes", ["fig1", "fig2", "fig3"]), ("fig4_6_class_pairs", ["fig4", "fig5", "fig6"]),
-        ("fig7_retrieval", ["fig7", "fig7-precision"]), ("fig8_loss_landscape", ["fig8"]),
-        ("knn_and_detection", ["knn-mnist", "detection-mnist"]), ("table3_distance_ratios", ["table3", "table3-seeds"]),
+        ("fig7_retrieval", ["fig7", "fig7-precision"]), ("fig8_loss_landscape", ["fig8", "fig8-rise"]),
+        ("knn_and_detection", ["knn-mnist", "detection-mnist"]),
+        ("table3_distance_ratios", ["table3", "table3-seeds", "table3-distances"]),
     ],
 )  # fmt: skip
 def test_executing_again_gives_the_same_images_and_numbers(executed, notebook, names):

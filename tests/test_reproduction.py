@@ -77,7 +77,8 @@ def folder(tmp_path):
         {"value": "0.5", "robust": 0.95, "robust se": 0.01, "paper": 0.9696},
     ]})  # fmt: skip
     rises = {"AT": 0.5, "ALP": 0.6, "TLA": 0.2}
-    write(tmp_path, "fig8", [{"model": name, "rise": value + k} for name, value in rises.items() for k in range(3)])
+    per_image = [{"model": name, "row": k, "rise": value + k} for name, value in rises.items() for k in range(3)]
+    write(tmp_path, "fig8-rise", {"records": [], "more": {"per_image": per_image}})
     return tmp_path
 
 
@@ -97,7 +98,8 @@ def test_groups_come_from_the_sidecars_with_the_papers_numbers(folder):
 def test_claims_are_judged_by_paired_differences(folder):
     (claim,) = claims(folder, [])
     assert "rises least" in claim.text and claim.found == "confirmed"
-    write(folder, "fig8", [{"model": m, "rise": r} for m in ("AT", "ALP", "TLA") for r in (0.1, 0.2, 0.3)])
+    per_image = [{"model": m, "rise": r} for m in ("AT", "ALP", "TLA") for r in (0.1, 0.2, 0.3)]
+    write(folder, "fig8-rise", {"records": [], "more": {"per_image": per_image}})
     assert claims(folder, [])[0].found == "within noise"
     precision = {"AT": 0.5, "ALP": 0.4, "TLA": 0.3}
     records = [{"method": name, "adversarial": value} for name, value in precision.items()]

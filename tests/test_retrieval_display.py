@@ -228,7 +228,7 @@ def test_roc_numbers_are_areas_and_rates():
     curve = RocCurve("AT", np.array([0, 0, 0.1, 0.1, 1]), np.array([0, 0.3, 0.3, 0.8, 1]), 0.8)
     (record,) = RocDisplay([curve]).numbers()
     assert record == {
-        "name": "AT", "auc": 0.8,
+        "name": "AT", "auc": 0.8, "auc se": None,
         "true_positive_rate_within": {"0.01": 0.3, "0.05": 0.3, "0.1": 0.8, "0.2": 0.8, "0.5": 0.8},
     }  # fmt: skip
     assert repr(RocDisplay([curve])) == "RocDisplay(AT 0.800)"

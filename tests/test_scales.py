@@ -314,7 +314,8 @@ def test_every_run_of_a_scale_of_the_repository_has_valid_settings(name):
 def test_settings_of_a_scale_of_the_repository_are_complete(name):
     scale = load_scale(name, REPOSITORY)
     assert set(scale.points_per_class) == {"clean", "adversarial"}
-    assert set(scale.landscape) == {"images", "resolution", "radius"}
+    assert set(scale.landscape) == {"images", "resolution", "radius", "rise"}
+    assert set(scale.landscape["rise"]) == {"images", "resolution"}
     assert {"variant", "seeds"} <= set(scale.spread) <= {"variant", "seeds", "datasets"}
     assert set(scale.accuracy) == {"methods", "long_images", "restarts", "autoattack", "black_box"}
     assert scale.pair_settings(scale.dataset_of("maps"))
