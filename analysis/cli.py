@@ -115,7 +115,7 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
 
     def evaluate(
         runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Run folders.")]],
-        only: Annotated[tuple[str, ...], arg(help="Measure these columns alone, such as PGD20.")] = (),
+        only: Annotated[tuple[str, ...], arg(help="Measure these columns alone, such as PGD20; clean is always.")] = (),
         long_images: Annotated[int | None, arg(help="Images for attacks above 40 steps, or with restarts.")] = None,
         restarts: Annotated[int | None, arg(help="The most restarts of an attack.")] = None,
         black_box: Annotated[Path | None, arg(help="Run whose adversarial examples are transferred.")] = None,
@@ -153,8 +153,8 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
             if autoattack:
                 settings = analysis_attack(run_config(run))
                 attacks[AUTOATTACK] = AutoAttack(eps=settings.eps, norm=settings.norm)
-            if unknown := sorted(set(only) - set(attacks)):
-                raise ValueError(f"no column {', '.join(unknown)}. There are: {', '.join(attacks)}.")
+            if unknown := sorted(set(only) - {"clean", *attacks}):
+                raise ValueError(f"no column {', '.join(unknown)}. There are: clean, {', '.join(attacks)}.")
             attacks = {name: a for name, a in attacks.items() if not only or name in only}
             limits = costly_limits(attacks, few) | ({AUTOATTACK: autoattack} if autoattack else {})
             options = {"split": split, "limits": limits, "batch_size": batch_size, "device": device}

@@ -22,6 +22,7 @@ import numpy as np
 from analysis import published
 from analysis.scales import Scale
 from analysis.tables import Column, Table
+from tla_core.presets import analysis_attack
 
 AGREES, ORDERED, NOISE, DISAGREES = "agrees", "same ordering", "too close to order", "disagrees"
 _ERRORS = 2  # so many standard errors are a difference
@@ -91,7 +92,7 @@ def binomial_error(share: float, n: int) -> float:
 def groups(folder: Path | str, scale: Scale) -> list[Group]:
     """All columns that the paper has too, from the sidecars of a scale's folder of figures."""
     folder = Path(folder)
-    readers = (_ratios, _sweeps, _accuracies, _neighbours, _detections)
+    readers = (_ratios, _ratios_over_seeds, _sweeps, _accuracies, _neighbours, _detections)
     return [group for read in readers for group in read(folder, scale)]
 
 
@@ -111,11 +112,7 @@ def _ratios(folder: Path, scale: Scale) -> Iterator[Group]:
         if record["value"] is not None:
             by_class.setdefault(key, {}).setdefault(record["method"], {})[record["class"]] = record["value"]
     for (ratio, dataset, eps), values in by_class.items():
-        printed = next((
-            dict(zip(published.METHODS, numbers, strict=True))
-            for (name, data, level), numbers in published.RATIOS.items()
-            if (name, data) == (ratio, dataset) and math.isclose(level, eps, rel_tol=1e-3)
-        ), None)  # fmt: skip
+        printed = _printed_ratios(ratio, dataset, eps)
         if printed is None:
             continue
         numbers = {
@@ -128,8 +125,36 @@ def _ratios(folder: Path, scale: Scale) -> Iterator[Group]:
             both = sorted(values[one].keys() & values[other].keys())
             return _mean_error([values[one][k] - values[other][k] for k in both])
 
-        level = f"{eps:g}" if dataset == "mnist" else f"{round(eps * 255)}/255"
-        yield Group("table3", dataset, f"{'r′' if ratio == 'r_prime' else 'r'} at ε {level}", numbers, differ)
+        yield Group("table3", dataset, _ratio_at(ratio, dataset, eps), numbers, differ)
+
+
+def _ratios_over_seeds(folder: Path, scale: Scale) -> Iterator[Group]:
+    """The same of several trainings, at the level of a dataset's own attack; standard errors over them."""
+    records = (_numbers(folder, "table3-seeds") or {"records": []})["records"]
+    for dataset in dict.fromkeys(row["dataset"] for row in records):
+        eps = analysis_attack(scale.config(dataset, scale.methods[0])).eps
+        for ratio in ("r_prime", "r"):
+            printed = _printed_ratios(ratio, dataset, eps) or {}
+            numbers = {
+                row["method"]: Number(row[ratio], row[f"{ratio} sd"] / math.sqrt(row["seeds"]), printed[row["method"]])
+                for row in records
+                if row["dataset"] == dataset and row["method"] in printed
+            }
+            if numbers:
+                yield Group("table3-seeds", dataset, _ratio_at(ratio, dataset, eps), numbers)
+
+
+def _printed_ratios(ratio: str, dataset: str, eps: float) -> dict[str, float] | None:
+    """The paper's ratio of each method at a level; None where it has none."""
+    for (name, data, level), numbers in published.RATIOS.items():
+        if (name, data) == (ratio, dataset) and math.isclose(level, eps, rel_tol=1e-3):
+            return dict(zip(published.METHODS, numbers, strict=True))
+    return None
+
+
+def _ratio_at(ratio: str, dataset: str, eps: float) -> str:
+    level = f"{eps:g}" if dataset == "mnist" else f"{round(eps * 255)}/255"
+    return f"{'r′' if ratio == 'r_prime' else 'r'} at ε {level}"
 
 
 def _mean_error(values: Sequence[float]) -> float:
@@ -203,6 +228,9 @@ def claims(folder: Path | str, found: Sequence[Group]) -> list[Claim]:
     """The paper's trends: confirmed, not confirmed, or within noise."""
     folder, judged = Path(folder), []
     for group in found:
+        if group.artefact == "table3" and group.quantity.startswith("r′"):
+            judged.append(_is_most(f"UM has the highest {group.quantity} on {group.dataset}", group))
+    for group in found:
         if group.artefact == "table3" and group.dataset == "cifar10" and group.quantity.startswith("r′"):
             judged.append(_is_least(f"TLA has the lowest {group.quantity} on CIFAR-10", group))
     rises: dict[str, list[float]] = {}
@@ -227,14 +255,23 @@ def claims(folder: Path | str, found: Sequence[Group]) -> list[Claim]:
 
 
 def _is_least(text: str, group: Group) -> Claim:
-    others = [name for name in ("AT", "ALP") if name in group.numbers]
-    measured = ((name, group.numbers[name]) for name in (*others, "TLA") if name in group.numbers)
+    return _stands_out(text, group, "TLA", ("AT", "ALP", "TLA"), -1)
+
+
+def _is_most(text: str, group: Group) -> Claim:
+    return _stands_out(text, group, "UM", ("UM", "AT", "ALP", "TLA"), 1)
+
+
+def _stands_out(text: str, group: Group, one: str, among: Sequence[str], sign: int) -> Claim:
+    """Whether one method's number lies below (-1) or above (1) that of each of the others."""
+    measured = [(name, group.numbers[name]) for name in among if name in group.numbers]
+    others = [name for name, _ in measured if name != one]
     said = ", ".join(f"{name} {number.ours:.3f} ± {number.error:.3f}" for name, number in measured)
-    if "TLA" not in group.numbers or not others:
+    if one not in group.numbers or not others:
         return Claim(text, "not measured", said)
-    tla = group.numbers["TLA"].ours
     margins = [
-        (tla - group.numbers[name].ours) / max(group.difference_error("TLA", name), 1e-12) for name in others
+        sign * (group.numbers[name].ours - group.numbers[one].ours) / max(group.difference_error(one, name), 1e-12)
+        for name in others
     ]  # fmt: skip
     if max(margins) < -_ERRORS:
         return Claim(text, "confirmed", said)
@@ -244,8 +281,8 @@ def _is_least(text: str, group: Group) -> Claim:
 # The document ---------------------------------------------------------------------------------------------------------
 
 _TITLES = {
-    "table3": "Table 3: distance ratios", "table4": "Table 4: λ1", "table5": "Table 5: the margin",
-    "table6": "Table 6: the layer", "main_accuracy": "Accuracies of the main text",
+    "table3": "Table 3: distance ratios", "table3-seeds": "Table 3 over seeds", "table4": "Table 4: λ1",
+    "table5": "Table 5: the margin", "table6": "Table 6: the layer", "main_accuracy": "Accuracies of the main text",
     "knn": "Accuracy of the 50 nearest training images", "detection": "Detection of misclassified inputs",
 }  # fmt: skip
 
@@ -278,8 +315,8 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
         f"Of {len(counts)} numbers: {summary}. Verdicts follow from standard errors (± below; two of them are a"
         " difference): **agrees** with the paper's number; **same ordering** of the methods in a column, where ours are"
         " apart; **too close to order**, where they are not; **disagrees**. Standard errors of ratios are over classes,"
-        " of accuracies over test images, ours and the paper's; of areas under a curve Hanley and McNeil's, the paper's"
-        " taken to be as exact as ours.",
+        " or over seeds where it says so; of accuracies over test images, ours and the paper's; of areas under a curve"
+        " Hanley and McNeil's, the paper's taken to be as exact as ours.",
         "## What was trained",
         _settings(scale),
     ]
@@ -295,9 +332,8 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
 
 
 def _section(found, artefact: str, dataset: str, reasons) -> Iterator[str]:
-    rows, disagreeing = [], []
+    rows, disagreeing, percent = [], [], not artefact.startswith("table3")
     for group in (each for each in found if (each.artefact, each.dataset) == (artefact, dataset)):
-        percent = artefact != "table3"
         for name, number in group.numbers.items():
             verdict = group.verdict(name)
             rows.append({
@@ -307,7 +343,6 @@ def _section(found, artefact: str, dataset: str, reasons) -> Iterator[str]:
             })  # fmt: skip
             if verdict == DISAGREES:
                 disagreeing.append((group.quantity, name))
-    percent = artefact != "table3"
     digits = {"digits": 2 if percent else 3, "percent": percent}
     end = " %" if percent else ""
     columns = [

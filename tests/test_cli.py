@@ -322,7 +322,7 @@ def test_evaluate_measures_the_table_of_several_runs(project, capsys):
     assert [line.split()[0] for line in printed.splitlines()[1:5]] == ["clean", "FGSM", "3PGD100", "BB100"]
     assert "5 images   PGD 100 x 0.01, eps 0.3 (linf), transferred from LeNet" in printed
     assert fails(capsys, "evaluate", run_dir, "--only", "PGD7").startswith(
-        "tla: error: no column PGD7. There are: FGSM"
+        "tla: error: no column PGD7. There are: clean, FGSM"
     )
 
 

@@ -95,7 +95,25 @@ def test_groups_come_from_the_sidecars_with_the_papers_numbers(folder):
     assert found["table4", "TLA under PGD100"].verdict("0") == AGREES
 
 
+def test_ratios_over_seeds_have_the_error_of_their_mean(folder):
+    scale = make_scale(datasets=("mnist",))
+    found = {"AT": (1.08, 0.03), "ALP": (1.18, 0.03), "TLA": (1.21, 0.03)}
+    records = [
+        {"method": name, "dataset": "mnist", "seeds": 9, "r_prime": mean, "r_prime sd": sd, "r": 1.4, "r sd": sd}
+        for name, (mean, sd) in found.items()
+    ]  # fmt: skip
+    write(folder, "table3-seeds", {"records": records})
+    over_seeds = {g.quantity: g for g in groups(folder, scale) if g.artefact == "table3-seeds"}
+    assert list(over_seeds) == ["r′ at ε 0.3", "r at ε 0.3"]
+    assert over_seeds["r′ at ε 0.3"].numbers["AT"] == Number(1.08, pytest.approx(0.01), 1.042)
+    assert over_seeds["r′ at ε 0.3"].verdict("AT") == ORDERED
+    assert "## Table 3 over seeds, mnist" in report(folder, scale)
+
+
 def test_claims_are_judged_by_paired_differences(folder):
+    of_um, _ = claims(folder, [g for g in groups(folder, make_scale(datasets=("mnist",))) if g.artefact == "table3"])
+    assert of_um.text == "UM has the highest r′ at ε 0.3 on mnist" and of_um.found == "confirmed"
+    assert of_um.numbers == "UM 4.020 ± 0.007, AT 1.420 ± 0.007, ALP 1.120 ± 0.007, TLA 1.320 ± 0.007"
     (claim,) = claims(folder, [])
     assert "rises least" in claim.text and claim.found == "confirmed"
     per_image = [{"model": m, "rise": r} for m in ("AT", "ALP", "TLA") for r in (0.1, 0.2, 0.3)]
