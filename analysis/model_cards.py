@@ -115,6 +115,8 @@ def published_runs(dataset: str = "cifar10", *, root: Path | str | None = None) 
 def restore_runs(scale: Scale) -> list[Path]:
     """Put published runs where a scale's trainings of its first seed would lie, so that none of these is trained again.
 
+    What was measured of them goes to the results, so that `tla evaluate` measures only what is missing.
+
     Parameters
     ----------
     scale : Scale
@@ -137,6 +139,10 @@ def restore_runs(scale: Scale) -> list[Path]:
                 if run.record() is not None or run.model_path.exists():
                     continue
                 load_tensors(published / run.model_path.name)  # a damaged file must not become a run
+                measured = published / OUTCOMES, results_dir(run.path) / OUTCOMES
+                if measured[0].is_file() and not measured[1].exists():
+                    stored_accuracy(measured[0], published / run.model_path.name)
+                    write_atomic(measured[1], measured[0].read_bytes())
                 for name in (run.config_path.name, run.model_path.name):
                     write_atomic(run.path / name, (published / name).read_bytes())
             written.append(run.path)

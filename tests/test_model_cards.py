@@ -22,7 +22,7 @@ from analysis.model_cards import (
     stored_accuracy,
 )
 from analysis.run_results import is_trained, run_config
-from analysis.scales import load_scale
+from analysis.scales import load_scale, results_dir
 from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
 from tla_core.config import AttackConfig
@@ -129,14 +129,17 @@ def test_published_runs_are_put_where_those_of_a_scale_would_lie(tmp_path, capsy
             publish_run(run, root / "checkpoints" / hub_name(run))
     before = {method: (run / "model.safetensors").read_bytes() for method, run in runs.items()}
     assert restore_runs(scale) == []  # they are there
+    measured = {method: (results_dir(run) / OUTCOMES).read_bytes() for method, run in runs.items()}
     for run in runs.values():
         shutil.rmtree(run)
+    shutil.rmtree(root / "results")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLA_ROOT", str(root))
         assert cli.main(["restore", "--scale", "mini"]) == 0
     assert capsys.readouterr().out.split() == [str(run) for run in runs.values()]
     assert {method: (run / "model.safetensors").read_bytes() for method, run in runs.items()} == before
     assert all(is_trained(run, scale.config("mnist", method)) for method, run in runs.items())
+    assert {method: (results_dir(run) / OUTCOMES).read_bytes() for method, run in runs.items()} == measured
     # Of other settings, or damaged, they are not taken.
     shutil.rmtree(root / "runs")
     changed = load_scale("mini", project_folder(tmp_path, overrides={m: tiny_training(epochs=2) for m in runs}))
