@@ -56,6 +56,7 @@ _PUBLIC = {
     "main_accuracy_table": "paper_tables",
     "knn_table": "paper_tables",
     "detection_of": "paper_tables",
+    "detection_table": "paper_tables",
     "query_to_show": "paper_tables",
     "example_image_folder": "example_images",
     "published_runs": "model_cards",

@@ -10,6 +10,7 @@ from .ratios import check_features
 
 # Class-centred features below this share of the features' scale are rounding of float64 sums.
 _ROUNDING = 1e-12
+COVARIANCES = ("shared", "own")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,7 +55,7 @@ class DetectionResult:
         return f"DetectionResult(auc={self.auc:.4f}, {positives} misclassified of {n})"
 
 
-def detect(train_features, train_labels, features, misclassified) -> DetectionResult:
+def detect(train_features, train_labels, features, misclassified, *, covariance="shared") -> DetectionResult:
     """Score inputs by the density of their representation, and compare the scores with what was misclassified.
 
     Parameters
@@ -65,6 +66,8 @@ def detect(train_features, train_labels, features, misclassified) -> DetectionRe
         Representations of the inputs to score, clean or adversarial, from the same layer.
     misclassified : array_like of bool, shape (n,)
         The positives, such as ``predictions != labels``.
+    covariance : {"shared", "own"}
+        That of the Gaussians: see `class_log_densities`.
 
     Returns
     -------
@@ -90,13 +93,13 @@ def detect(train_features, train_labels, features, misclassified) -> DetectionRe
     """
     features = check_features(features, "features")
     misclassified = _check_misclassified(misclassified, len(features))
-    _, densities = class_log_densities(train_features, train_labels, features)
+    _, densities = class_log_densities(train_features, train_labels, features, covariance=covariance)
     scores = -densities.max(axis=1)
     curve = _roc_curve(scores, misclassified)
     return DetectionResult(float(np.trapezoid(curve[1], curve[0])), scores, *curve, misclassified)
 
 
-def detection_auc(train_features, train_labels, features, misclassified) -> float:
+def detection_auc(train_features, train_labels, features, misclassified, *, covariance="shared") -> float:
     """Area under the ROC curve of `detect`, in [0, 1]; higher is better, and 0.5 is chance.
 
     Examples
@@ -104,13 +107,15 @@ def detection_auc(train_features, train_labels, features, misclassified) -> floa
     >>> detection_auc([[0], [1], [8], [9]], [0, 0, 1, 1], [[0.5], [4], [8.5]], [False, True, False])
     1.0
     """
-    return detect(train_features, train_labels, features, misclassified).auc
+    return detect(train_features, train_labels, features, misclassified, covariance=covariance).auc
 
 
-def class_log_densities(train_features, train_labels, features) -> tuple[np.ndarray, np.ndarray]:
-    """Log-densities under one Gaussian per class, with a mean of its own and a covariance that all classes share.
+def class_log_densities(
+    train_features, train_labels, features, *, covariance="shared"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-densities under one Gaussian per class, with a mean of its own and a covariance of all classes or its own.
 
-    The covariance is that of the class-centred training features (divided by m), shrunk towards a multiple of the
+    A covariance is that of class-centred training features (divided by their number), shrunk towards a multiple of the
     identity by oracle approximating shrinkage (`sklearn.covariance.oas`). It is therefore positive definite, with
     fewer images than features and with features that never change too.
 
@@ -122,6 +127,8 @@ def class_log_densities(train_features, train_labels, features) -> tuple[np.ndar
         Their true classes. Only classes that occur get a Gaussian, and each must have two rows or more.
     features : array_like of shape (n, d)
         Where the densities are evaluated.
+    covariance : {"shared", "own"}
+        One for all classes (linear discriminant analysis), or one for each (quadratic).
 
     Returns
     -------
@@ -134,7 +141,7 @@ def class_log_densities(train_features, train_labels, features) -> tuple[np.ndar
     ------
     ValueError
         For NaN or infinity, naming the row, wrong shapes or types, a class with a single row, or training features
-        that do not vary within their classes.
+        that do not vary within their classes; with a covariance of its own, within one of them.
 
     Notes
     -----
@@ -148,10 +155,11 @@ def class_log_densities(train_features, train_labels, features) -> tuple[np.ndar
     >>> classes, densities.argmax(axis=1)
     (array([3, 7]), array([0, 1, 0]))
     """
-    from scipy.linalg import cholesky, solve_triangular
+    from scipy.linalg import solve_triangular
     from scipy.spatial.distance import cdist
-    from sklearn.covariance import oas
 
+    if covariance not in COVARIANCES:
+        raise ValueError(f"covariance is {covariance!r}; expected one of {', '.join(map(repr, COVARIANCES))}.")
     train_features, features = check_features(train_features, "train_features"), check_features(features, "features")
     if features.shape[1] != train_features.shape[1]:
         raise ValueError(
@@ -162,19 +170,34 @@ def class_log_densities(train_features, train_labels, features) -> tuple[np.ndar
     train_features = train_features.astype(np.float64)
     means = np.stack([train_features[members == k].mean(axis=0) for k in range(len(classes))])
     centred = train_features - means[members]
-    if np.abs(centred).max() <= _ROUNDING * np.abs(train_features).max():
+    rounding = _ROUNDING * np.abs(train_features).max()
+    if covariance == "shared":
+        factor, log_determinant = _factor_of_covariance(centred, rounding, "their classes")
+        # Differences from one mean first: far from the origin they keep digits that whitened coordinates would lose.
+        origin = means[0]
+        whitened = solve_triangular(factor, (features - origin).T, lower=True).T
+        whitened_means = solve_triangular(factor, (means - origin).T, lower=True).T
+        squares = cdist(whitened, whitened_means, "sqeuclidean")
+    else:
+        squares, log_determinant = np.empty((len(features), len(classes))), np.empty(len(classes))
+        for k, mean in enumerate(means):
+            factor, log_determinant[k] = _factor_of_covariance(centred[members == k], rounding, f"class {classes[k]}")
+            squares[:, k] = np.square(solve_triangular(factor, (features - mean).T, lower=True)).sum(axis=0)
+    return classes, -(features.shape[1] * np.log(2 * np.pi) + log_determinant + squares) / 2
+
+
+def _factor_of_covariance(centred, rounding, where):
+    """Lower Cholesky factor of the shrunk covariance of centred features, and the log-determinant of the covariance."""
+    from scipy.linalg import cholesky
+    from sklearn.covariance import oas
+
+    if np.abs(centred).max() <= rounding:
         raise ValueError(
-            "train_features do not vary within their classes; expected some spread, since without it there is no "
+            f"train_features do not vary within {where}; expected some spread, since without it there is no "
             "density. Take another layer, or look for a collapsed model."
         )
-    covariance, _ = oas(centred, assume_centered=True)
-    factor = cholesky(covariance, lower=True)
-    # Differences from one mean first: far from the origin they keep digits that whitened coordinates would lose.
-    origin = means[0]
-    whitened = solve_triangular(factor, (features - origin).T, lower=True).T
-    whitened_means = solve_triangular(factor, (means - origin).T, lower=True).T
-    log_normaliser = features.shape[1] / 2 * np.log(2 * np.pi) + np.log(np.diag(factor)).sum()
-    return classes, -log_normaliser - cdist(whitened, whitened_means, "sqeuclidean") / 2
+    factor = cholesky(oas(centred, assume_centered=True)[0], lower=True)
+    return factor, 2 * np.log(np.diag(factor)).sum()
 
 
 def _roc_curve(scores, positive):

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from analysis.accuracy import accuracy_table
-from analysis.detection import DetectionResult, detect
+from analysis.detection import COVARIANCES, DetectionResult, detect
 from analysis.neighbour_metrics import RetrievalResult, knn_accuracy
+from analysis.published import DETECTION
 from analysis.ratios import ratio, ratio_r, ratio_r_prime
 from analysis.results import Results
 from analysis.tables import Column, Table
@@ -259,13 +260,65 @@ def knn_table(results: Results, dataset: str | None = None, *, k: int = 50) -> T
     return Table(columns, rows, caption)
 
 
-def detection_of(results: Results, method: str, dataset: str | None = None) -> DetectionResult:
-    """Detection of what a model misclassifies among its clean and adversarial test images together."""
+def detection_of(
+    results: Results, method: str, dataset: str | None = None, *, covariance: str = "shared", unit_length: bool = False
+) -> DetectionResult:
+    """Detection of what a model misclassifies among its clean and adversarial test images together.
+
+    Parameters
+    ----------
+    results : Results
+    method : str
+    dataset : str, optional
+        By default the scale's first.
+    covariance : {"shared", "own"}
+        That of the Gaussians (`detect`).
+    unit_length : bool
+        Whether representations are divided by their Euclidean norms first, so that directions alone count, as in
+        angular distances.
+    """
     gallery = results.train_representations(method, dataset=dataset)
     reps = results.representations(method, dataset=dataset)
-    features = np.concatenate([reps.features, reps.adv_features])
+    train, features = gallery.features, np.concatenate([reps.features, reps.adv_features])
+    if unit_length:
+        train, features = _of_unit_length(train), _of_unit_length(features)
     wrong = np.concatenate([reps.predictions, reps.adv_predictions]) != np.tile(np.asarray(reps.labels), 2)
-    return detect(gallery.features, gallery.labels, features, wrong)
+    return detect(train, gallery.labels, features, wrong, covariance=covariance)
+
+
+def detection_table(results: Results, dataset: str | None = None) -> Table:
+    """How much the area under the detection's ROC curve depends on what the paper does not say of its Gaussians."""
+    dataset = dataset or results.scale.datasets[0]
+    kinds = {
+        f"{covariance}{', unit length' * unit_length}": {"covariance": covariance, "unit_length": unit_length}
+        for unit_length in (False, True)
+        for covariance in COVARIANCES
+    }
+    rows = []
+    for method in results.methods:
+        paper = DETECTION.get(dataset, {}).get(method.upper())
+        row: dict[str, Any] = {"method": method.upper(), "paper": None if paper is None else paper / 100}
+        for kind, options in kinds.items():
+            found = detection_of(results, method, dataset, **options)
+            row |= {kind: found.auc, f"{kind} se": found.auc_error}
+        rows.append(row)
+    columns = [Column("method", "method")]
+    columns += [
+        Column(kind, f"{kind}, %", digits=2, percent=True, best="max", error=f"{kind} se") for kind in kinds
+    ]  # fmt: skip
+    columns.append(Column("paper", "paper, %", digits=2, percent=True, best="max"))
+    caption = (
+        f"Area under the ROC curve of detecting misclassified inputs among clean and adversarial test images of {dataset},"
+        " ± standard error (Hanley and McNeil 1982): one Gaussian per class, with the covariance that all share or its"
+        f" own, of representations as they are or of unit length; {results.attack(dataset=dataset)}."
+    )
+    return Table(columns, rows, caption)
+
+
+def _of_unit_length(features: np.ndarray) -> np.ndarray:
+    """Rows divided by their Euclidean norms; one of zeros, which a ReLU can leave, stays as it is."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(norms > 0, norms, 1)
 
 
 def query_to_show(retrieved: Mapping[str, RetrievalResult], *, among: np.ndarray | None = None) -> int:

@@ -39,13 +39,32 @@ def test_densities_are_those_of_scipys_gaussians(m, d):
     np.testing.assert_allclose(densities, expected, rtol=1e-9, atol=1e-8)
 
 
+@pytest.mark.parametrize(("m", "d"), [(120, 5), (40, 60)])
+def test_with_a_covariance_of_its_own_each_class_has_its_gaussian(m, d):
+    from scipy.stats import multivariate_normal
+    from sklearn.covariance import OAS
+
+    train, labels, features, wrong = make_case(m=m, d=d)
+    train[labels == 1] *= 3
+    _, densities = class_log_densities(train, labels, features, covariance="own")
+    expected = []
+    for k in range(3):
+        mean = train[labels == k].mean(axis=0)
+        covariance = OAS(assume_centered=True).fit(train[labels == k] - mean).covariance_
+        expected.append(multivariate_normal(mean, covariance).logpdf(features))
+    np.testing.assert_allclose(densities, np.stack(expected, axis=1), rtol=1e-9, atol=1e-8)
+    found = detect(train, labels, features, wrong, covariance="own")
+    np.testing.assert_array_equal(found.scores, -densities.max(axis=1))
+    assert detection_auc(train, labels, features, wrong, covariance="own") == found.auc
+
+
 @pytest.mark.parametrize("decimals", [12, 0])
 def test_curve_and_area_are_those_of_scikit_learn(decimals, monkeypatch):
     """With scores rounded to whole numbers, there are ties between the two kinds."""
     from sklearn.metrics import roc_auc_score, roc_curve
 
     fitted = module.class_log_densities
-    monkeypatch.setattr(module, "class_log_densities", lambda *case: (None, fitted(*case)[1].round(decimals)))
+    monkeypatch.setattr(module, "class_log_densities", lambda *case, **k: (None, fitted(*case, **k)[1].round(decimals)))
     case = make_case(seed=1)
     found = detect(*case)
     assert decimals or len(found.thresholds) < len(found.scores)
@@ -214,3 +233,12 @@ def with_nan(array):
 def test_wrong_arguments_raise(case, message):
     with pytest.raises(ValueError, match=message):
         detect(*case)
+
+
+def test_a_class_that_does_not_vary_has_no_covariance_of_its_own():
+    train = np.array([[0.0, 1], [0, 1], [5, 6], [6, 5]])
+    assert np.isfinite(class_log_densities(train, LABELS, X)[1]).all()
+    with pytest.raises(ValueError, match="train_features do not vary within class 0"):
+        class_log_densities(train, LABELS, X, covariance="own")
+    with pytest.raises(ValueError, match="covariance is 'tied'; expected one of 'shared', 'own'"):
+        class_log_densities(TRAIN, LABELS, X, covariance="tied")

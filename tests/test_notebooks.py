@@ -12,6 +12,7 @@ from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 from analysis import cli, input_landscape, ratio_r_prime, sweep_table
 from analysis.manifest import check_manifest
 from analysis.notebook_runner import NotebookError, run_notebook
+from analysis.detection import detection_auc
 from analysis.redraw import changed_when_redrawn
 from analysis.results import Results
 from analysis.scales import load_scale
@@ -23,7 +24,7 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 FIGURES = [f"fig{k}" for k in range(1, 9)] + ["detection-mnist", "your_own_model"]
 TABLES = [
     *(f"table{k}" for k in range(1, 7)), "table3-seeds", "table3-distances", "fig7-precision", "fig8-rise",
-    "main_accuracy-mnist", "knn-mnist",
+    "main_accuracy-mnist", "knn-mnist", "detection-densities-mnist",
 ]  # fmt: skip
 # Of each kind of run some, so small that training all of them takes seconds.
 SCALE = {
@@ -241,6 +242,23 @@ def test_distances_and_rises_are_those_of_the_runs(executed, monkeypatch):
     assert record["least"] == np.mean([found["TLA", row] < found["AT", row] for row in rows])
 
 
+def test_densities_are_of_the_gaussians_and_representations_that_columns_name(executed, monkeypatch):
+    root, _ = executed
+    use_few_images(monkeypatch)
+    results = Results("mini", root=root, make=False)
+    stored = {name: json.loads((root / f"figures/mini/{name}.json").read_text())["numbers"]
+              for name in ("detection-mnist", "detection-densities-mnist")}  # fmt: skip
+    areas = {curve["name"]: curve["auc"] for curve in stored["detection-mnist"]}
+    records = stored["detection-densities-mnist"]["records"]
+    assert {record["method"]: record["shared"] for record in records} == pytest.approx(areas)
+    train, reps = results.train_representations("tla"), results.representations("tla")
+    scaled = [each / np.linalg.norm(each, axis=1, keepdims=True)
+              for each in (train.features, np.concatenate([reps.features, reps.adv_features]))]  # fmt: skip
+    wrong = np.concatenate([reps.predictions, reps.adv_predictions]) != np.tile(reps.labels, 2)
+    expected = detection_auc(scaled[0], train.labels, scaled[1], wrong, covariance="own")
+    assert records[-1]["method"] == "TLA" and records[-1]["own, unit length"] == pytest.approx(expected)
+
+
 def run_one(root, name):
     source = root / "notebooks" / f"{name}.ipynb"
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -255,7 +273,7 @@ def run_one(root, name):
     [
         ("fig1_3_false_classes", ["fig1", "fig2", "fig3"]), ("fig4_6_class_pairs", ["fig4", "fig5", "fig6"]),
         ("fig7_retrieval", ["fig7", "fig7-precision"]), ("fig8_loss_landscape", ["fig8", "fig8-rise"]),
-        ("knn_and_detection", ["knn-mnist", "detection-mnist"]),
+        ("knn_and_detection", ["knn-mnist", "detection-mnist", "detection-densities-mnist"]),
         ("table3_distance_ratios", ["table3", "table3-seeds", "table3-distances"]),
     ],
 )  # fmt: skip

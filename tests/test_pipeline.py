@@ -107,7 +107,7 @@ def test_a_dry_run_from_nothing_lists_every_job_and_makes_nothing(pipeline, chec
 # small, three seeds on MNIST and copies on CIFAR-10 alone, and every value of the sweeps.
 TRAININGS = {
     "mini": 4 + 2 + 2 + 12 + 12,
-    "small": 3 * 4 + (4 + 4) + 4 + 13,
+    "small": 2 * 6 + 4 + (2 * 4 + 2) + 6 + 13,
     "paper": 2 * (4 + 2 + 2 + 8) + (4 + 8) + 12,
 }
 
