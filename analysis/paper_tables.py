@@ -308,8 +308,8 @@ def detection_table(results: Results, dataset: str | None = None) -> Table:
     ]  # fmt: skip
     columns.append(Column("paper", "paper, %", digits=2, percent=True, best="max"))
     caption = (
-        f"Area under the ROC curve of detecting misclassified inputs among clean and adversarial test images of {dataset},"
-        " ± standard error (Hanley and McNeil 1982): one Gaussian per class, with the covariance that all share or its"
+        "Area under the ROC curve of detecting misclassified inputs among clean and adversarial test images of"
+        f" {dataset}, ± standard error (Hanley and McNeil 1982): one Gaussian per class, with the covariance that all share or its"
         f" own, of representations as they are or of unit length; {results.attack(dataset=dataset)}."
     )
     return Table(columns, rows, caption)

@@ -10,9 +10,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
 from analysis import cli, input_landscape, ratio_r_prime, sweep_table
+from analysis.detection import detection_auc
 from analysis.manifest import check_manifest
 from analysis.notebook_runner import NotebookError, run_notebook
-from analysis.detection import detection_auc
 from analysis.redraw import changed_when_redrawn
 from analysis.results import Results
 from analysis.scales import load_scale
