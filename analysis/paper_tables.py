@@ -309,8 +309,9 @@ def detection_table(results: Results, dataset: str | None = None) -> Table:
     columns.append(Column("paper", "paper, %", digits=2, percent=True, best="max"))
     caption = (
         "Area under the ROC curve of detecting misclassified inputs among clean and adversarial test images of"
-        f" {dataset}, ± standard error (Hanley and McNeil 1982): one Gaussian per class, with the covariance that all share or its"
-        f" own, of representations as they are or of unit length; {results.attack(dataset=dataset)}."
+        f" {dataset}, ± standard error (Hanley and McNeil 1982): one Gaussian per class, with the covariance that all"
+        " share or its own, of representations as they are or of unit length;"
+        f" {results.attack(dataset=dataset)}."
     )
     return Table(columns, rows, caption)
 
