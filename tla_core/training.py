@@ -180,7 +180,7 @@ def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model
             in_channels=data["channels"], image_size=data["image_size"], n_classes=data["classes"],
         )  # fmt: skip
     _load_weights(model, weights, metadata, run_dir)
-    return model.to(pick_device(device)).eval()
+    return model.to(pick_device(device), memory_format=torch.channels_last).eval()  # as `train` lays it out
 
 
 @contextlib.contextmanager
