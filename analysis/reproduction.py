@@ -332,7 +332,8 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
         for dataset in dict.fromkeys(group.dataset for group in found if group.artefact == artefact):
             parts += [f"## {title}, {dataset}", *_section(found, artefact, dataset, reasons)]
     if failed := _failed_checks(folder, scale):
-        parts += ["## Failed masking checks", "These accuracies are an illusion in part: believe AutoAttack's.", failed]
+        advice = "These accuracies are an illusion in part: believe AutoAttack's, where there is one."
+        parts += ["## Failed masking checks", advice, failed]
     return "\n\n".join(parts) + "\n"
 
 
@@ -382,8 +383,12 @@ def _settings(scale: Scale) -> str:
 
 
 def _failed_checks(folder: Path, scale: Scale) -> str:
+    """Of the accuracies of the main text, and of Tables 4 to 6."""
+    shown = [(dataset, f"main_accuracy-{dataset}", "") for dataset in scale.datasets]
+    shown += [(scale.dataset_of("sweeps"), name, f"{_TITLES[name]}, ") for name in ("table4", "table5", "table6")]
     lines = []
-    for dataset in scale.datasets:
-        failed = ((_numbers(folder, f"main_accuracy-{dataset}") or {}).get("more") or {}).get("failed_checks", {})
-        lines += [f"* {dataset}, {method.upper()}: {line}" for method, of in failed.items() for line in of]
+    for dataset, stem, title in shown:
+        failed = ((_numbers(folder, stem) or {}).get("more") or {}).get("failed_checks", {})
+        for name, of in failed.items():
+            lines += [f"* {dataset}, {title}{name if title else name.upper()}: {line}" for line in of]
     return "\n".join(lines)

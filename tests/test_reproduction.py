@@ -75,7 +75,7 @@ def folder(tmp_path):
     write(tmp_path, "table4", {"records": [
         {"value": "0", "robust": 0.94, "robust se": 0.01, "paper": 0.9482},
         {"value": "0.5", "robust": 0.95, "robust se": 0.01, "paper": 0.9696},
-    ]})  # fmt: skip
+    ], "more": {"failed_checks": {"0": [], "0.5": ["PGD100, steps: y"]}}})  # fmt: skip
     rises = {"AT": 0.5, "ALP": 0.6, "TLA": 0.2}
     per_image = [{"model": name, "row": k, "rise": value + k} for name, value in rises.items() for k in range(3)]
     write(tmp_path, "fig8-rise", {"records": [], "more": {"per_image": per_image}})
@@ -93,6 +93,15 @@ def test_groups_come_from_the_sidecars_with_the_papers_numbers(folder):
     assert accuracies.numbers["AT"].paper == pytest.approx(0.9658)
     assert accuracies.verdict("TLA") == DISAGREES and accuracies.verdict("UM") == AGREES
     assert found["table4", "TLA under PGD100"].verdict("0") == AGREES
+
+
+def test_areas_under_curves_are_read_of_both_kinds_of_gaussians(folder):
+    write(folder, "detection-mnist", [{"name": "TLA", "auc": 0.8, "auc se": 0.02}])
+    record = {"method": "TLA", "shared": 0.8, "own, unit length": 0.95, "own, unit length se": 0.01}
+    write(folder, "detection-densities-mnist", {"records": [record]})
+    found = {each.artefact: each for each in groups(folder, make_scale(datasets=("mnist",)))}
+    assert found["detection"].numbers == {"TLA": Number(0.8, 0.02, 0.9494, 0.02)}
+    assert found["detection-densities"].numbers == {"TLA": Number(0.95, 0.01, 0.9494, 0.01)}
 
 
 def test_ratios_over_seeds_have_the_error_of_their_mean(folder):
@@ -134,7 +143,7 @@ def test_the_document_names_verdicts_reasons_and_failed_checks(folder):
     assert text == report(folder, scale, reasons)
     assert "| r′ at ε 0.3 | UM | 4.020 ± 0.007 | 2.159 | same ordering |" in text
     assert "r′ at ε 0.3 TLA: Six epochs." in text and "PGD40 TLA: Not looked into." in text
-    assert "* mnist, TLA: PGD40, black_box: x" in text
+    assert "* mnist, TLA: PGD40, black_box: x" in text and "* mnist, Table 4: λ1, 0.5: PGD100, steps: y" in text
     assert "| confirmed |" in text and " nan" not in text
 
 
