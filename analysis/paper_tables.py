@@ -108,8 +108,9 @@ def ratio_spread_table(results: Results) -> Table | None:
     length = f" with the shorter training of the variant {variant!r}" if variant else ""
     seeds = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)}"
     caption = (
-        f"Table 3, how much seeds matter: mean ± standard deviation over {seeds} seeds{length}. Robust: under the attack that"
-        " r′ and r are of; the checks for masked gradients are made with the main text's accuracies, of one seed."
+        f"Table 3, how much seeds matter: mean ± standard deviation over {seeds} seeds{length}. Robust: under the"
+        " attack that r′ and r are of; the checks for masked gradients are made with the main text's accuracies, of one"
+        " seed."
     )
     return Table(columns, rows, caption)
 
