@@ -328,6 +328,13 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
     if judged := claims(folder, found):
         columns = [Column("text", "claim"), Column("found", "found", align="left"), Column("numbers", "", align="left")]
         parts += ["## What the paper claims", Table(columns, [vars(claim) for claim in judged]).to_markdown().strip()]
+    if differences := _differences(folder):
+        parts += [
+            "## Differences of r′ between methods",
+            "Standard errors of a bootstrap over the test images; those over classes, everywhere else, are larger,"
+            " since classes differ by more than the images of one do.",
+            differences,
+        ]
     for artefact, title in _TITLES.items():
         for dataset in dict.fromkeys(group.dataset for group in found if group.artefact == artefact):
             parts += [f"## {title}, {dataset}", *_section(found, artefact, dataset, reasons)]
@@ -380,6 +387,24 @@ def _settings(scale: Scale) -> str:
         })  # fmt: skip
     columns = [Column(key, key, align="left") for key in rows[0]]
     return Table(columns, rows).to_markdown().strip()
+
+
+def _differences(folder: Path) -> str:
+    """Each difference with its standard error, and whether it is more than noise."""
+    rows = []
+    for record in (_numbers(folder, "table3-differences") or {"records": []})["records"]:
+        for name in (key.removesuffix(" se") for key in record if key.endswith(" se")):
+            value, error = record[name], record[f"{name} se"]
+            rows.append({
+                "where": f"{record['dataset']}, ε {record['eps']}", "pair": " − ".join(name.upper().split()),
+                "value": value, "error": error,
+                "found": "within noise" if abs(value) <= _ERRORS * error else "higher" if value > 0 else "lower",
+            })  # fmt: skip
+    columns = [
+        Column("where", ""), Column("pair", "", align="left"), Column("value", "r′, difference", error="error"),
+        Column("found", "the first is", align="left"),
+    ]  # fmt: skip
+    return Table(columns, rows).to_markdown().strip() if rows else ""
 
 
 def _failed_checks(folder: Path, scale: Scale) -> str:

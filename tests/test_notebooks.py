@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis import cli, input_landscape, ratio_r_prime, sweep_table
+from analysis import bootstrap_r_prime, cli, input_landscape, ratio_r_prime, sweep_table
 from analysis.detection import detection_auc
 from analysis.manifest import check_manifest
 from analysis.notebook_runner import NotebookError, run_notebook
@@ -23,8 +23,8 @@ from tla_core.training import load_model
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 FIGURES = [f"fig{k}" for k in range(1, 9)] + ["detection-mnist", "your_own_model"]
 TABLES = [
-    *(f"table{k}" for k in range(1, 7)), "table3-seeds", "table3-distances", "fig7-precision", "fig8-rise",
-    "main_accuracy-mnist", "knn-mnist", "detection-densities-mnist",
+    *(f"table{k}" for k in range(1, 7)), "table3-seeds", "table3-differences", "table3-distances", "fig7-precision",
+    "fig8-rise", "main_accuracy-mnist", "knn-mnist", "detection-densities-mnist",
 ]  # fmt: skip
 # Of each kind of run some, so small that training all of them takes seconds.
 SCALE = {
@@ -215,7 +215,7 @@ def test_distances_and_rises_are_those_of_the_runs(executed, monkeypatch):
     use_few_images(monkeypatch)
     results = Results("mini", root=root, make=False)
     stored = {name: json.loads((root / f"figures/mini/{name}.json").read_text())["numbers"]
-              for name in ("table3-distances", "fig8-rise")}  # fmt: skip
+              for name in ("table3-differences", "table3-distances", "fig8-rise")}  # fmt: skip
     reps = results.representations("tla", 0.3)
     unit = np.asarray(reps.features) / np.linalg.norm(reps.features, axis=1, keepdims=True)
     far, classes = 1 - np.abs(unit @ unit.T), [reps.labels == k for k in range(10)]
@@ -224,6 +224,11 @@ def test_distances_and_rises_are_those_of_the_runs(executed, monkeypatch):
     assert record["within"] == pytest.approx(np.mean(within), rel=1e-5)
     assert record["apart"] == pytest.approx(np.mean([far[np.ix_(~own, own)].mean() for own in classes]), rel=1e-5)
     assert record["attacked"] == pytest.approx(ratio_r_prime(reps).cross.mean())
+    (record,) = (each for each in stored["table3-differences"]["records"] if each["eps"] == "0.3")
+    others = results.representations("at", 0.3)
+    assert record["at tla"] == pytest.approx(ratio_r_prime(others).value - ratio_r_prime(reps).value)
+    between = bootstrap_r_prime(others) - bootstrap_r_prime(reps)
+    assert record["at tla se"] == pytest.approx(np.nanstd(between, ddof=1))
     test, eps = results.test_images(), results.attack().eps
     found = {(each["model"], each["row"]): each["rise"] for each in stored["fig8-rise"]["more"]["per_image"]}
     rows = [len(test.labels) * place // 4 for place in range(4)]
@@ -274,7 +279,7 @@ def run_one(root, name):
         ("fig1_3_false_classes", ["fig1", "fig2", "fig3"]), ("fig4_6_class_pairs", ["fig4", "fig5", "fig6"]),
         ("fig7_retrieval", ["fig7", "fig7-precision"]), ("fig8_loss_landscape", ["fig8", "fig8-rise"]),
         ("knn_and_detection", ["knn-mnist", "detection-mnist", "detection-densities-mnist"]),
-        ("table3_distance_ratios", ["table3", "table3-seeds", "table3-distances"]),
+        ("table3_distance_ratios", ["table3", "table3-seeds", "table3-differences", "table3-distances"]),
     ],
 )  # fmt: skip
 def test_executing_again_gives_the_same_images_and_numbers(executed, notebook, names):

@@ -3,10 +3,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from oracles import ratio_per_class
+from oracles import distance, ratio_per_class
 
 from analysis import ratios
-from analysis.ratios import METRICS, ratio, ratio_r, ratio_r_prime
+from analysis.ratios import METRICS, bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
 from analysis.representations import RepresentationSet
 
 
@@ -304,3 +304,84 @@ def test_r_prime_of_a_part_estimates_that_of_all(metric):
     assert ratio_r_prime(reps, metric=metric, drawn_from=200).value == ratio_r_prime(reps, metric=metric).value
     with pytest.raises(ValueError, match="drawn_from=199; expected at least the 200 images"):
         ratio_r_prime(reps, metric=metric, drawn_from=199)
+
+
+# the bootstrap --------------------------------------------------------------------------------------------------------
+
+
+def resampled_r_prime(reps, counts, metric, drawn_from):
+    """By loops over the images of a resample; {class: how often each of its images is drawn}."""
+    values = []
+    for k, drawn in counts.items():
+        rows = np.flatnonzero(reps.labels == k)
+        n = len(rows)
+        pairs = [(i, j) for i in np.repeat(rows, drawn) for j in np.repeat(rows, drawn) if i != j]
+        within = np.mean([distance(reps.features[i], reps.features[j], metric) for i, j in pairs])
+        across = np.mean([distance(reps.adv_features[i], reps.features[j], metric) for i, j in pairs])
+        own = np.mean([distance(reps.adv_features[i], reps.features[i], metric) for i in np.repeat(rows, drawn)])
+        among = n if drawn_from is None else n * drawn_from / len(reps.labels)
+        values.append((own / among + (1 - 1 / among) * across) / within)
+    return np.mean(values)
+
+
+def of_two_classes(seed=0, n=14):
+    rng = np.random.default_rng(seed)
+    features = rng.normal(loc=(3, 0, 0, 0), size=(n, 4))
+    adv_features = features + rng.normal(size=(n, 4))
+    return SimpleNamespace(
+        features=features, adv_features=adv_features, labels=np.arange(n) % 2, class_names=("a", "b")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("drawn_from", [None, 140])
+def test_a_resample_is_what_loops_over_its_images_say(metric, drawn_from):
+    reps, rng = of_two_classes(), np.random.default_rng(5)
+    counts = [rng.multinomial(7, np.full(7, 1 / 7), size=3) for _ in range(2)]
+    expected = [resampled_r_prime(reps, {k: counts[k][b] for k in range(2)}, metric, drawn_from) for b in range(3)]
+    found = bootstrap_r_prime(reps, metric=metric, drawn_from=drawn_from, n_resamples=3, random_state=5)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_each_image_once_is_the_ratio_itself(monkeypatch):
+    reps = of_two_classes()
+    once = SimpleNamespace(multinomial=lambda n, p, size: np.ones((size, n), int))
+    monkeypatch.setattr(np.random, "default_rng", lambda state: once)
+    for drawn_from in (None, 50):
+        (found,) = bootstrap_r_prime(reps, drawn_from=drawn_from, n_resamples=1)
+        assert found == pytest.approx(ratio_r_prime(reps, drawn_from=drawn_from).value, rel=1e-12)
+
+
+def test_the_spread_is_that_over_fresh_images():
+    samples = [of_two_classes(seed, n=80) for seed in range(60)]
+    over_samples = np.std([ratio_r_prime(reps).value for reps in samples], ddof=1)
+    errors = [bootstrap_r_prime(reps, n_resamples=60).std(ddof=1) for reps in samples]
+    assert np.mean(errors) == pytest.approx(over_samples, rel=0.25)
+
+
+def test_models_of_the_same_images_are_resampled_alike():
+    reps = of_two_classes()
+    collapsed = SimpleNamespace(**vars(reps))
+    collapsed.features = np.where((reps.labels == 0)[:, None], [[1.0, 2, 3, 4]], reps.features)
+    only = SimpleNamespace(**{name: getattr(reps, name)[reps.labels == 1] for name in ("features", "adv_features")})
+    only.labels, only.class_names = np.ones(7, int), reps.class_names
+    assert ratio_r_prime(collapsed).left_out == (0,)
+    both = bootstrap_r_prime(reps, random_state=1) - bootstrap_r_prime(reps, random_state=1)
+    assert not both.any()
+    rng = np.random.default_rng(1)
+    rng.multinomial(7, np.full(7, 1 / 7), size=400)
+    second = rng.multinomial(7, np.full(7, 1 / 7), size=400)[:2]
+    expected = [resampled_r_prime(only, {1: drawn}, "angular", None) for drawn in second]
+    np.testing.assert_allclose(bootstrap_r_prime(collapsed, random_state=1)[:2], expected, rtol=1e-12)
+
+
+def test_a_resample_of_one_image_has_no_ratio():
+    reps = of_two_classes(n=4)
+    found = bootstrap_r_prime(reps, n_resamples=100)
+    assert np.isnan(found).any() and np.isfinite(found).any()
+
+
+@pytest.mark.parametrize("number", [0, 2.5, True])
+def test_a_wrong_number_of_resamples_raises(number):
+    with pytest.raises(ValueError, match="expected a whole number of at least 1"):
+        bootstrap_r_prime(of_two_classes(), n_resamples=number)
