@@ -121,7 +121,7 @@ def difference_table(results: Results) -> Table:
 
     Both methods' r′ are of the same resamples, so that what is hard about an image is not taken for a difference.
     """
-    pairs, rows, counts = list(combinations(results.methods, 2)), [], []
+    pairs, rows = list(combinations(results.methods, 2)), []
     for dataset in results.scale.datasets:
         for eps in results.levels(dataset):
             values, resamples = {}, {}
@@ -130,21 +130,21 @@ def difference_table(results: Results) -> Table:
                 drawn_from = _drawn_from(results, dataset, eps, "r_prime")
                 values[method] = ratio_r_prime(reps, **drawn_from).value
                 resamples[method] = bootstrap_r_prime(reps, **drawn_from)
-            row: dict[str, Any] = {"dataset": dataset, "eps": f"{eps:.3g}", "images": len(reps)}
+            row: dict[str, Any] = {"dataset": dataset, "eps": eps, "images": len(reps)}
             for one, other in pairs:
                 row |= {
                     f"{one} {other}": values[one] - values[other],
                     f"{one} {other} se": float(np.nanstd(resamples[one] - resamples[other], ddof=1)),
                 }
             rows.append(row)
-            counts.append(len(resamples[method]))
-    columns = [Column("dataset", "dataset"), Column("eps", "ε"), Column("images", "test images", digits=0)]
+    columns = [Column("dataset", "dataset"), Column("eps", "ε", digits=4), Column("images", "test images")]
     columns += [
-        Column(f"{one} {other}", f"{one.upper()} − {other.upper()}", error=f"{one} {other} se") for one, other in pairs
-    ]  # fmt: skip
+        Column(f"{one} {other}", f"{one.upper()} − {other.upper()}", digits=4, error=f"{one} {other} se")
+        for one, other in pairs
+    ]
     caption = (
-        f"Table 3, differences of r′ between methods, ± standard error: {counts[0]} bootstrap resamples of the test"
-        " images, class by class, the same of every method; one training each."
+        f"Table 3, differences of r′ between methods, ± standard error: {len(resamples[method])} bootstrap resamples of"
+        " the test images, class by class, the same of every method; one training each."
     )
     return Table(columns, rows, caption)
 
@@ -319,7 +319,9 @@ def detection_of(
     reps = results.representations(method, dataset=dataset)
     train, features = gallery.features, np.concatenate([reps.features, reps.adv_features])
     if unit_length:
-        train, features = _of_unit_length(train), _of_unit_length(features)
+        from sklearn.preprocessing import normalize
+
+        train, features = normalize(train), normalize(features)  # a row of zeros, which a ReLU can leave, stays
     wrong = np.concatenate([reps.predictions, reps.adv_predictions]) != np.tile(np.asarray(reps.labels), 2)
     return detect(train, gallery.labels, features, wrong, covariance=covariance)
 
@@ -352,12 +354,6 @@ def detection_table(results: Results, dataset: str | None = None) -> Table:
         f" {results.attack(dataset=dataset)}."
     )
     return Table(columns, rows, caption)
-
-
-def _of_unit_length(features: np.ndarray) -> np.ndarray:
-    """Rows divided by their Euclidean norms; one of zeros, which a ReLU can leave, stays as it is."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)
 
 
 def query_to_show(retrieved: Mapping[str, RetrievalResult], *, among: np.ndarray | None = None) -> int:

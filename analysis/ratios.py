@@ -234,7 +234,7 @@ def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=40
     -----
     The bootstrap of B. Efron (1979), stratified by class. Pairs of an image with itself, which a resample holds, are
     left out of the inner-class distance; pairs of an adversarial example with its own clean image keep the share that
-    they have in `reps`. One class's distances are held at a time, 16 n_k^2 bytes.
+    they have in `reps`. One matrix of a class's distances is held at a time, 8 n_k^2 bytes.
 
     Examples
     --------
@@ -273,19 +273,17 @@ def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=40
 def _own_and_mean_distances(clean, attacked, counts, metric):
     """Of resamples of one class: mean distances of adversarial examples from their own clean image, within the clean
     images, and from the other clean images; nan where a resample has no two images, or no distance between them."""
-    if metric == "euclidean":
-        distances = [_tile(one, clean, metric) for one in (clean, attacked)]
-    else:
-        products = [one @ clean.T for one in (clean, attacked)]
-        distances = [1 - (np.abs(each) if metric == "angular" else each) for each in products]
-    own = counts @ np.diagonal(distances[1]) / len(clean)
     n_pairs = len(clean) ** 2 - np.square(counts).sum(axis=1)
     n_pairs[n_pairs == 0] = np.nan
-    means = []
-    for each in distances:
-        np.fill_diagonal(each, 0)
-        means.append(np.einsum("bi,bi->b", counts @ each, counts) / n_pairs)
-    within, across = means
+
+    def mean_of_two_images(distances):
+        np.fill_diagonal(distances, 0)
+        return np.einsum("bi,bi->b", counts @ distances, counts) / n_pairs
+
+    within = mean_of_two_images(_distances(clean, clean, metric))
+    distances = _distances(attacked, clean, metric)
+    own = counts @ np.diagonal(distances) / len(clean)
+    across = mean_of_two_images(distances)
     scale = np.linalg.norm(clean, axis=1).max() if metric == "euclidean" else 1.0
     return own, np.where(within > _ROUNDING * scale, within, np.nan), across
 
@@ -382,6 +380,14 @@ def _tile(a, b, metric):
         return cdist(a, b)
     products = a @ b.T
     return np.abs(products, out=products)
+
+
+def _distances(a, b, metric):
+    """Distances of rows as `_prepare` leaves them: (len(a), len(b))."""
+    if metric == "euclidean":
+        return _tile(a, b, metric)
+    products = a @ b.T if metric == "cosine" else _tile(a, b, metric)
+    return np.subtract(1, products, out=products)
 
 
 def _spans(n, start=0):

@@ -153,8 +153,12 @@ def _printed_ratios(ratio: str, dataset: str, eps: float) -> dict[str, float] | 
 
 
 def _ratio_at(ratio: str, dataset: str, eps: float) -> str:
-    level = f"{eps:g}" if dataset == "mnist" else f"{round(eps * 255)}/255"
-    return f"{'r′' if ratio == 'r_prime' else 'r'} at ε {level}"
+    return f"{'r′' if ratio == 'r_prime' else 'r'} at ε {_level(dataset, eps)}"
+
+
+def _level(dataset: str, eps: float) -> str:
+    """As the paper writes it."""
+    return f"{eps:g}" if dataset == "mnist" else f"{round(eps * 255)}/255"
 
 
 def _mean_error(values: Sequence[float]) -> float:
@@ -331,8 +335,8 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
     if differences := _differences(folder):
         parts += [
             "## Differences of r′ between methods",
-            "Standard errors of a bootstrap over the test images; those over classes, everywhere else, are larger,"
-            " since classes differ by more than the images of one do.",
+            "Standard errors are of a bootstrap over the test images of these classes; in the other sections those of"
+            " Table 3 are over classes, or over seeds.",
             differences,
         ]
     for artefact, title in _TITLES.items():
@@ -395,14 +399,13 @@ def _differences(folder: Path) -> str:
     for record in (_numbers(folder, "table3-differences") or {"records": []})["records"]:
         for name in (key.removesuffix(" se") for key in record if key.endswith(" se")):
             value, error = record[name], record[f"{name} se"]
-            rows.append({
-                "where": f"{record['dataset']}, ε {record['eps']}", "pair": " − ".join(name.upper().split()),
-                "value": value, "error": error,
-                "found": "within noise" if abs(value) <= _ERRORS * error else "higher" if value > 0 else "lower",
-            })  # fmt: skip
+            found = "within noise" if abs(value) <= _ERRORS * error else "higher" if value > 0 else "lower"
+            where = f"{record['dataset']}, ε {_level(record['dataset'], record['eps'])}"
+            pair = " − ".join(name.upper().split())
+            rows.append({"where": where, "pair": pair, "value": value, "error": error, "found": found})
     columns = [
-        Column("where", ""), Column("pair", "", align="left"), Column("value", "r′, difference", error="error"),
-        Column("found", "the first is", align="left"),
+        Column("where", ""), Column("pair", "", align="left"),
+        Column("value", "r′, difference", digits=4, error="error"), Column("found", "the first is", align="left"),
     ]  # fmt: skip
     return Table(columns, rows).to_markdown().strip() if rows else ""
 

@@ -224,7 +224,7 @@ def test_distances_and_rises_are_those_of_the_runs(executed, monkeypatch):
     assert record["within"] == pytest.approx(np.mean(within), rel=1e-5)
     assert record["apart"] == pytest.approx(np.mean([far[np.ix_(~own, own)].mean() for own in classes]), rel=1e-5)
     assert record["attacked"] == pytest.approx(ratio_r_prime(reps).cross.mean())
-    (record,) = (each for each in stored["table3-differences"]["records"] if each["eps"] == "0.3")
+    (record,) = (each for each in stored["table3-differences"]["records"] if each["eps"] == 0.3)
     others = results.representations("at", 0.3)
     assert record["at tla"] == pytest.approx(ratio_r_prime(others).value - ratio_r_prime(reps).value)
     between = bootstrap_r_prime(others) - bootstrap_r_prime(reps)

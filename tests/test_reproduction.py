@@ -77,7 +77,7 @@ def folder(tmp_path):
         {"value": "0.5", "robust": 0.95, "robust se": 0.01, "paper": 0.9696},
     ], "more": {"failed_checks": {"0": [], "0.5": ["PGD100, steps: y"]}}})  # fmt: skip
     differences = {"um at": 3.0, "um at se": 0.1, "at tla": -0.1, "at tla se": 0.08}
-    write(tmp_path, "table3-differences", {"records": [{"dataset": "mnist", "eps": "0.3", "images": 9} | differences]})
+    write(tmp_path, "table3-differences", {"records": [{"dataset": "mnist", "eps": 0.3, "images": 9} | differences]})
     rises = {"AT": 0.5, "ALP": 0.6, "TLA": 0.2}
     per_image = [{"model": name, "row": k, "rise": value + k} for name, value in rises.items() for k in range(3)]
     write(tmp_path, "fig8-rise", {"records": [], "more": {"per_image": per_image}})
@@ -144,8 +144,8 @@ def test_the_document_names_verdicts_reasons_and_failed_checks(folder):
     text = report(folder, scale, reasons)
     assert text == report(folder, scale, reasons)
     assert "| r′ at ε 0.3 | UM | 4.020 ± 0.007 | 2.159 | same ordering |" in text
-    assert "| mnist, ε 0.3 | UM − AT | 3.000 ± 0.100 | higher |" in text
-    assert "| mnist, ε 0.3 | AT − TLA | -0.100 ± 0.080 | within noise |" in text
+    assert "| mnist, ε 0.3 | UM − AT | 3.0000 ± 0.1000 | higher |" in text
+    assert "| mnist, ε 0.3 | AT − TLA | -0.1000 ± 0.0800 | within noise |" in text
     assert "r′ at ε 0.3 TLA: Six epochs." in text and "PGD40 TLA: Not looked into." in text
     assert "* mnist, TLA: PGD40, black_box: x" in text and "* mnist, Table 4: λ1, 0.5: PGD100, steps: y" in text
     assert "| confirmed |" in text and " nan" not in text
