@@ -20,8 +20,10 @@ from analysis.landscape_directions import (
     image_directions,
     seeded_generator,
 )
-from tla_core.attacks import attack_mode, folded_if_equal, forward_in_chunks, images_at_once
+from tla_core.attacks import attack_mode
 from tla_core.checkpoint import CheckpointError, load_tensors, save_tensors
+from tla_core.chunks import forward_in_chunks, images_at_once
+from tla_core.folding import folded_if_equal
 from tla_core.layers import model_device
 from tla_core.runtime import full_precision
 from tla_core.validation import as_images, as_labels, check_images, check_label_range, scale_images
@@ -138,14 +140,17 @@ def input_landscape(
     with attack_mode(model), full_precision(device), torch.no_grad():
         _check_logits(model, image[None], label)
         plane, kind = image_directions(directions, model, image, label, seeded_generator(random_state))
-        network = folded_if_equal(model, image[None])
         ticks = torch.tensor(axis, dtype=torch.float32, device=device)
         coefficients = torch.cartesian_prod(ticks, ticks)
+
+        def points_at(block: Tensor) -> Tensor:
+            return torch.addmm(image.flatten(), block, plane.flatten(1)).view(-1, *image.shape)
+
+        network = folded_if_equal(model, points_at(coefficients[:: max(len(coefficients) // 32, 1)]))
         losses = []
         with tqdm(total=len(coefficients), unit="point", disable=not progress, desc="landscape") as bar:
             for block in coefficients.split(_points_at_once(image, len(coefficients))):
-                points = torch.addmm(image.flatten(), block, plane.flatten(1)).view(-1, *image.shape)
-                losses.append(_losses(network, points, label))
+                losses.append(_losses(network, points_at(block), label))
                 bar.update(len(block))
         centre_loss = _losses(network, image[None], label).item()
     loss = torch.cat(losses).view(resolution, resolution).cpu().numpy()
@@ -287,7 +292,7 @@ def _losses(network: nn.Module, points: Tensor, label: Tensor) -> Tensor:
 
 
 def _mean_loss(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-    network = folded_if_equal(model, scale_images(batches[0][0][:1]), trusted=True)
+    network = folded_if_equal(model, scale_images(batches[0][0]), trusted=True)
     sums = [
         F.cross_entropy(forward_in_chunks(network, scale_images(x)), y, reduction="sum").double() for x, y in batches
     ]

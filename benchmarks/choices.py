@@ -9,8 +9,9 @@ from torch import Tensor, nn
 import tla_core as tla
 from benchmarks.inputs import Setup, colour_images, test_images, untrained_model
 from benchmarks.timing import Line, times_in_turn
-from tla_core import attacks
-from tla_core.attacks import images_at_once, run_attack
+from tla_core import chunks as chunking
+from tla_core.attacks import run_attack
+from tla_core.chunks import images_at_once
 
 RESIDUAL = {"wrn-madry": (1, 1, 1), "wrn-table2": (1, 1, 1), "preact-resnet50": (1, 1, 1, 1)}
 
@@ -35,14 +36,14 @@ def chunks(setup: Setup) -> Iterator[Line]:
     images, labels = test_images(setup.gradient_images)
     model = untrained_model(setup, "lenet", images, width=1 / 8)
     attack = tla.AttackConfig(eps=0.3, step_size=0.03, steps=setup.gradient_steps)
-    pixels = attacks.CPU_CHUNK_PIXELS
+    pixels = chunking.CPU_CHUNK_PIXELS
 
     def attacked(size: int) -> None:
-        attacks.CPU_CHUNK_PIXELS = size * images.shape[-1] ** 2
+        chunking.CPU_CHUNK_PIXELS = size * images.shape[-1] ** 2
         try:
             run_attack(attack, model, images, labels, fold=True)
         finally:
-            attacks.CPU_CHUNK_PIXELS = pixels
+            chunking.CPU_CHUNK_PIXELS = pixels
 
     peers = {f"{size} at once": lambda size=size: attacked(size) for size in (32, 64, len(images))}
     times = times_in_turn(

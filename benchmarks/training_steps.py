@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import tla_core as tla
 from benchmarks.inputs import Setup, colour_images, oracles, training_source, untrained_model
 from benchmarks.timing import Line, times_in_turn
-from tla_core.attacks import _start
+from tla_core.ascent import starting_points
 from tla_core.batches import BatchSource
 from tla_core.config import TrainConfig
 from tla_core.methods import tla_step
@@ -88,7 +88,7 @@ def plain_step(
     steps, start = 0, attacked
     if attacked is None:
         seed = derive_seed(config.seed, "attack", step)
-        steps, start = attack.steps, _start(attack, batch.images, seed, batch.indices, 0)
+        steps, start = attack.steps, starting_points(attack, batch.images, seed, batch.indices, 0)
     return oracles().plain_tla_step(
         model, batch.images, batch.labels, positives.images, pool.images, pool.labels, start=start, eps=attack.eps,
         step_size=attack.step_size, steps=steps, margin=config.margin, lambda_triplet=config.lambda_triplet,

@@ -160,14 +160,21 @@ def plain_tla_step(
     return cross_entropy + lambda_triplet * triplet + lambda_norm * norm
 
 
-def linear_robust_correct(weight, bias, x, y, eps):
-    """Which images no L-inf perturbation within eps and [0, 1] can turn, for a linear model with two classes.
+def linear_robust_correct(weight, bias, x, y, eps, norm="linf"):
+    """Which images no perturbation within eps can turn, for a linear model.
 
-    The worst perturbation moves each pixel by eps against the sign of its weight, clipped to [0, 1]: exact.
+    L-inf: the worst perturbation towards another class moves each pixel by eps along the sign of the difference of the
+    weights, clipped to [0, 1]: exact. L2: it moves along that difference, exact where no pixel leaves [0, 1].
     """
     correct = []
+    weight, bias = weight.astype(np.float64), bias.astype(np.float64)
     for image, label in zip(x.reshape(len(x), -1).astype(np.float64), y, strict=True):
-        toward_label = weight[label].astype(np.float64) - weight[1 - label].astype(np.float64)
-        worst = np.clip(image - eps * np.sign(toward_label), 0, 1)
-        correct.append(float(worst @ toward_label) + float(bias[label] - bias[1 - label]) > 0)
+        margins = []
+        for other in set(range(len(weight))) - {int(label)}:
+            toward_label = weight[label] - weight[other]
+            step = np.sign(toward_label) if norm == "linf" else toward_label / np.linalg.norm(toward_label)
+            moved = image - eps * step
+            assert norm == "linf" or (moved.min() >= 0 and moved.max() <= 1)
+            margins.append(np.clip(moved, 0, 1) @ toward_label + bias[label] - bias[other])
+        correct.append(min(margins) > 0)
     return np.array(correct)

@@ -10,7 +10,10 @@ from oracles import linear_robust_correct
 from torch import nn
 
 import tla_core as tla
-from tla_core.attacks import attack_loss, counter_uniform, images_at_once, run_attack
+from tla_core.ascent import attack_loss
+from tla_core.attacks import run_attack
+from tla_core.chunks import images_at_once
+from tla_core.random_numbers import counter_uniform
 from tla_core.models import LeNet
 
 EPS, STEP = 0.3, 0.05
@@ -309,7 +312,7 @@ def test_an_empty_batch_gives_an_empty_batch(trained):
         ({"eps": 8}, ValueError, "eps must be at most 1 for linf.*Got 8; did you mean 8/255?"),
         ({"steps": 0}, ValueError, "steps must be a whole number of at least 1. Got 0"),
         ({"norm": "l1"}, ValueError, "norm must be one of linf, l2. Got 'l1'"),
-        ({"loss": "hinge"}, ValueError, "loss must be one of ce, margin. Got 'hinge'"),
+        ({"loss": "hinge"}, ValueError, "loss must be one of ce, margin, dlr. Got 'hinge'"),
         ({"x": torch.rand(40, 28, 28)}, ValueError, r"shape \(n, c, h, w\). Got \(40, 28, 28\)"),
         ({"x": torch.rand(40, 1, 28, 28) * 255}, ValueError, r"must lie in \[0, 1\]. Got values from .* divide by 255"),
         ({"x": torch.full((40, 1, 28, 28), torch.nan)}, ValueError, r"must lie in \[0, 1\]. Got values from nan"),

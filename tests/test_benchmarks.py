@@ -193,9 +193,9 @@ def test_models_are_trained_once_and_a_run_that_is_there_is_used(setup, tmp_path
 
 
 def test_a_chunk_size_that_was_tried_does_not_stay(setup):
-    pixels = choices.attacks.CPU_CHUNK_PIXELS
+    pixels = choices.chunking.CPU_CHUNK_PIXELS
     assert [line.peer for line in choices.chunks(setup)] == ["32 at once", "64 at once", "8 at once"]
-    assert choices.attacks.CPU_CHUNK_PIXELS == pixels
+    assert choices.chunking.CPU_CHUNK_PIXELS == pixels
 
 
 def test_cost_per_image_holds_the_memory_of_both_sizes(setup, monkeypatch):

@@ -17,9 +17,9 @@ from tla_core.presets import list_presets
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "autoattack"}, r"attack name must be one of fgsm, bim, pgd, mim, cw\. Got 'autoattack'"),
+        ({"name": "autoattack"}, r"attack name must be one of fgsm, bim, pgd, mim, cw, apgd\. Got 'autoattack'"),
         ({"norm": "l1"}, r"norm must be one of linf, l2\. Got 'l1'"),
-        ({"loss": "hinge"}, r"loss must be one of ce, margin\. Got 'hinge'"),
+        ({"loss": "hinge"}, r"loss must be one of ce, margin, dlr\. Got 'hinge'"),
         ({"eps": -0.1}, r"eps must be a finite number, at least 0\. Got -0\.1"),
         ({"eps": math.nan}, "eps must be a finite number, at least 0. Got nan"),
         ({"eps": math.inf, "norm": "l2"}, "eps must be a finite number, at least 0. Got inf"),
@@ -46,6 +46,8 @@ from tla_core.presets import list_presets
         ({"random_start": 1}, "random_start must be True or False. Got 1"),
         ({"momentum": -0.1}, "momentum must be a finite number, at least 0. Got -0.1"),
         ({"momentum": math.nan}, "momentum must be a finite number, at least 0. Got nan"),
+        ({"targets": -1}, r"targets must be a whole number of at least 0\. Got -1"),
+        ({"name": "apgd", "momentum": 0.75}, "momentum must be 0 for apgd, which has one of its own. Got 0.75"),
     ],
 )
 def test_attack_refuses(settings, message):
@@ -212,7 +214,7 @@ OTHER_TRAINING = {
 }  # fmt: skip
 OTHER_ATTACK = {
     "name": "cw", "norm": "l2", "eps": 0.1, "step_size": 0.01, "steps": 21, "restarts": 2, "random_start": False,
-    "loss": "margin", "momentum": 0.5,
+    "loss": "margin", "momentum": 0.5, "targets": 9,
 }  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from tiny import mnist_images, tiny_lenet
 from torch import nn
 
 import tla_core as tla
-from tla_core import attacks as attacks_module
+from tla_core import chunks
 from tla_core import evaluation
-from tla_core.attacks import TransferAttack, attack_loss, clearly_broken, run_attack
+from tla_core.ascent import attack_loss, clearly_broken
+from tla_core.attacks import TransferAttack, run_attack
 from tla_core.autoattack import AutoAttack
 from tla_core.masking import MaskingWarning
 from tla_core.models import LeNet
@@ -144,9 +145,9 @@ def test_places_of_broken_images_are_taken_by_the_next(monkeypatch):
     """With few places the queue moves at each step; with many it never does."""
     images, labels = some_images(90)
     found = []
-    monkeypatch.setattr(attacks_module, "_LEAST_CHUNK", 1)
+    monkeypatch.setattr(chunks, "_LEAST_CHUNK", 1)
     for places in (5, 45, 200):
-        monkeypatch.setattr(attacks_module, "CPU_CHUNK_PIXELS", places * 28 * 28)
+        monkeypatch.setattr(chunks, "CPU_CHUNK_PIXELS", places * 28 * 28)
         found.append(run_attack(PGD, trained_lenet(), images, labels, stop_when_broken=True))
     torch.testing.assert_close(found[0], found[2], rtol=0, atol=PGD.step_size * 2.1)
     assert all(((other - found[0]).abs() > 1e-6).float().mean() < 0.01 for other in found[1:])

@@ -18,7 +18,8 @@ from analysis.landscape import (
     weight_landscape,
 )
 from analysis.representations import RepresentationSet
-from tla_core import attacks
+from tla_core import chunks
+from tla_core.attacks import fgsm
 from tla_core.checkpoint import CheckpointError
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # folded batch norm rounds in another way
@@ -161,7 +162,7 @@ def test_along_the_gradient_the_loss_rises_from_the_image(model, data):
         assert (np.diff(found.loss[:, 2]) > 0).all()
         assert np.ptp(found.loss[:, 2]) > 2 * np.ptp(found.loss[2])
     x = data.images[:1].float() / 255
-    fgsm = attacks.fgsm(model, x, data.labels[:1], eps=0.01)
+    fgsm = fgsm(model, x, data.labels[:1], eps=0.01)
     found = around(model, data, directions="gradient")
     inside = (x > 0.01) & (x < 0.99)
     moved = x + 0.01 * torch.tensor(found.directions[0])
@@ -185,7 +186,7 @@ def test_bytes_and_floats_arrays_and_tensors_give_the_same(model, data):
 def test_blocks_do_not_change_the_losses(model, data, monkeypatch):
     whole = around(model, data, resolution=7)
     sizes = []
-    monkeypatch.setattr(attacks, "CPU_CHUNK_PIXELS", 28 * 28)
+    monkeypatch.setattr(chunks, "CPU_CHUNK_PIXELS", 28 * 28)
     monkeypatch.setattr(
         landscapes_module, "folded_if_equal", lambda m, x: lambda points: sizes.append(len(points)) or m(points)
     )

@@ -10,7 +10,8 @@ from tiny import mnist_images, tiny_lenet
 from torch import nn
 
 import tla_core as tla
-from tla_core.attacks import attack_loss, attack_mode, run_attack
+from tla_core.ascent import attack_loss
+from tla_core.attacks import attack_mode, run_attack
 from tla_core.masking import (
     MaskingCheck,
     MaskingWarning,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from oracles import plain_tla_step
 
 import tla_core as tla
-from tla_core.attacks import _start
+from tla_core.ascent import starting_points
 from tla_core.batches import BatchSource
 from tla_core.methods import STEPS
 from tla_core.models import LeNet
@@ -122,7 +122,7 @@ def test_tla_equals_the_step_that_one_would_first_write(setting, step):
     torch.manual_seed(5)
     expected = plain_tla_step(
         reference, batch.images, batch.labels, source.positives(batch.labels, step).images, pool.images, pool.labels,
-        start=_start(attack, batch.images, derive_seed(config.seed, "attack", step), batch.indices, 0), eps=attack.eps,
+        start=starting_points(attack, batch.images, derive_seed(config.seed, "attack", step), batch.indices, 0), eps=attack.eps,
         step_size=attack.step_size, steps=attack.steps, margin=config.margin, lambda_triplet=config.lambda_triplet,
         lambda_norm=config.lambda_norm, label_smoothing=config.label_smoothing,
     )  # fmt: skip

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tla_core.attacks import folded_if_equal, images_at_once
+from tla_core.chunks import images_at_once
 from tla_core.config import check_radius
+from tla_core.folding import folded_if_equal, says_the_same
 from tla_core.layers import model_device
 
 
@@ -60,21 +61,23 @@ class AutoAttack:
             raise ImportError(
                 "AutoAttack needs pyautoattack: `pip install pyautoattack`, or install with the extra [robustness]."
             ) from error
+        network = folded_if_equal(model, x)
+        x_adv = self._run(Ensemble, network, x, y)
+        if network is not model and not says_the_same(network, model, x_adv):
+            x_adv = self._run(Ensemble, model, x, y)
+        return x_adv
+
+    def _run(self, ensemble_type: type, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         device = model_device(model)
-        model = folded_if_equal(model, x)
-        settings = {
-            "eps": self.eps,
-            "norm": {"linf": "Linf", "l2": "L2"}[self.norm],
-            "seed": self.seed,
-            "device": device,
-        }
+        norm = {"linf": "Linf", "l2": "L2"}[self.norm]
+        settings = {"eps": self.eps, "norm": norm, "seed": self.seed, "device": device}
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             with torch.no_grad():
                 n_classes = model(x[:1]).shape[1]
             if n_classes < 4:  # the targeted loss compares four classes
-                ensemble = Ensemble(model, version="custom", attacks=["apgd-ce", "fab", "square"], **settings)
+                ensemble = ensemble_type(model, version="custom", attacks=["apgd-ce", "fab", "square"], **settings)
             else:
-                ensemble = Ensemble(model, version=self.version, **settings)
+                ensemble = ensemble_type(model, version=self.version, **settings)
                 ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = min(9, n_classes - 1)
             return ensemble.run_standard_evaluation(x, y, batch_size=images_at_once(x))[0]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tla_core.attacks import counter_uniform
+from tla_core.random_numbers import counter_uniform
 from tla_core.runtime import derive_seed
 from tla_core.validation import scale_images
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 METHODS = ("um", "at", "alp", "tla")  # the four of every figure
 VARIANTS = ("tla-rn", "tla-sa")  # of TLA, in the paper's accuracy tables
-ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw")
+ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw", "apgd")
+LOSSES = ("ce", "margin", "dlr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +20,13 @@ class AttackConfig:
     """One attack, by name and size.
 
     The names set what they stand for, so that the fields always say what will run: ``fgsm`` is one step of size
-    `eps` from the image itself, ``bim`` has no random start, ``mim`` a momentum of 1 unless another is given, and
-    ``cw`` ascends the margin.
+    `eps` from the image itself, ``bim`` has no random start, ``mim`` a momentum of 1 unless another is given,
+    ``cw`` ascends the margin, and ``apgd`` begins with steps of twice `eps`, which it halves by itself, with a momentum
+    of its own (Croce and Hein 2020); it returns the best iterate, the others the last.
 
     Parameters
     ----------
-    name : {"pgd", "fgsm", "bim", "mim", "cw"}
+    name : {"pgd", "fgsm", "bim", "mim", "cw", "apgd"}
     norm : {"linf", "l2"}
         The ball that the perturbation stays in.
     eps : float
@@ -35,10 +37,14 @@ class AttackConfig:
         Steps of each start, and starts; the worst case per image over the restarts counts.
     random_start : bool
         Start at a uniformly random point of the ball instead of the image.
-    loss : {"ce", "margin"}
-        Ascend the cross-entropy, or ``max_other - z_y`` of the logits.
+    loss : {"ce", "margin", "dlr"}
+        Ascend the cross-entropy, ``max_other - z_y`` of the logits, or the difference of logits ratio; see
+        `tla_core.ascent.attack_loss`.
     momentum : float
         Decay of the accumulated L1-normalised gradients (Dong et al. 2018, eq. 6); 0 is plain PGD.
+    targets : int
+        Each restart is run once towards each of so many wrong classes, those with the largest clean logits; with fewer
+        classes, towards all. 0 is an untargeted attack.
 
     Raises
     ------
@@ -55,11 +61,12 @@ class AttackConfig:
     random_start: bool = True
     loss: str = "ce"
     momentum: float = 0.0
+    targets: int = 0
 
     def __post_init__(self) -> None:
         _one_of("attack name", self.name, ATTACKS)
         _one_of("norm", self.norm, ("linf", "l2"))
-        _one_of("loss", self.loss, ("ce", "margin"))
+        _one_of("loss", self.loss, LOSSES)
         check_radius("eps", self.eps, self.norm)
         implied: dict[str, Any] = {}
         if self.name == "fgsm":
@@ -70,12 +77,18 @@ class AttackConfig:
             implied = {"momentum": self.momentum or 1.0}
         elif self.name == "cw":
             implied = {"loss": "margin"}
+        elif self.name == "apgd":
+            implied = {"step_size": 2 * self.eps}
         for key, value in implied.items():
             object.__setattr__(self, key, value)
-        check_radius("step_size", self.step_size, self.norm)
+        if self.name != "apgd":  # whose first step may leave the range of the images: it is cut off at the ball
+            check_radius("step_size", self.step_size, self.norm)
         _whole("steps", self.steps, 1)
         _whole("restarts", self.restarts, 1)
+        _whole("targets", self.targets, 0)
         _number("momentum", self.momentum, 0.0, math.inf)
+        if self.name == "apgd" and self.momentum:
+            raise ValueError(f"momentum must be 0 for apgd, which has one of its own. Got {self.momentum!r}.")
         if not isinstance(self.random_start, bool):
             raise ValueError(f"random_start must be True or False. Got {self.random_start!r}.")
         if self.restarts > 1 and not self.random_start:
@@ -89,10 +102,21 @@ class AttackConfig:
             raise ValueError("an attack of eps 0 cannot be scaled: its step size is in proportion to nothing.")
         return dataclasses.replace(self, eps=eps, step_size=self.step_size * eps / self.eps)
 
+    def n_targets(self, n_classes: int) -> int:
+        """Towards how many classes each restart is run, of a model with so many; 0 if the attack is untargeted."""
+        return min(self.targets, n_classes - 1)
+
+    def n_starts(self, n_classes: int) -> int:
+        """How often the attack is run on an image that nothing breaks."""
+        return self.restarts * max(self.n_targets(n_classes), 1)
+
     def __str__(self) -> str:
         if self.name == "fgsm":
             return f"FGSM, eps {format_number(self.eps)} ({self.norm})"
         restarts = f", {self.restarts} restarts" if self.restarts > 1 else ""
+        restarts += f", {self.targets} targets" if self.targets else ""
+        if self.name == "apgd":
+            return f"APGD {self.steps}, {self.loss}, eps {format_number(self.eps)} ({self.norm}){restarts}"
         size = f"{self.steps} x {format_number(self.step_size)}, eps {format_number(self.eps)}"
         return f"{self.name.upper()} {size} ({self.norm}){restarts}"
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tla_core.attacks import Attack, TransferAttack, attack_mode, forward_in_chunks, run_attack
+from tla_core.attacks import Attack, TransferAttack, attack_mode, is_correct, run_attack
+from tla_core.chunks import forward_in_chunks
 from tla_core.config import AttackConfig
 from tla_core.layers import model_device
 from tla_core.masking import MaskingCheck, attack_checks, check_transfer, model_checks, warn_of_masking
@@ -79,6 +80,10 @@ def evaluate(
     broken; since a random start depends on (seed, image index, restart) alone, that changes no outcome. For the same
     reason an attack that differs from an earlier one in more restarts only goes on from the outcome of that one.
 
+    Clean images are forwarded twice, the second time among others. An image whose predicted class changes counts as
+    wrong, and so does one of which an output is NaN or infinite; under attack as well, where clean images have changed.
+    The check ``predictions`` says how many they were, where there were any.
+
     Parameters
     ----------
     model : nn.Module
@@ -96,7 +101,7 @@ def evaluate(
         Compute the gradients of the attacks with batch norm folded: faster, equal up to rounding. The outcome is always
         that of the model as it is.
     early_stop : bool
-        Take no further steps with an image that is clearly misclassified (`tla_core.attacks.clearly_broken`): an
+        Take no further steps with an image that is clearly misclassified (`tla_core.ascent.ascend`): an
         undefended model is evaluated several times as fast. Such an image counts as broken, whatever further steps
         would have made of it.
     checks : bool
@@ -159,19 +164,24 @@ def evaluate(
                 bar.update(steps * len(rows))
             return torch.cat(outcomes).cpu()
 
+        judge = _Judge(model, twice=True)
         if "clean" in known:
             correct["clean"] = known["clean"]
         else:
-            correct["clean"] = measure(lambda x, y, _: _is_correct(model, x, y), 1)
+            correct["clean"] = measure(lambda x, y, _: judge(x, y), 1)
         if checks and todo:
             found["model"] = model_checks(model, images, labels, batch_size=batch_size)
+        found["model"] = {**found.get("model", {}), **judge.check()}
+        unstable = any(check.values.get("changed_share", 0) > 0 for check in found["model"].values())
         for name, attack in attacks.items():
             if name in known:
                 correct[name] = known[name]
                 continue
             survivors, tried = _outcome_so_far(attack, attacks, correct)
-            survivors = partial(_survivors, model, attack, survivors.to(device), tried, generator, fold, early_stop)
+            judge = _Judge(model, twice=unstable)
+            survivors = partial(_survivors, judge, attack, survivors.to(device), tried, generator, fold, early_stop)
             correct[name] = measure(survivors, image_steps(attack))
+            found[name] = {}
             if checks:
                 found[name] = attack_checks(
                     model, images, labels, attack, correct[name], generator=generator, batch_size=batch_size, fold=fold,
@@ -180,8 +190,10 @@ def evaluate(
                 if isinstance(attack, TransferAttack):
                     white = [correct[other] for other in correct if isinstance(attacks.get(other), AttackConfig)]
                     found[name]["transfer"] = check_transfer(white, correct[name])
+            found[name] |= judge.check()
             if on_outcome is not None:
-                on_outcome(name, correct[name], found.get(name, {}))
+                on_outcome(name, correct[name], found[name])
+    found = {name: of_name for name, of_name in found.items() if of_name}
     for name, checked in found.items():
         warn_of_masking("every attack" if name == "model" else name, checked, stacklevel=2)
     return Evaluation(correct, {name: describe_attack(attack) for name, attack in attacks.items()}, found)
@@ -190,7 +202,9 @@ def evaluate(
 def describe_attack(attack: Attack) -> dict[str, Any]:
     """The settings of an attack as JSON values; of a callable its name."""
     if isinstance(attack, AttackConfig):
-        return {key: getattr(attack, key) for key in AttackConfig.__dataclass_fields__}
+        settings = {key: getattr(attack, key) for key in AttackConfig.__dataclass_fields__}
+        # What was stored before there were targeted attacks does not name them.
+        return {key: value for key, value in settings.items() if key != "targets" or value}
     if isinstance(attack, TransferAttack):
         return {"name": "transfer", "source": type(attack.source).__name__, "attack": describe_attack(attack.attack)}
     describe = getattr(attack, "describe", None)
@@ -200,7 +214,9 @@ def describe_attack(attack: Attack) -> dict[str, Any]:
 def image_steps(attack: Attack) -> int:
     """Steps of all restarts, the unit of the progress bar; of a callable its `image_steps`, or 1."""
     attack = attack.attack if isinstance(attack, TransferAttack) else attack
-    return attack.steps * attack.restarts if isinstance(attack, AttackConfig) else getattr(attack, "image_steps", 1)
+    if not isinstance(attack, AttackConfig):
+        return getattr(attack, "image_steps", 1)
+    return attack.steps * attack.restarts * max(attack.targets, 1)
 
 
 def _outcome_so_far(attack: Attack, attacks: Mapping[str, Attack], correct: Mapping[str, Tensor]) -> tuple[Tensor, int]:
@@ -219,27 +235,68 @@ def _outcome_so_far(attack: Attack, attacks: Mapping[str, Attack], correct: Mapp
 
 
 def _survivors(
-    model: nn.Module, attack: Attack, survived: Tensor, tried: int, generator, fold: bool, early_stop: bool,
+    judge: "_Judge", attack: Attack, survived: Tensor, tried: int, generator, fold: bool, early_stop: bool,
     x: Tensor, y: Tensor, rows: Tensor,
 ) -> Tensor:  # fmt: skip
+    """Which of the images that survived so many restarts survive all; bool."""
     alive = survived[rows].clone()
-    restarts = getattr(attack.attack if isinstance(attack, TransferAttack) else attack, "restarts", 1)
-    for restart in range(tried, restarts):
+    with torch.no_grad():
+        n_classes = judge.model(x[:1]).shape[1]
+    starts = range(1)
+    inner = attack.attack if isinstance(attack, TransferAttack) else attack
+    if isinstance(inner, AttackConfig):
+        starts = range(tried * max(inner.n_targets(n_classes), 1), inner.n_starts(n_classes))
+    for start in starts:
         left = alive.nonzero()[:, 0]
         if not len(left):
             break
         x_adv = run_attack(
-            attack, model, x[left], y[left], generator=generator, indices=rows[left], restart=restart, fold=fold,
+            attack, judge.model, x[left], y[left], generator=generator, indices=rows[left], restart=start, fold=fold,
             stop_when_broken=early_stop,
         )  # fmt: skip
-        alive[left] = _is_correct(model, x_adv, y[left])
+        alive[left] = judge(x_adv, y[left])
     return alive
 
 
-def _is_correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    logits = forward_in_chunks(model, x)
-    check_label_range(y, logits)
-    return logits.argmax(1) == y
+class _Judge:
+    """Says which images are classified correctly, and counts those whose outputs cannot be relied on."""
+
+    def __init__(self, model: nn.Module, *, twice: bool) -> None:
+        self.model, self.twice = model, twice
+        self.images = self.not_finite = self.changed = 0
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Bool, (n,). Forwarded twice, an image has to be right both times, among different images."""
+        logits = forward_in_chunks(self.model, x)
+        check_label_range(y, logits)
+        correct = is_correct(logits, y)
+        self.images += len(x)
+        self.not_finite += (~logits.isfinite().all(1)).sum()
+        if self.twice:
+            again = torch.empty_like(logits)
+            for part in (slice(0, None, 2), slice(1, None, 2)):
+                if len(x[part]):
+                    again[part] = forward_in_chunks(self.model, x[part])
+            changed = (again.argmax(1) != logits.argmax(1)) & logits.isfinite().all(1)
+            self.changed += changed.sum()
+            correct &= ~changed
+        return correct
+
+    def check(self) -> dict[str, MaskingCheck]:
+        """``predictions``, where something was counted as wrong that may have been predicted right."""
+        counts = {"not_finite": int(self.not_finite), "changed_share": int(self.changed)}
+        words = {"not_finite": "have outputs that are NaN or infinite", "changed_share": "change their predicted class"}
+        parts = [f"{count} {words[name]}" for name, count in counts.items() if count]
+        if not parts:
+            return {}
+        message = (
+            f"of {self.images} images that were forwarded {' and '.join(parts)}, when forwarded again among others:"
+            if counts["changed_share"]
+            else f"of {self.images} images that were forwarded {parts[0]}:"
+        )
+        values = {name: count / self.images for name, count in counts.items()}
+        message += " they count as wrong. See the checks of the model."
+        return {"predictions": MaskingCheck("predictions", False, message, values)}
 
 
 @contextmanager

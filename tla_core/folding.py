@@ -8,6 +8,7 @@ batch norm that comes first in its block reads a sum, and cannot be folded.
 import copy
 import inspect
 import itertools
+import warnings
 import weakref
 from collections import Counter
 from typing import NamedTuple
@@ -34,6 +35,10 @@ class _Found(NamedTuple):
     layout: list[tuple[str, weakref.ref, tuple[bool, ...]]]
     pairs: list[_Pair]
 
+
+# Networks that have shown that they give the same when folded, and how many images have to show it.
+_folds_equally: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+_EVIDENCE = 32
 
 # Tracing takes as long as many attack steps, and a training folds anew at each step.
 _FOUND: weakref.WeakKeyDictionary[nn.Module, _Found] = weakref.WeakKeyDictionary()
@@ -80,6 +85,76 @@ def fold_batch_norm(model: nn.Module, *, keep: nn.Module | None = None) -> nn.Mo
     if replacements:
         replacements |= _pools_first(modules, keep)
     return _with_replaced(model, replacements) if replacements else model
+
+
+@torch.no_grad()
+def folded_if_equal(model: nn.Module, x: Tensor, trusted: bool = False) -> nn.Module:
+    """The folded model, or the model itself where images show that the two differ.
+
+    They do in a network that reads what lies between a convolution and its batch norm, or that computes something else
+    for some images than for those it was traced with. The gradients of another network would make an attack weaker than
+    it is said to be, so outputs and input gradients of `_EVIDENCE` images, evenly spread over `x`, are compared.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In eval mode.
+    x : Tensor, (n, c, h, w), float32 in [0, 1]
+    trusted : bool
+        Do not ask again once the model has shown it: a training asks at its first step.
+
+    Warns
+    -----
+    UserWarning
+        Where they differ.
+    """
+    folded = fold_batch_norm(model)
+    if folded is model or (trusted and model in _folds_equally):
+        return folded
+    if not says_the_same(folded, model, x, gradients=True):
+        return model
+    _folds_equally.add(model)
+    return folded
+
+
+def says_the_same(folded: nn.Module, model: nn.Module, x: Tensor, *, gradients: bool = False) -> bool:
+    """Whether `_EVIDENCE` images, evenly spread over `x`, have the same outputs in both, and input gradients.
+
+    Outputs of every image must agree to a thousandth of its largest logit: rounding is a hundred times less. Where
+    rounding decides about a ReLU, gradients differ, so one image in 16 may have another by more than 2 %.
+    """
+    x = x[torch.arange(min(len(x), _EVIDENCE), device=x.device) * len(x) // min(len(x), _EVIDENCE)].detach()
+    with torch.autocast(x.device.type, enabled=False):  # rounded to 8 bits, no two networks are equal
+        (ours, slope), (theirs, other_slope) = (_outputs(network, x, gradients) for network in (folded, model))
+    size = theirs.abs().amax(1, keepdim=True)
+    different = ((ours - theirs).abs() > 1e-3 * size).any(1) | (ours.isfinite() != theirs.isfinite()).any(1)
+    count = int(different.sum())
+    what = "outputs"
+    if not count and slope is not None and other_slope is not None:
+        length = other_slope.flatten(1).norm(dim=1)
+        count = int(((slope - other_slope).flatten(1).norm(dim=1) > 0.02 * length).sum())
+        what, count = "input gradients", count if 16 * count > len(x) else 0
+    if count:
+        warnings.warn(
+            f"with batch norm folded the {what} of {count} of {len(x)} images differ, so the model is attacked as it"
+            " is, which takes longer. The network computes something else than what it was traced as; fold=False"
+            " says that this is known.",
+            stacklevel=3,
+        )
+    return not count
+
+
+def _outputs(network: nn.Module, x: Tensor, gradients: bool) -> tuple[Tensor, Tensor | None]:
+    """Logits, and the gradient of a sum of them with other weights for each class, where there is one."""
+    if not gradients:
+        with torch.no_grad():
+            return network(x).float(), None
+    with torch.enable_grad():
+        x = x.clone().requires_grad_()
+        logits = network(x).float()
+        total = (logits * torch.arange(logits.shape[1], device=x.device).add(1).cos()).sum()
+        slope = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+    return logits.detach(), slope
 
 
 # What folds -----------------------------------------------------------------------------------------------------------

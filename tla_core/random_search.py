@@ -7,8 +7,10 @@ are kept if they raise the margin.
 import torch
 from torch import Tensor, nn
 
-from tla_core.attacks import attack_loss, counter_uniform, forward_in_chunks
+from tla_core.ascent import attack_loss
+from tla_core.chunks import forward_in_chunks
 from tla_core.config import AttackConfig
+from tla_core.random_numbers import counter_uniform
 
 # Candidates of an image that are tried at once, before the best is kept: batches of a few images waste a machine.
 _AT_ONCE = 4

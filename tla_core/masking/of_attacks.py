@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tla_core.attacks import attack_loss, folded_if_equal, run_attack
+from tla_core.ascent import attack_loss
+from tla_core.attacks import run_attack
 from tla_core.config import AttackConfig
+from tla_core.folding import folded_if_equal
 from tla_core.masking.of_models import as_batch, logits_of, undisturbed
 from tla_core.masking.verdicts import SHARE_TOLERANCE, MaskingCheck, share_of_all
 from tla_core.random_search import random_search

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tla_core.attacks import attack_loss, attack_mode, forward_in_chunks
+from tla_core.ascent import attack_loss
+from tla_core.attacks import attack_mode
+from tla_core.chunks import forward_in_chunks
 from tla_core.layers import model_device
 from tla_core.masking.verdicts import MaskingCheck, largest, share, too_many
 from tla_core.validation import as_images, as_labels, check_label_range

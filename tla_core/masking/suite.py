@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tla_core.attacks import Attack, counter_uniform
+from tla_core.attacks import Attack
 from tla_core.config import AttackConfig
 from tla_core.layers import model_device
 from tla_core.masking.of_attacks import another_start, check_black_box, check_steps, judge_restarts
 from tla_core.masking.of_models import check_gradients, check_outputs, check_stochastic
 from tla_core.masking.verdicts import MaskingCheck, as_outcome
+from tla_core.random_numbers import counter_uniform
 from tla_core.validation import as_labels, check_images, scale_images
 
 # The search without gradients may cost this share of the evaluation. 20 queries broke 3 of 59 images that had survived

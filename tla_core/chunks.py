@@ -1,0 +1,26 @@
+"""Into parts of how many images a batch is split, so that what a network computes of them stays in a CPU's cache."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+# On a CPU images of so many pixels are forwarded at once, 96 of 32 x 32: smaller parts are dominated by the overhead of
+# each operation (64 digits at once took 1.1 times as long on the network of `mini`), the activations of larger ones do
+# not stay in the cache (128 images of 64 x 64 took 1.6 times as long as 48 on a narrow residual network).
+CPU_CHUNK_PIXELS = 96 * 32 * 32
+_LEAST_CHUNK = 16
+
+
+def images_at_once(x: Tensor) -> int:
+    """Into parts of how many images a batch is split: not at all on a GPU, on a CPU equal parts that fit its cache."""
+    if x.device.type != "cpu" or not len(x):
+        return max(len(x), 1)
+    chunk = max(CPU_CHUNK_PIXELS / x.shape[2:].numel(), _LEAST_CHUNK)
+    return math.ceil(len(x) / max(round(len(x) / chunk), 1))
+
+
+@torch.no_grad()
+def forward_in_chunks(model: nn.Module, x: Tensor) -> Tensor:
+    """The logits as float32, without gradients; so many images at once as `images_at_once` says."""
+    return torch.cat([model(part).float() for part in x.split(images_at_once(x))])
