@@ -1,8 +1,8 @@
 """The paper's accuracy table of a run: measured attack by attack, stored after each, and shown beside other runs."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,18 @@ from analysis.run_results import run_config
 from analysis.scales import results_dir
 from analysis.tables import Column, Table
 from tla_core.attacks import Attack, TransferAttack
+from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, save_tensors, write_json
-from tla_core.config import AttackConfig, canonical_json
+from tla_core.config import canonical_json
 from tla_core.datasets import ImageDataset
 from tla_core.evaluation import describe_attack, evaluate, image_steps
 from tla_core.masking import MaskingCheck, check_ensemble
-from tla_core.presets import accuracy_columns
+from tla_core.presets import STRONGEST_IMAGES, accuracy_columns, strongest_attacks
 from tla_core.run_folder import RunFolder
 from tla_core.training import load_model
 
-AUTOATTACK = "AutoAttack"
+AUTOATTACK, STRONGEST = "AutoAttack", "strongest"
+STRONG = ("APGD-CE", "APGD-T")  # what the worst case of all must be taken with
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class RunAccuracy:
     path : Path
         Where they are stored; a ``.json`` for people lies beside it.
     correct : dict of str to Tensor, (n,), bool
-        ``"clean"`` and each attack. A costly attack may have been run on fewer images, evenly spread over the set.
+        ``"clean"``, each attack, and ``"strongest"``, see `with_strongest`. A costly attack may have been run on fewer
+        images, evenly spread over the set.
     attacks : dict of str to dict
         The settings of each attack.
     checks : dict of str to dict
@@ -73,10 +76,11 @@ class RunAccuracy:
         return f"RunAccuracy({shown})"
 
 
-def paper_attacks(
-    run_dir: Path | str, *, black_box: Path | str | None = None, max_restarts: int = 20, device: str = "auto"
-) -> dict[str, Attack]:
-    """The attacks of the paper's accuracy table for the dataset of a run, by the names of their columns.
+def run_attacks(
+    run_dir: Path | str, *, black_box: Path | str | None = None, long_images: int | None = None,
+    restarts: int | None = None, autoattack: int = 0, only: Sequence[str] = (), device: str = "auto",
+) -> tuple[dict[str, Attack], dict[str, int]]:  # fmt: skip
+    """What `tla evaluate RUN` measures of a run.
 
     Parameters
     ----------
@@ -84,34 +88,71 @@ def paper_attacks(
     black_box : Path or str, optional
         An independently trained copy, whose adversarial examples are transferred; by default that in
         ``<method>@copy`` beside the run's own folder. Without one the black-box column is left out.
-    max_restarts : int
-        Restarts beyond it are not run; the column's name says how many were.
+    long_images : int, optional
+        Images for the paper's attacks of more than 40 steps, or with restarts; by default 500 of mnist-mini, and all of
+        any other dataset.
+    restarts : int, optional
+        Restarts beyond it are not run; the column's name says how many were. By default 3 on mnist-mini, elsewhere 20.
+    autoattack : int
+        Images for AutoAttack; 0 leaves it out.
+    only : sequence of str
+        Columns; by default all.
     device : str
+
+    Returns
+    -------
+    attacks : dict of str to attack
+        Column -> attack: the paper's for the dataset of the run, those of `strongest_attacks`, and AutoAttack.
+    limits : dict of str to int
+        Column -> images that the attack is run on, where they are not all.
+
+    Raises
+    ------
+    ValueError
+        For a column that there is not.
     """
     config = run_config(run_dir)
+    mini = config.dataset == "mnist-mini"
+    long_images, restarts = long_images or (500 if mini else None), restarts or (3 if mini else 20)
     attacks: dict[str, Attack] = {}
+    limits: dict[str, int] = {}
     for name, column in accuracy_columns(config).items():
         attack = column.attack
-        if attack.restarts > max_restarts:
-            name = name.replace(str(attack.restarts), str(max_restarts), 1)
-            attack = AttackConfig(**{**asdict(attack), "restarts": max_restarts})
-        if column.black_box:
-            copy = black_box or _copy_of(Path(run_dir))
-            if copy is None:
-                continue
-            attack = TransferAttack(load_model(copy, device=device), attack)
-        attacks[name] = attack
-    return attacks
+        if attack.restarts > restarts:
+            name = name.replace(str(attack.restarts), str(restarts), 1)
+            attack = replace(attack, restarts=restarts)
+        if long_images and (attack.steps > 40 or attack.restarts > 1):
+            limits[name] = long_images
+        copy = black_box or _copy_of(Path(run_dir)) if column.black_box else None
+        if column.black_box and copy is None:
+            continue
+        attacks[name] = TransferAttack(load_model(copy, device=device), attack) if copy else attack
+    strong = strongest_attacks(config, RunFolder(run_dir).record()["data"]["classes"])
+    attacks, limits = attacks | strong, limits | dict.fromkeys(strong, STRONGEST_IMAGES)
+    if autoattack:
+        attacks[AUTOATTACK] = AutoAttack(eps=strong["APGD-CE"].eps, norm=strong["APGD-CE"].norm)
+        limits[AUTOATTACK] = autoattack
+    if unknown := sorted(set(only) - {"clean", *attacks}):
+        raise ValueError(f"no column {', '.join(unknown)}. There are: clean, {', '.join(attacks)}.")
+    attacks = {name: attack for name, attack in attacks.items() if not only or name in only}
+    return attacks, {name: count for name, count in limits.items() if name in attacks}
 
 
-def costly_limits(attacks: Mapping[str, Attack], n_images: int | None) -> dict[str, int]:
-    """`limits` of `evaluate_run` for attacks of more than 40 steps, or with restarts; None limits nothing."""
-    found = {}
-    for name, attack in attacks.items():
-        inner = attack.attack if isinstance(attack, TransferAttack) else attack
-        if n_images and isinstance(inner, AttackConfig) and (inner.steps > 40 or inner.restarts > 1):
-            found[name] = n_images
-    return found
+def with_strongest(correct: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The outcomes, and ``"strongest"``: the worst case for each image of all attacks that were run on it.
+
+    Of the images that APGD was run on with both of its losses; without them there is no such column. An attack that was
+    run on some of these images counts on those.
+    """
+    apgd = [correct[name] for name in STRONG if name in correct]
+    if len(apgd) < len(STRONG):
+        return dict(correct)
+    n, count = len(correct["clean"]), min(len(outcome) for outcome in apgd)
+    rows = torch.arange(count) * n // count
+    worst = torch.ones(n, dtype=torch.bool)
+    for outcome in correct.values():
+        worst[torch.arange(len(outcome)) * n // len(outcome)] &= outcome
+    return {**correct, STRONGEST: worst[rows]}
 
 
 def missing_columns(
@@ -141,7 +182,7 @@ def evaluate_run(
     ----------
     run_dir : Path or str
     attacks : mapping of str to AttackConfig, TransferAttack or callable
-        See `paper_attacks`. An attack that is stored under its name, with the same settings, checkpoint and images, is
+        See `run_attacks`. An attack that is stored under its name, with the same settings, checkpoint and images, is
         not run again.
     split : {"test", "train"}
     limits : mapping of str to int, optional
@@ -196,7 +237,7 @@ def evaluate_run(
     checks = {name: columns[name]["checks"] for name in order if name in columns}
     return RunAccuracy(
         path,
-        {name: correct[name] for name in order},
+        with_strongest({name: correct[name] for name in order}),
         {name: columns[name]["settings"] for name in order if name != "clean"},
         {"model" if name == "clean" else name: found for name, found in checks.items()},
     )
@@ -224,6 +265,7 @@ def accuracy_table(runs: Mapping[str, RunAccuracy], *, caption: str = "") -> Tab
         By default the attacks' images, where they are not all, are named.
     """
     names = list(dict.fromkeys(name for run in runs.values() for name in run.correct))
+    names.sort(key=lambda name: name == STRONGEST)  # behind all that it is the worst of
     rows = []
     for label, run in runs.items():
         row: dict[str, Any] = {"model": label}
@@ -245,6 +287,8 @@ def accuracy_table(runs: Mapping[str, RunAccuracy], *, caption: str = "") -> Tab
         caption = f"Accuracy in %, with standard errors, on {total} images" + "".join(
             f"; {name} on {count}" for name, count in fewer.items()
         )
+        if STRONGEST in names:
+            caption += f"; {STRONGEST}: the worst case for each image of all attacks that were run"
     return Table(columns, rows, caption)
 
 
@@ -297,10 +341,10 @@ def _stored(path: Path, expected: dict[str, Any]) -> tuple[dict[str, Tensor], di
 
 def _store(path: Path, expected: dict[str, Any], correct: dict[str, Tensor], columns: dict[str, Any]) -> None:
     save_tensors(path, correct, {"kind": "accuracy", **expected, "columns": columns})
-    run = RunAccuracy(path, correct, {}, {})
+    run = RunAccuracy(path, with_strongest(correct), {}, {})
     accuracy, error = run.accuracy, run.standard_error
     readable = {
         name: {"accuracy": accuracy[name], "standard_error": error[name], **columns.get(name, {"images": len(outcome)})}
-        for name, outcome in correct.items()
+        for name, outcome in run.correct.items()
     }
     write_json(path.with_suffix(".json"), {"format": 1, **expected, "accuracies": readable})

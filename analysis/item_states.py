@@ -12,12 +12,11 @@ from analysis.run_results import (
     representations_target,
     train_representations_target,
 )
-from analysis.scale_contents import SWEEP_COLUMN, Item
+from analysis.scale_contents import Item
 from analysis.scales import Scale, load_scale
 from tla_core.checkpoint import CheckpointError, file_sha256, read_metadata
 from tla_core.config import TrainConfig, canonical_json
 from tla_core.datasets import DatasetError
-from tla_core.presets import analysis_attack
 from tla_core.run_folder import RunFolder, describe_differences
 
 STATES = ("made", "stale", "unfinished", "missing")
@@ -115,25 +114,15 @@ class ItemState:
         return targets[self.item.kind]()[1]
 
     def check_accuracies(self) -> str:
-        from analysis.accuracy import AUTOATTACK, costly_limits, missing_columns, paper_attacks
-        from tla_core.autoattack import AutoAttack
+        from analysis.accuracy import missing_columns, run_attacks
 
         of_run, *copy = (self.scale.root / path for path in self.item.needs)
         if json.loads(self.path.read_text(encoding="utf-8"))["checkpoint_sha256"] != file_sha256(of_run):
             return "checkpoint changed"
-        limits = self.scale.accuracy
-        mini = self.config.dataset == "mnist-mini"  # `tla evaluate` has defaults of its own for it
-        most = limits.get("restarts") or (3 if mini else 20)
-        source = copy[0].parent if copy else None
-        attacks = paper_attacks(of_run.parent, black_box=source, max_restarts=most, device="cpu")
-        at_most = costly_limits(attacks, limits.get("long_images") or (500 if mini else None))
-        if f"--only {SWEEP_COLUMN}" in self.item.command:
-            attacks = {SWEEP_COLUMN: attacks[SWEEP_COLUMN]}
-        elif images := self.scale.autoattack_images(self.item.dataset, self.item.method):
-            settings = analysis_attack(self.config)
-            attacks[AUTOATTACK] = AutoAttack(eps=settings.eps, norm=settings.norm)
-            at_most |= {AUTOATTACK: images}
-        names = missing_columns(of_run.parent, attacks, limits=at_most)
+        options = self.scale.accuracy_options(self.item.dataset, self.item.method, self.item.seed)
+        options["black_box"] = copy[0].parent if copy else None
+        attacks, limits = run_attacks(of_run.parent, **options, device="cpu")
+        names = missing_columns(of_run.parent, attacks, limits=limits)
         return f"not measured, or with other settings: {', '.join(names)}" if names else ""
 
     def check_notebook(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from analysis.accuracy import RunAccuracy
+from analysis.accuracy import STRONGEST, RunAccuracy, with_strongest
 from analysis.run_results import run_config
 from analysis.scales import Scale, project_root, results_dir
 from analysis.tables import Column, Table
@@ -165,7 +165,7 @@ def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] 
     names = sorted(correct, key=lambda name: (order.index(name) if name in order else len(order), name))
     return RunAccuracy(
         Path(path),
-        {name: correct[name] for name in names},
+        with_strongest({name: correct[name] for name in names}),
         {name: columns[name]["settings"] for name in names if name in columns and "settings" in columns[name]},
         {"model" if name == "clean" else name: columns[name]["checks"] for name in names if name in columns},
     )
@@ -260,7 +260,8 @@ def _accuracy_table(accuracy: RunAccuracy) -> Table:
     rows = [
         {
             "attack": name, "accuracy": value, "error": errors[name], "images": len(accuracy.correct[name]),
-            "settings": _settings(accuracy.attacks.get(name, {})),
+            "settings": "worst case of each image over all of these" if name == STRONGEST
+            else _settings(accuracy.attacks.get(name, {})),
         }
         for name, value in accuracy.accuracy.items()
     ]  # fmt: skip

@@ -13,6 +13,7 @@ from analysis.neighbour_metrics import RetrievalResult, knn_accuracy
 from analysis.published import DETECTION
 from analysis.ratios import bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
 from analysis.results import Results
+from analysis.scales import SWEEP_COLUMN
 from analysis.tables import Column, Table
 from analysis.variants import PLAIN, split_variant
 from tla_core.presets import SWEEPS
@@ -21,7 +22,6 @@ _RATIOS = {"r_prime": ratio_r_prime, "r": ratio_r}
 _TITLES = {"r_prime": "r′", "r": "r"}
 _BEST = {"r_prime": "min", "r": "max"}
 _SWEPT = {"lambda_triplet": "λ1", "margin": "margin", "layer": "layer", "pool_size": "pool size"}
-SWEEP_COLUMN = "PGD100"  # the attack that Tables 4 to 6 were published with
 
 
 def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:

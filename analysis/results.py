@@ -22,7 +22,7 @@ from analysis.run_results import (
     representations_target,
     train_representations_target,
 )
-from analysis.scales import load_scale
+from analysis.scales import accuracy_flags, load_scale
 from tla_core.checkpoint import file_sha256
 from tla_core.config import AttackConfig, TrainConfig
 from tla_core.presets import ANALYSIS_LEVELS, analysis_attack
@@ -176,21 +176,19 @@ class Results:
         self, method: str, *, only: tuple[str, ...] = (), dataset: str | None = None, seed: int | None = None
     ) -> "RunAccuracy":
         """The accuracies of a method under the paper's attacks, or under those of the named columns alone."""
-        from analysis.accuracy import costly_limits, evaluate_run, missing_columns, paper_attacks
+        from analysis.accuracy import evaluate_run, missing_columns, run_attacks
 
         dataset = dataset or self.scale.datasets[0]
         run = self.run(method, dataset=dataset, seed=seed)
-        limits = self.scale.accuracy
-        copy = None if only else self.scale.copy_of(dataset, method)
-        black_box = self.run(copy[0], dataset=dataset, seed=copy[1]) if copy else None
-        attacks = paper_attacks(run, black_box=black_box, max_restarts=limits.get("restarts") or 20)
-        attacks = {name: attack for name, attack in attacks.items() if not only or name in only}
-        at_most = costly_limits(attacks, limits.get("long_images"))
-        if missing_columns(run, attacks, limits=at_most):
-            flags = " ".join([*self.scale.accuracy_flags(), *(["--only", *only] if only else [])])
-            more = f" --black-box {quote(str(black_box))}" if black_box else ""
-            self._may_make(run, f"tla evaluate {quote(str(run))} {flags}{more}")
-        return evaluate_run(run, attacks, limits=at_most, progress=self.progress)
+        options = self.scale.accuracy_options(dataset, method, self.scale.seeds[0] if seed is None else seed)
+        options |= {"only": only, "black_box": None} if only else {}
+        if options["black_box"]:
+            copy, copy_seed = options["black_box"]
+            options["black_box"] = self.run(copy, dataset=dataset, seed=copy_seed)
+        attacks, limits = run_attacks(run, **options)
+        if missing_columns(run, attacks, limits=limits):
+            self._may_make(run, f"tla evaluate {quote(str(run))} {accuracy_flags(options)}")
+        return evaluate_run(run, attacks, limits=limits, progress=self.progress)
 
     def map_settings(self) -> dict[str, Any]:
         """What this scale passes to `map_classes`."""

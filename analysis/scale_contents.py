@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from analysis.scales import Scale
+from analysis.scales import Scale, accuracy_flags
 from tla_core.presets import ANALYSIS_LEVELS, analysis_attack
 
 KINDS = (
     "model", "representations", "train representations", "class maps", "pair maps", "landscapes", "accuracies",
     "notebook", "manifest",
 )  # fmt: skip
-# The attack that sweeps are compared by.
-SWEEP_COLUMN = "PGD100"
 
 
 @dataclass(frozen=True)
@@ -134,16 +132,12 @@ class _Items:
         return self.add("landscapes", run, "landscapes.safetensors", command, [self.model(*run)])
 
     def accuracy(self, run: tuple[str, str, int]) -> str:
-        flags, needs = self.scale.accuracy_flags(), [self.model(*run)]
-        copy = self.scale.copy_of(*run[:2]) if run in self.of_table else None
-        if copy:
-            flags += ["--black-box", self.folder((run[0], *copy))]
-            needs.append(self.model(run[0], *copy))
-        if run not in self.of_table:
-            flags += ["--only", SWEEP_COLUMN]
-        elif images := self.scale.autoattack_images(*run[:2]):
-            flags += ["--autoattack", str(images)]
-        command = f"tla evaluate {self.folder(run)} {' '.join(flags)}"
+        options, needs = self.scale.accuracy_options(*run), [self.model(*run)]
+        if options["black_box"]:
+            copy = (run[0], *options["black_box"])
+            options["black_box"] = f"runs/{self.scale.name}/{copy[0]}/{copy[1]}/seed{copy[2]}"
+            needs.append(self.model(*copy))
+        command = f"tla evaluate {self.folder(run)} {accuracy_flags(options)}"
         return self.add("accuracies", run, "accuracy-test.json", command, needs)
 
     def notebook(self, name: str) -> str:

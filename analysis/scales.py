@@ -16,6 +16,7 @@ from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig, parse_
 from tla_core.presets import SWEEPS, analysis_attack, preset_fields
 
 FIGURE_KINDS = ("maps", "landscapes", "sweeps")
+SWEEP_COLUMN = "PGD100"  # the attack that sweeps are compared by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,10 +200,16 @@ class Scale:
         pairs = self.class_pairs.get(dataset)
         return {"pairs": pairs, "n_clean": self.pair_points, "n_iter": self.tsne_iterations} if pairs else None
 
-    def accuracy_flags(self) -> list[str]:
-        """What `tla evaluate RUN` must be told for this scale's limits."""
-        given = {name: self.accuracy.get(name) for name in ("long_images", "restarts")}
-        return [word for name, n in given.items() if n for word in (f"--{name.replace('_', '-')}", str(n))]
+    def accuracy_options(self, dataset: str, method: str, seed: int) -> dict[str, Any]:
+        """What `analysis.accuracy.run_attacks` is told of a run; ``black_box`` is (method, seed) of the copy, or None.
+
+        All columns of the runs of the main table, and of others the one that sweeps are compared by.
+        """
+        limits = {name: self.accuracy.get(name) for name in ("long_images", "restarts")}
+        if seed != self.seeds[0] or method not in self.table_methods(dataset):
+            return {**limits, "only": (SWEEP_COLUMN,), "autoattack": 0, "black_box": None}
+        autoattack = self.autoattack_images(dataset, method) or 0
+        return {**limits, "only": (), "autoattack": autoattack, "black_box": self.copy_of(dataset, method)}
 
     @property
     def figures_dir(self) -> Path:
@@ -264,6 +271,15 @@ def results_dir(run_dir: Path | str) -> Path:
         return run_dir / "results"
     last = len(parts) - 1 - parts[::-1].index("runs")
     return Path(*parts[:last], "results", *parts[last + 1 :])
+
+
+def accuracy_flags(options: dict[str, Any]) -> str:
+    """What `tla evaluate RUN` must be told for these options of `run_attacks`, quoted for the shell."""
+    words = []
+    for name, value in options.items():
+        if value:
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
 
 
 def override_flags(config: TrainConfig, preset: TrainConfig) -> list[str]:

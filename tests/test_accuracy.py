@@ -5,17 +5,17 @@ import shutil
 
 import pytest
 import torch
-from tiny import project_folder, tiny_lenet, use_few_images
+from tiny import project_folder, use_few_images
 
 from analysis import accuracy
 from analysis.accuracy import (
     AUTOATTACK,
     RunAccuracy,
     accuracy_table,
-    costly_limits,
     evaluate_run,
     missing_columns,
-    paper_attacks,
+    run_attacks,
+    with_strongest,
 )
 from analysis.results import Results
 from tla_core.attacks import TransferAttack
@@ -106,12 +106,14 @@ def test_changed_settings_images_or_weights_are_measured_again(run):
 
 
 def test_the_columns_are_the_papers_and_a_copy_beside_the_run_is_found(run):
-    names = ["FGSM", "BIM40", "C&W40", "PGD40", "PGD100", "20PGD100", "MIM200"]
-    assert list(paper_attacks(run)) == names
+    names, strong = ["FGSM", "BIM40", "C&W40", "PGD40", "PGD100", "20PGD100", "MIM200"], ["APGD-CE", "APGD-T"]
+    attacks = run_attacks(run, restarts=20)[0]
+    assert list(attacks) == names + strong
+    assert str(attacks["APGD-T"]) == "APGD 100, dlr, eps 0.3 (linf), 9 targets"
     copy = run.parents[1] / "um@copy" / "seed1"
     shutil.copytree(run, copy)
-    attacks = paper_attacks(run, max_restarts=3)
-    assert list(attacks) == [*names[:5], "3PGD100", "MIM200", "BB100"] and attacks["3PGD100"].restarts == 3
+    attacks = run_attacks(run, restarts=3)[0]
+    assert list(attacks) == [*names[:5], "3PGD100", "MIM200", "BB100", *strong] and attacks["3PGD100"].restarts == 3
     assert isinstance(attacks["BB100"], TransferAttack) and attacks["BB100"].attack.steps == 100
 
 
@@ -149,22 +151,39 @@ def test_a_table_needs_runs():
         accuracy_table({})
 
 
-def test_costly_are_attacks_of_more_than_40_steps_or_with_restarts():
-    def made_elsewhere(model, x, y):
-        return x
-
-    forty, more = (AttackConfig(eps=0.1, step_size=0.01, steps=n) for n in (40, 41))
-    again = AttackConfig(eps=0.1, step_size=0.01, steps=2, restarts=2)
-    attacks = {
-        "forty": forty, "more": more, "again": again, "transferred": TransferAttack(tiny_lenet(), more),
-        "cheap transfer": TransferAttack(tiny_lenet(), forty), "callable": made_elsewhere,
-    }  # fmt: skip
-    assert costly_limits(attacks, 50) == {"more": 50, "again": 50, "transferred": 50}
-    assert costly_limits(attacks, None) == {} == costly_limits({}, 50)
+def test_costly_columns_see_fewer_images_and_the_strongest_attacks_a_thousand(run):
+    _, limits = run_attacks(run)
+    strong = {"APGD-CE": 1000, "APGD-T": 1000}
+    assert limits == {"PGD100": 500, "3PGD100": 500, "MIM200": 500, **strong}  # the defaults of mnist-mini
+    assert run_attacks(run, long_images=50, restarts=1)[1] == {"PGD100": 50, "1PGD100": 50, "MIM200": 50, **strong}
+    assert run_attacks(run, autoattack=30, only=["AutoAttack", "FGSM"])[1] == {AUTOATTACK: 30}
+    with pytest.raises(ValueError, match=r"no column PGD7\. There are: clean, FGSM, BIM40"):
+        run_attacks(run, only=["PGD7"])
 
 
-def test_the_papers_costly_columns(run):
-    assert set(costly_limits(paper_attacks(run), 500)) == {"PGD100", "20PGD100", "MIM200"}
+def test_the_strongest_is_the_worst_case_of_each_image_that_apgd_was_run_on():
+    everything = torch.ones(8, dtype=torch.bool)
+    broken = {name: everything.clone() for name in ("FGSM", "APGD-CE", "APGD-T")}
+    broken["APGD-CE"], broken["APGD-T"] = torch.tensor([1, 0, 1, 1]).bool(), torch.tensor([1, 1, 0, 1]).bool()
+    few = torch.tensor([0, 1]).bool()  # images 0 and 4 of 8, which are the first and third of APGD's four
+    broken["FGSM"][6] = False  # the last of APGD's
+    correct = with_strongest({"clean": everything, **broken, "few": few})
+    assert correct["strongest"].tolist() == [False, False, False, False]
+    del broken["FGSM"]
+    assert with_strongest({"clean": everything, **broken})["strongest"].tolist() == [True, False, False, True]
+    assert "strongest" not in with_strongest({"clean": everything, "APGD-CE": few})
+
+
+def test_the_table_shows_the_strongest_last_and_says_what_it_is(run):
+    attacks = {name: AttackConfig(name="apgd", eps=0.1, steps=2) for name in ("APGD-CE", "APGD-T")}
+    result = evaluate_run(run, attacks | ATTACKS, limits={"APGD-CE": 50, "APGD-T": 50}, progress=False)
+    table = accuracy_table({"UM": result})
+    assert table.columns[-1].title == "strongest" and "strongest on 50" in table.caption
+    assert "the worst case for each image of all attacks that were run" in table.caption
+    worst = torch.stack([result.correct[name] for name in ("APGD-CE", "APGD-T")]).all(0) & result.correct["PGD"][::2]
+    assert table.rows[0]["strongest"] <= worst.double().mean()
+    stored = json.loads(result.path.with_suffix(".json").read_text())["accuracies"]
+    assert stored["strongest"]["accuracy"] == result.accuracy["strongest"] and stored["strongest"]["images"] == 50
 
 
 def test_missing_is_what_an_evaluation_would_measure(run, monkeypatch):

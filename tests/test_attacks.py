@@ -13,8 +13,8 @@ import tla_core as tla
 from tla_core.ascent import attack_loss
 from tla_core.attacks import run_attack
 from tla_core.chunks import images_at_once
-from tla_core.random_numbers import counter_uniform
 from tla_core.models import LeNet
+from tla_core.random_numbers import counter_uniform
 
 EPS, STEP = 0.3, 0.05
 

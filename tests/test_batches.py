@@ -5,8 +5,8 @@ from oracles import crop_flip
 from torchvision.transforms.functional import adjust_saturation
 
 import tla_core as tla
-from tla_core.random_numbers import counter_uniform
 from tla_core.batches import BatchSource, augment
+from tla_core.random_numbers import counter_uniform
 
 N_IMAGES, BATCH_SIZE = 107, 20
 

@@ -10,8 +10,7 @@ from tiny import mnist_images, tiny_lenet
 from torch import nn
 
 import tla_core as tla
-from tla_core import chunks
-from tla_core import evaluation
+from tla_core import chunks, evaluation
 from tla_core.ascent import attack_loss, clearly_broken
 from tla_core.attacks import TransferAttack, run_attack
 from tla_core.autoattack import AutoAttack

@@ -18,7 +18,7 @@ import yaml
 from filelock import FileLock
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis.accuracy import costly_limits, evaluate_run, paper_attacks
+from analysis.accuracy import evaluate_run, run_attacks
 from analysis.housekeeping import CATEGORIES, clean
 from analysis.inventory import scale_status, table_text
 from analysis.inventory_costs import duration_text, seconds_per_step, size_text
@@ -205,8 +205,7 @@ def test_accuracies_are_made_when_every_column_was_measured_with_the_scales_sett
     change_scale(project, notebooks=["main_accuracy"], accuracy={"methods": ["um"], "restarts": 1, "long_images": 4})
     path = "results/mini/mnist/um/seed0/accuracy-test.json"
     assert states(project)[path] == ("missing", "")
-    attacks = paper_attacks(project / UM, max_restarts=1)
-    limits = costly_limits(attacks, 4)
+    attacks, limits = run_attacks(project / UM, restarts=1, long_images=4)
     evaluate_run(project / UM, {"FGSM": attacks["FGSM"]}, limits=limits, progress=False)
     state, why = states(project)[path]
     assert state == "stale" and why.startswith("not measured, or with other settings: BIM40, C&W40")

@@ -162,11 +162,11 @@ def test_along_the_gradient_the_loss_rises_from_the_image(model, data):
         assert (np.diff(found.loss[:, 2]) > 0).all()
         assert np.ptp(found.loss[:, 2]) > 2 * np.ptp(found.loss[2])
     x = data.images[:1].float() / 255
-    fgsm = fgsm(model, x, data.labels[:1], eps=0.01)
+    stepped = fgsm(model, x, data.labels[:1], eps=0.01)
     found = around(model, data, directions="gradient")
     inside = (x > 0.01) & (x < 0.99)
     moved = x + 0.01 * torch.tensor(found.directions[0])
-    np.testing.assert_allclose(moved[inside], fgsm[inside], atol=1e-6)
+    np.testing.assert_allclose(moved[inside], stepped[inside], atol=1e-6)
 
 
 def test_beside_the_gradient_all_models_share_random_signs(model, data):

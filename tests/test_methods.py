@@ -122,7 +122,8 @@ def test_tla_equals_the_step_that_one_would_first_write(setting, step):
     torch.manual_seed(5)
     expected = plain_tla_step(
         reference, batch.images, batch.labels, source.positives(batch.labels, step).images, pool.images, pool.labels,
-        start=starting_points(attack, batch.images, derive_seed(config.seed, "attack", step), batch.indices, 0), eps=attack.eps,
+        start=starting_points(attack, batch.images, derive_seed(config.seed, "attack", step), batch.indices, 0),
+        eps=attack.eps,
         step_size=attack.step_size, steps=attack.steps, margin=config.margin, lambda_triplet=config.lambda_triplet,
         lambda_norm=config.lambda_norm, label_smoothing=config.label_smoothing,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from tiny import REPOSITORY, project_folder
 
 from analysis import cli
-from analysis.scales import Scale, load_scale
+from analysis.scales import Scale, accuracy_flags, load_scale
 from tla_core.config import METHODS, TrainConfig
 from tla_core.dataset_files import CIFAR10_CLASSES, DIGITS
 from tla_core.presets import SWEEPS, sweep_configs
@@ -243,14 +243,15 @@ def test_settings_of_maps():
     ("accuracy", "flags"),
     [
         ({}, ""),
-        ({"long_images": None, "restarts": 20, "autoattack": 1000}, "--restarts 20"),
+        ({"long_images": None, "restarts": 20, "autoattack": 1000}, "--restarts 20 --autoattack 1000"),
         ({"long_images": 500, "restarts": 3}, "--long-images 500 --restarts 3"),
     ],
 )
 def test_limits_of_evaluations_are_flags_that_the_command_line_has(accuracy, flags, tmp_path, capsys):
-    found = make_scale(accuracy=accuracy).accuracy_flags()
-    assert found == flags.split()
-    assert cli.main(["evaluate", str(tmp_path), *found]) == 1
+    scale = make_scale(accuracy=accuracy)
+    found = accuracy_flags(scale.accuracy_options("mnist", "um", 0))
+    assert found == flags
+    assert cli.main(["evaluate", str(tmp_path), *found.split()]) == 1
     assert "holds no run" in capsys.readouterr().err
     assert make_scale().figures_dir == ROOT / "figures/mini"
 

@@ -1,8 +1,8 @@
 """The loop of every gradient attack: from a start, step by step up a loss, inside the ball around each image.
 
-Two rules say how a step is taken: `_Pgd` (Madry et al. 2018) with a fixed size, and `_Apgd` (Croce and Hein 2020), which
-halves the size where the loss no longer rises. Images move independently of each other, so that one that is done can
-leave, and the next take its place.
+Two rules say how a step is taken: `_Pgd` (Madry et al. 2018) with a fixed size, and `_Apgd` (Croce and Hein 2020),
+which halves the size where the loss no longer rises. Images move independently of each other, so that one that is done
+can leave, and the next take its place.
 """
 
 import warnings

@@ -457,6 +457,21 @@ def accuracy_columns(config: TrainConfig) -> dict[str, AccuracyColumn]:
     return _columns(eps, eps / 4, eps / 8, short=7, long=20, cw=30, mim=40, black_box=7, norm=norm)
 
 
+# Images that the strongest attacks are run on: the standard error of an accuracy is at most 1.6 points.
+STRONGEST_IMAGES = 1000
+
+
+def strongest_attacks(config: TrainConfig, n_classes: int) -> dict[str, AttackConfig]:
+    """The two attacks that no accuracy table goes without, at the dataset's `eps`: the gradient attacks of AutoAttack.
+
+    APGD with 100 steps on the cross-entropy, and towards each of nine classes on the targeted difference of logits
+    ratio (Croce and Hein 2020); with fewer than four classes, for which that is not defined, on the margin.
+    """
+    attack = analysis_attack(config)
+    apgd = AttackConfig(name="apgd", norm=attack.norm, eps=attack.eps, steps=100)
+    return {"APGD-CE": apgd, "APGD-T": replace(apgd, loss="dlr" if n_classes > 3 else "margin", targets=9)}
+
+
 def _columns(
     eps: float, step: float, fine: float, *, short: int, long: int, cw: int, mim: int, black_box: int, norm: str
 ) -> dict[str, AccuracyColumn]:
