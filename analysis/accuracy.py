@@ -166,6 +166,14 @@ def missing_columns(
     return [name for name in ("clean", *attacks) if name not in correct]
 
 
+def stored_outcomes(run_dir: Path | str, *, split: str = "test") -> dict[str, Tensor]:
+    """What is stored of a run's accuracies, with the strongest; nothing is measured, and nothing is there of others."""
+    from tla_core.datasets import load_dataset
+
+    _, _, correct, _ = _measured(run_dir, {}, split, None, load_dataset(run_config(run_dir).dataset, split))
+    return with_strongest(correct) if correct else {}
+
+
 def evaluate_run(
     run_dir: Path | str,
     attacks: Mapping[str, Attack],

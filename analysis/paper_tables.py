@@ -58,7 +58,7 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
             ]
             sizes.append(len(reps))
         images = " and ".join(f"{n:,}" for n in dict.fromkeys(sizes))
-        counts.append(f"{dataset}: {images} test images, {results.attack(dataset=dataset)}")
+        counts.append(f"{dataset}: {images} test images, {results.attack_note(dataset)}")
     caption = (
         "Table 3: ratios r′ (lower is better) and r (higher is better) of mean angular distances, penultimate layer; "
         f"{'; '.join(counts)}, and as many steps at the other level. Classes left out, for want of adversarial"
@@ -250,7 +250,7 @@ def sweep_table(results: Results, name: str) -> Table:
     caption = (
         f"{title}: TLA with different values of {_SWEPT[sweep.field]}{fixed}; {dataset}, {config.length} of training,"
         f" {found.attacks[SWEEP_COLUMN]['steps']} steps of PGD on {images:,} test images, ± standard error; one seed."
-        " The paper's column: its full network and training."
+        " The paper's column: its full network and training. How far PGD is from the strongest attack: main_accuracy."
     )
     return Table(columns, rows, caption)
 
@@ -293,7 +293,7 @@ def knn_table(results: Results, dataset: str | None = None, *, k: int = 50) -> T
     ]
     caption = (
         f"kNN accuracy (K = {k}, angular distance, {len(gallery):,} training images as neighbours), ± standard error,"
-        f" on {len(reps):,} test images of {dataset}; {results.attack(dataset=dataset)}."
+        f" on {len(reps):,} test images of {dataset}; {results.attack_note(dataset)}."
     )
     return Table(columns, rows, caption)
 
@@ -351,7 +351,7 @@ def detection_table(results: Results, dataset: str | None = None) -> Table:
         "Area under the ROC curve of detecting misclassified inputs among clean and adversarial test images of"
         f" {dataset}, ± standard error (Hanley and McNeil 1982): one Gaussian per class, with the covariance that all"
         " share or its own, of representations as they are or of unit length;"
-        f" {results.attack(dataset=dataset)}."
+        f" {results.attack_note(dataset)}."
     )
     return Table(columns, rows, caption)
 

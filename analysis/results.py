@@ -1,9 +1,12 @@
 """Finds the runs and results of a scale, and makes what is missing or stale: the same calls that the pipeline makes."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from analysis.class_maps import ClassMap, load_maps
 from analysis.pair_maps import PairMap, load_pair_maps
@@ -80,6 +83,31 @@ class Results:
     def attack(self, eps: float | None = None, dataset: str | None = None) -> AttackConfig:
         """The attack of the analysis, at one of its levels."""
         return analysis_attack(self._config(self.methods[0], dataset), eps)
+
+    def attack_note(self, dataset: str | None = None, methods: Sequence[str] | None = None) -> str:
+        """The attack of the analysis, and what it leaves beside what the strongest attack leaves: for captions.
+
+        Of the images that both have seen. Where the accuracies of a method were not measured, it says where they are.
+        """
+        from analysis.accuracy import STRONGEST, stored_outcomes
+
+        attack, dataset = self.attack(dataset=dataset), dataset or self.scale.datasets[0]
+        ours, strongest = [], []
+        for method in methods or self.methods:
+            worst = stored_outcomes(self.run(method, dataset=dataset)).get(STRONGEST)
+            if worst is None:
+                return f"{attack}; the table main_accuracy says how far it is from the strongest attack"
+            reps = self.representations(method, dataset=dataset)
+            n = len(self.test_images(dataset).labels)
+            by_index = dict(zip((np.arange(len(worst)) * n // len(worst)).tolist(), worst.tolist(), strict=True))
+            rows = [row for row, index in enumerate(np.asarray(reps.indices).tolist()) if index in by_index]
+            right = (reps.predictions == reps.labels) & (reps.adv_predictions == reps.labels)
+            ours.append(f"{method.upper()} {100 * float(np.mean(np.asarray(right)[rows])):.1f}")
+            strongest.append(f"{100 * np.mean([by_index[int(reps.indices[row])] for row in rows]):.1f}")
+        return (
+            f"{attack}, which leaves {', '.join(ours)} % of {len(rows):,} test images right, where the strongest attack"
+            f" leaves {', '.join(strongest)} %"
+        )
 
     def run(self, method: str, *, dataset: str | None = None, seed: int | None = None) -> Path:
         """The run folder of a method or variant, trained if it is missing or was trained with other settings."""
