@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,9 @@ from test_scales import make_scale
 
 from analysis import published
 from analysis.comparison import claims, groups
+from analysis.figures import save_table
+from analysis.paper_tables import ratio_spread_table
+from analysis.ratios import ratio_r_prime
 from analysis.reproduction import report
 from analysis.verdicts import AGREES, DISAGREES, ORDERED, Estimate, Number
 
@@ -102,6 +106,33 @@ def seeds_row(method, **by_seed):
     for name, of_seeds in values.items():
         row |= {name: float(np.mean(of_seeds)), f"{name} sd": float(np.std(of_seeds, ddof=1))}
     return row | {"by seed": {name: dict(zip(by_seed, of_seeds, strict=True)) for name, of_seeds in values.items()}}
+
+
+def test_the_table_over_seeds_keeps_the_values_that_differences_are_paired_by(folder):
+    def representations(variant, *, dataset, seed):
+        """Random ones, of two classes; each image is taken for what it is."""
+        draw = np.random.default_rng([len(variant), seed]).normal(size=(2, 40, 5))
+        labels = np.arange(40) % 2
+        parts = {"features": draw[0], "adv_features": draw[1], "labels": labels, "adv_predictions": labels}
+        return SimpleNamespace(**parts, class_names=("0", "1"), accuracy=0.9, robust_accuracy=0.5)
+
+    seeds = {"at": (0, 1, 2), "tla": (1, 2, 5)}
+    scale = SimpleNamespace(
+        datasets=["mnist"], spread={}, spread_runs=lambda _, method: [(method, seed) for seed in seeds[method]],
+        images_at=lambda *_: None,
+    )  # fmt: skip
+    results = SimpleNamespace(scale=scale, methods=["at", "tla"], representations=representations)
+    save_table(ratio_spread_table(results), folder / "table3-seeds")
+    by_seed = {
+        (method, seed): ratio_r_prime(representations(method, dataset="mnist", seed=seed)).value
+        for method in seeds
+        for seed in seeds[method]
+    }
+    group = next(g for g in groups(folder, make_scale(datasets=("mnist",))) if g.artefact == "table3-seeds")
+    assert group.numbers["AT"].ours.value == pytest.approx(np.mean([by_seed["at", seed] for seed in (0, 1, 2)]))
+    reference = stats.ttest_rel(*([by_seed[method, seed] for seed in (1, 2)] for method in seeds))
+    difference = group.difference("AT", "TLA")
+    assert difference.value / difference.error == pytest.approx(reference.statistic) and difference.freedom == 1
 
 
 @pytest.mark.parametrize("pairs_stored", [True, False])
