@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from analysis.run_results import run_config
+from analysis.run_results import run_config, run_images
 from analysis.scales import results_dir
 from analysis.tables import Column, Table
 from tla_core.attacks import Attack, TransferAttack
@@ -159,9 +159,7 @@ def missing_columns(
     run_dir: Path | str, attacks: Mapping[str, Attack], *, split: str = "test", limits: Mapping[str, int] | None = None
 ) -> list[str]:
     """Which of the attacks `evaluate_run` would have to measure."""
-    from tla_core.datasets import load_dataset
-
-    data = load_dataset(run_config(run_dir).dataset, split)
+    data = run_images(run_dir, split)
     _, _, correct, _ = _measured(run_dir, attacks, split, limits, data)
     return [name for name in ("clean", *attacks) if name not in correct]
 
@@ -192,7 +190,8 @@ def evaluate_run(
     attacks : mapping of str to AttackConfig, TransferAttack or callable
         See `run_attacks`. An attack that is stored under its name, with the same settings, checkpoint and images, is
         not run again.
-    split : {"test", "train"}
+    split : {"test", "train", "holdout"}
+        See `analysis.run_results.run_images`.
     limits : mapping of str to int, optional
         Attack -> number of images that it is run on, evenly spread over the split; by default all.
     batch_size : int
@@ -204,9 +203,7 @@ def evaluate_run(
     RunAccuracy
         Of the clean images and of all stored attacks, those asked for in this call first.
     """
-    from tla_core.datasets import load_dataset
-
-    data = load_dataset(run_config(run_dir).dataset, split)
+    data = run_images(run_dir, split)
     path, expected, correct, columns = _measured(run_dir, attacks, split, limits, data)
     settings, counts = {name: _settings(attack) for name, attack in attacks.items()}, _counts(attacks, limits, data)
     todo = [name for name in attacks if name not in correct]

@@ -122,7 +122,9 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         autoattack: Annotated[int, arg(help="Images for AutoAttack, which takes minutes to hours.")] = 0,
         attack: Annotated[AttackConfig, arg(help="Measure this attack instead of the table.")] = default,
         save: Annotated[Path | None, arg(help="Write the table to SAVE.csv, .md, .tex, .html and .json.")] = None,
-        split: Annotated[Literal["test", "train"], arg(help="Part of the dataset.")] = "test",
+        split: Annotated[
+            Literal["test", "train", "holdout"], arg(help="holdout: the training images that the run held out.")
+        ] = "test",
         batch_size: Annotated[int, arg(help="Images at once; changes no outcome.")] = 256,
         device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
         progress: Annotated[bool, arg(help="Show a progress bar.")] = True,

@@ -77,7 +77,8 @@ def _drawn_from(results: Results, dataset: str, eps: float | None, ratio: str) -
 def ratio_spread_table(results: Results) -> Table | None:
     """Mean and standard deviation of r′, r and the accuracies over seeds; None where the scale has no such runs.
 
-    Each number is that of the dataset's own level of attack.
+    Each number is that of the dataset's own level of attack. Under ``"by seed"`` the rows hold the values behind the
+    means: name -> seed -> value.
     """
     rows, counts = [], set()
     for dataset in results.scale.datasets:
@@ -86,7 +87,7 @@ def ratio_spread_table(results: Results) -> Table | None:
             if len(runs) < 2:
                 continue
             counts.add(len(runs))
-            found: dict[str, list[float]] = {}
+            by_seed: dict[str, dict[int, float]] = {}
             for variant, seed in runs:
                 reps = results.representations(variant, dataset=dataset, seed=seed)
                 values = {
@@ -95,11 +96,12 @@ def ratio_spread_table(results: Results) -> Table | None:
                 }
                 values |= {"clean": reps.accuracy, "robust": reps.robust_accuracy}
                 for name, value in values.items():
-                    found.setdefault(name, []).append(value)
+                    by_seed.setdefault(name, {})[seed] = value
             row: dict[str, Any] = {"method": method.upper(), "dataset": dataset, "seeds": len(runs)}
-            for name, values in found.items():
+            for name, of_seeds in by_seed.items():
+                values = list(of_seeds.values())
                 row |= {name: float(np.mean(values)), f"{name} sd": float(np.std(values, ddof=1))}
-            rows.append(row)
+            rows.append(row | {"by seed": by_seed})  # so that differences between methods can be judged in pairs
     if not rows:
         return None
     columns = [Column("method", "method"), Column("dataset", "dataset", align="left"), Column("seeds", "seeds")]

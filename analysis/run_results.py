@@ -14,8 +14,10 @@ from analysis.representations import RepresentationSet
 from analysis.scales import results_dir
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
 from tla_core.config import AttackConfig, TrainConfig, canonical_json
+from tla_core.datasets import ImageDataset
 from tla_core.presets import analysis_attack
 from tla_core.run_folder import RunFolder
+from tla_core.schedule import split_holdout
 
 
 def is_trained(run_dir: Path | str, config: TrainConfig) -> bool:
@@ -37,6 +39,44 @@ def run_config(run_dir: Path | str) -> TrainConfig:
     if record is None:
         raise FileNotFoundError(f"{run_dir} holds no run: there is no config.json. Train one with `tla train`.")
     return TrainConfig.from_dict(record["config"])
+
+
+def run_images(run_dir: Path | str, split: str) -> ImageDataset:
+    """The images of a split of a run's dataset.
+
+    Parameters
+    ----------
+    run_dir : Path or str
+    split : {"test", "train", "holdout"}
+        ``"holdout"``: the training images that the run held out. It did not learn from them, but the epoch was chosen
+        by them; what is chosen by them needs no test image.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no run.
+    ValueError
+        If the run held out no images, or was trained on others than its dataset has.
+    """
+    from tla_core.datasets import load_dataset
+
+    config = run_config(run_dir)
+    data = load_dataset(config.dataset, "train" if split == "holdout" else split)
+    if split != "holdout":
+        return data
+    if not config.holdout:
+        raise ValueError(
+            f"{run_dir} held out none of its training images (holdout 0). Train it with some, such as"
+            " `tla train ... --holdout 300`, or use another split."
+        )
+    trained_on = RunFolder(run_dir).record()["data"]
+    if data.checksum != trained_on["checksum"]:
+        raise ValueError(
+            f"{run_dir} was trained on {trained_on['source']} with {trained_on['images']:,} images, and not on what"
+            f" {config.dataset} is here: {data.source} with {len(data):,}. What it held out is among the former: set"
+            " TLA_DATA to where they lie."
+        )
+    return data.subset(split_holdout(data.labels, config.holdout, config.seed)[1])
 
 
 def is_current(path: Path, expected: dict[str, Any]) -> bool:

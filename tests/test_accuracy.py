@@ -1,11 +1,12 @@
 """The accuracy table of a run: stored after each attack, gone on with, shown beside others."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 import torch
-from tiny import project_folder, use_few_images
+from tiny import mnist_images, project_folder, use_few_images
 
 from analysis import accuracy
 from analysis.accuracy import (
@@ -18,9 +19,12 @@ from analysis.accuracy import (
     with_strongest,
 )
 from analysis.results import Results
+from analysis.run_results import run_config, run_images
 from tla_core.attacks import TransferAttack
+from tla_core.batches import BatchSource
 from tla_core.checkpoint import file_sha256
 from tla_core.config import AttackConfig
+from tla_core.training import load_model, train
 
 ATTACKS = {
     "FGSM": AttackConfig(name="fgsm", eps=0.1),
@@ -205,6 +209,46 @@ def test_missing_is_what_an_evaluation_would_measure(run, monkeypatch):
     monkeypatch.setattr(accuracy, "load_model", lambda *_, **__: pytest.fail("nothing is to be measured"))
     again = evaluate_run(run, ATTACKS, limits=limits, progress=False)
     assert again.accuracy == result.accuracy
+
+
+def test_the_holdout_split_is_what_the_training_did_not_see(run, monkeypatch, tmp_path):
+    config = run_config(run)
+    data, seen, real = mnist_images(200, "train"), set(), BatchSource._take
+
+    def spied(source, *arguments):
+        batch = real(source, *arguments)
+        seen.update((image * 255).round().byte().numpy().tobytes() for image in batch.images)
+        return batch
+
+    monkeypatch.setattr(BatchSource, "_take", spied)
+    # 180 images in batches of 60: an epoch shows each of them.
+    train(dataclasses.replace(config, batch_size=60), tmp_path / "again", dataset=data, progress=False)
+    every = [image.numpy().tobytes() for image in data.images]
+    held_out = run_images(run, "holdout")
+    assert len(seen) == 180 and len(set(every)) == 200
+    assert {image.numpy().tobytes() for image in held_out.images} == set(every) - seen
+    assert [every[k] for k in range(200) if every[k] not in seen] == [i.numpy().tobytes() for i in held_out.images]
+
+
+def test_the_holdout_split_is_evaluated_and_stored_by_its_name(run):
+    result = evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, split="holdout", progress=False)
+    held_out = run_images(run, "holdout")
+    with torch.no_grad():
+        logits = load_model(run)(held_out.images / 255)
+    assert torch.equal(result.correct["clean"], logits.argmax(1) == held_out.labels)
+    assert result.path.name == "accuracy-holdout.safetensors" and len(result.correct["FGSM"]) == 20
+    assert missing_columns(run, {"FGSM": ATTACKS["FGSM"]}, split="holdout") == []
+    assert missing_columns(run, {"FGSM": ATTACKS["FGSM"]}) == ["clean", "FGSM"]
+
+
+def test_a_run_whose_held_out_images_are_unknown_has_no_such_split(run, tmp_path, monkeypatch):
+    config = run_config(run)
+    train(dataclasses.replace(config, holdout=0), tmp_path / "all", progress=False)
+    with pytest.raises(ValueError, match=r"held out none of its training images \(holdout 0\)\. Train it"):
+        evaluate_run(tmp_path / "all", {}, split="holdout", progress=False)
+    use_few_images(monkeypatch, n_train=150)
+    with pytest.raises(ValueError, match=r"trained on .* with 200 images, and not on what mnist-mini is here: .* 150"):
+        evaluate_run(run, {}, split="holdout", progress=False)
 
 
 def test_missing_columns_of_no_run_are_refused(tmp_path):

@@ -314,6 +314,14 @@ def test_evaluate_with_an_attack_prints_and_stores_its_accuracy(project, capsys)
     assert stored["PGD-2"]["settings"] == expected.__dict__ and stored["PGD-2"]["images"] == 400
 
 
+def test_evaluate_of_the_held_out_images(project, capsys):
+    run_dir = "runs/mini/mnist/um/seed0"
+    assert cli.main(["evaluate", run_dir, "--split", "holdout", "--only", "FGSM", "--no-progress"]) == 0
+    _, clean, fgsm, *_, where = capsys.readouterr().out.splitlines()
+    assert clean.endswith("20 images") and "20 images" in fgsm
+    assert where.endswith("results/mini/mnist/um/seed0/accuracy-holdout.safetensors")
+
+
 def test_evaluate_measures_the_table_of_several_runs(project, capsys):
     run_dir = "runs/mini/mnist/um/seed0"
     flags = ["--only", "FGSM", "3PGD100", "BB100", "--long-images", "5", "--restarts", "3", "--no-progress"]

@@ -1,43 +1,18 @@
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from scipy import stats
 from test_scales import make_scale
 
 from analysis import published
-from analysis.reproduction import AGREES, DISAGREES, NOISE, ORDERED, Group, Number, claims, groups, report
-
-
-def group(**numbers):
-    """Ours, its error, and the paper's."""
-    return Group("main_accuracy", "cifar10", "PGD20", {k.upper(): Number(*v) for k, v in numbers.items()})
-
-
-@pytest.mark.parametrize(
-    ("numbers", "verdict"),
-    [
-        ({"at": (0.45, 0.01, 0.46), "tla": (0.50, 0.01, 0.60)}, AGREES),
-        ({"at": (0.20, 0.01, 0.46), "tla": (0.30, 0.01, 0.60)}, ORDERED),
-        ({"at": (0.30, 0.01, 0.46), "tla": (0.20, 0.01, 0.60)}, DISAGREES),
-        ({"at": (0.30, 0.01, 0.46), "tla": (0.31, 0.01, 0.60)}, NOISE),
-        ({"at": (0.30, 0.01, 0.46)}, DISAGREES),
-        # One pair as in the paper, one the other way round.
-        ({"at": (0.30, 0.01, 0.46), "um": (0.0, 0.0, 0.0), "tla": (0.2, 0.01, 0.6)}, DISAGREES),
-        # What the paper itself does not order cannot be contradicted.
-        ({"at": (0.30, 0.01, 0.46, 0.01), "tla": (0.20, 0.01, 0.47, 0.01)}, NOISE),
-    ],
-)
-def test_verdicts(numbers, verdict):
-    assert group(**numbers).verdict("AT") == verdict
-
-
-def test_a_difference_of_paired_values_has_its_own_error():
-    numbers = {"AT": Number(1.3, 0.2, 1.342), "TLA": Number(1.2, 0.2, 1.0)}
-    independent = Group("table3", "cifar10", "r′", numbers)
-    paired = Group("table3", "cifar10", "r′", numbers, lambda one, other: 0.01)
-    assert independent.verdict("TLA") == AGREES
-    far = {"AT": Number(2.3, 0.1, 1.342), "TLA": Number(2.2, 0.1, 1.191)}
-    assert Group("table3", "cifar10", "r′", far).verdict("TLA") == NOISE
-    assert Group("table3", "cifar10", "r′", far, paired.differ).verdict("TLA") == ORDERED
+from analysis.comparison import claims, groups
+from analysis.figures import save_table
+from analysis.paper_tables import ratio_spread_table
+from analysis.ratios import ratio_r_prime
+from analysis.reproduction import report
+from analysis.verdicts import AGREES, DISAGREES, ORDERED, Estimate, Number
 
 
 def test_published_numbers_are_complete_and_of_the_right_size():
@@ -87,12 +62,12 @@ def folder(tmp_path):
 def test_groups_come_from_the_sidecars_with_the_papers_numbers(folder):
     found = {(g.artefact, g.quantity): g for g in groups(folder, make_scale(datasets=("mnist",)))}
     ratios = found["table3", "r′ at ε 0.3"]
-    assert ratios.numbers["UM"].ours == pytest.approx(4.02) and ratios.numbers["UM"].paper == 2.159
-    assert ratios.difference_error("AT", "TLA") == pytest.approx(0)  # class by class the same difference
+    assert ratios.numbers["UM"].ours.value == pytest.approx(4.02) and ratios.numbers["UM"].paper == Estimate(2.159, 0)
+    assert ratios.difference("AT", "TLA").error == pytest.approx(0)  # class by class the same difference
     assert ratios.verdict("UM") == ORDERED
     assert ratios.verdict("AT") == ratios.verdict("TLA") == DISAGREES  # in the paper AT has the lowest
     accuracies = found["main_accuracy", "PGD40"]
-    assert accuracies.numbers["AT"].paper == pytest.approx(0.9658)
+    assert accuracies.numbers["AT"].paper.value == pytest.approx(0.9658)
     assert accuracies.verdict("TLA") == DISAGREES and accuracies.verdict("UM") == AGREES
     assert found["table4", "TLA under PGD100"].verdict("0") == AGREES
 
@@ -102,23 +77,89 @@ def test_areas_under_curves_are_read_of_both_kinds_of_gaussians(folder):
     record = {"method": "TLA", "shared": 0.8, "own, unit length": 0.95, "own, unit length se": 0.01}
     write(folder, "detection-densities-mnist", {"records": [record]})
     found = {each.artefact: each for each in groups(folder, make_scale(datasets=("mnist",)))}
-    assert found["detection"].numbers == {"TLA": Number(0.8, 0.02, 0.9494, 0.02)}
-    assert found["detection-densities"].numbers == {"TLA": Number(0.95, 0.01, 0.9494, 0.01)}
+    assert found["detection"].numbers == {"TLA": Number(Estimate(0.8, 0.02), Estimate(0.9494, 0.02))}
+    assert found["detection-densities"].numbers == {"TLA": Number(Estimate(0.95, 0.01), Estimate(0.9494, 0.01))}
 
 
-def test_ratios_over_seeds_have_the_error_of_their_mean(folder):
+def test_ratios_are_compared_over_the_classes_that_both_methods_have(folder):
+    """TLA is above UM in each of nine classes; UM's mean is higher all the same, for a class that TLA lacks."""
+    values = {"UM": [1.0 + k / 100 for k in range(9)] + [9.0], "TLA": [1.1 + k / 90 for k in range(9)] + [None]}
+    per_class = [
+        {"dataset": "tiny-imagenet", "eps": 25 / 255, "ratio": "r", "method": method, "class": str(k), "value": value}
+        for method, column in values.items()
+        for k, value in enumerate(column)
+    ]
+    write(folder, "table3", {"records": [], "more": {"per_class": per_class}})
+    (group,) = groups(folder, make_scale(datasets=("tiny-imagenet",)))[:1]
+    assert group.numbers["UM"].ours.value > group.numbers["TLA"].ours.value
+    difference = group.difference("TLA", "UM")
+    reference = stats.ttest_rel(values["TLA"][:9], values["UM"][:9])
+    assert difference.value > 0 and difference.freedom == reference.df == 8
+    assert difference.value / difference.error == pytest.approx(reference.statistic)
+    assert group.verdict("TLA") == ORDERED  # as in the paper, which has 0.9293 and 0.9995
+
+
+def seeds_row(method, **by_seed):
+    """A record as `ratio_spread_table` makes it."""
+    values = {"r_prime": list(by_seed.values()), "r": [1.0 for _ in by_seed]}
+    row = {"method": method, "dataset": "mnist", "seeds": len(by_seed)}
+    for name, of_seeds in values.items():
+        row |= {name: float(np.mean(of_seeds)), f"{name} sd": float(np.std(of_seeds, ddof=1))}
+    return row | {"by seed": {name: dict(zip(by_seed, of_seeds, strict=True)) for name, of_seeds in values.items()}}
+
+
+def test_the_table_over_seeds_keeps_the_values_that_differences_are_paired_by(folder):
+    def representations(variant, *, dataset, seed):
+        """Random ones, of two classes; each image is taken for what it is."""
+        draw = np.random.default_rng([len(variant), seed]).normal(size=(2, 40, 5))
+        labels = np.arange(40) % 2
+        parts = {"features": draw[0], "adv_features": draw[1], "labels": labels, "adv_predictions": labels}
+        return SimpleNamespace(**parts, class_names=("0", "1"), accuracy=0.9, robust_accuracy=0.5)
+
+    seeds = {"at": (0, 1, 2), "tla": (1, 2, 5)}
+    scale = SimpleNamespace(
+        datasets=["mnist"], spread={}, spread_runs=lambda _, method: [(method, seed) for seed in seeds[method]],
+        images_at=lambda *_: None,
+    )  # fmt: skip
+    results = SimpleNamespace(scale=scale, methods=["at", "tla"], representations=representations)
+    save_table(ratio_spread_table(results), folder / "table3-seeds")
+    by_seed = {
+        (method, seed): ratio_r_prime(representations(method, dataset="mnist", seed=seed)).value
+        for method in seeds
+        for seed in seeds[method]
+    }
+    group = next(g for g in groups(folder, make_scale(datasets=("mnist",))) if g.artefact == "table3-seeds")
+    assert group.numbers["AT"].ours.value == pytest.approx(np.mean([by_seed["at", seed] for seed in (0, 1, 2)]))
+    reference = stats.ttest_rel(*([by_seed[method, seed] for seed in (1, 2)] for method in seeds))
+    difference = group.difference("AT", "TLA")
+    assert difference.value / difference.error == pytest.approx(reference.statistic) and difference.freedom == 1
+
+
+@pytest.mark.parametrize("pairs_stored", [True, False])
+def test_differences_over_seeds_are_paired_where_the_values_are_there_and_welchs_otherwise(folder, pairs_stored):
+    at, tla = {"0": 1.08, "1": 1.13, "2": 1.05}, {"0": 1.10, "1": 1.152, "2": 1.071}
+    rows = [seeds_row("AT", **at), seeds_row("TLA", **tla)]
+    rows = rows if pairs_stored else [{key: row[key] for key in row if key != "by seed"} for row in rows]
+    write(folder, "table3-seeds", {"records": rows})
     scale = make_scale(datasets=("mnist",))
-    found = {"AT": (1.08, 0.03), "ALP": (1.18, 0.03), "TLA": (1.21, 0.03)}
-    records = [
-        {"method": name, "dataset": "mnist", "seeds": 9, "r_prime": mean, "r_prime sd": sd, "r": 1.4, "r sd": sd}
-        for name, (mean, sd) in found.items()
-    ]  # fmt: skip
-    write(folder, "table3-seeds", {"records": records})
-    over_seeds = {g.quantity: g for g in groups(folder, scale) if g.artefact == "table3-seeds"}
-    assert list(over_seeds) == ["r′ at ε 0.3", "r at ε 0.3"]
-    assert over_seeds["r′ at ε 0.3"].numbers["AT"] == Number(1.08, pytest.approx(0.01), 1.042)
-    assert over_seeds["r′ at ε 0.3"].verdict("AT") == ORDERED
-    assert "## Table 3 over seeds, mnist" in report(folder, scale)
+    group = next(g for g in groups(folder, scale) if g.artefact == "table3-seeds")
+    one, other = list(at.values()), list(tla.values())
+    reference = stats.ttest_rel(one, other) if pairs_stored else stats.ttest_ind(one, other, equal_var=False)
+    difference = group.difference("AT", "TLA")
+    assert difference.value / difference.error == pytest.approx(reference.statistic)
+    assert difference.freedom == pytest.approx(reference.df)
+    assert difference.is_not_zero == (reference.pvalue < 0.05)
+    assert ("paired by seed" if pairs_stored else "Welch's t") in report(folder, scale)
+
+
+@pytest.mark.parametrize(("seeds", "verdict"), [(3, AGREES), (30, DISAGREES)])
+def test_three_errors_of_few_seeds_are_no_difference(folder, seeds, verdict):
+    row = {"method": "AT", "dataset": "mnist", "seeds": seeds, "r_prime": 1.042 + 0.03, "r": None, "r sd": None}
+    write(folder, "table3-seeds", {"records": [row | {"r_prime sd": 0.01 * seeds**0.5}]})
+    (group,) = (g for g in groups(folder, make_scale(datasets=("mnist",))) if g.artefact == "table3-seeds")
+    ours = group.numbers["AT"].ours
+    assert (ours.value - group.numbers["AT"].paper.value) / ours.error == pytest.approx(3)
+    assert group.verdict("AT") == verdict
 
 
 def test_claims_are_judged_by_paired_differences(folder):
@@ -127,7 +168,7 @@ def test_claims_are_judged_by_paired_differences(folder):
     assert of_um.numbers == "UM 4.020 ± 0.007, AT 1.420 ± 0.007, ALP 1.120 ± 0.007, TLA 1.320 ± 0.007"
     (claim,) = claims(folder, [])
     assert "rises least" in claim.text and claim.found == "confirmed"
-    per_image = [{"model": m, "rise": r} for m in ("AT", "ALP", "TLA") for r in (0.1, 0.2, 0.3)]
+    per_image = [{"model": m, "row": r, "rise": r} for m in ("AT", "ALP", "TLA") for r in (0.1, 0.2, 0.3)]
     write(folder, "fig8-rise", {"records": [], "more": {"per_image": per_image}})
     assert claims(folder, [])[0].found == "within noise"
     precision = {"AT": 0.5, "ALP": 0.4, "TLA": 0.3}

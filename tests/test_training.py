@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import tla_core as tla
 from tla_core import methods, run_folder, training
@@ -1023,6 +1024,52 @@ def test_weight_decay_is_on_matrices_and_kernels_only(name, kind):
             assert decay[id(module.weight)] == 0.01 and decay[id(module.bias)] == 0.0
         elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             assert decay[id(module.weight)] == decay[id(module.bias)] == 0.0
+
+
+class Attentive(nn.Module):
+    """A bit of everything that a user's network may be made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.embedding = nn.Embedding(16, 8)
+        self.patches = nn.Conv2d(1, 8, 7, stride=7)
+        self.upwards = nn.ConvTranspose1d(8, 8, 2)
+        self.norm = nn.LayerNorm([16, 8])  # weight of two dimensions
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.apart = nn.MultiheadAttention(8, 2, kdim=4, vdim=4, add_bias_kv=True)
+        self.recurrent = nn.GRU(8, 8)
+        self.normed = parametrizations.weight_norm(nn.Linear(8, 8))
+        self.spectral = parametrizations.spectral_norm(nn.Conv2d(8, 8, 1))
+        self.pruned = prune.l1_unstructured(nn.Linear(8, 8), "weight", amount=0.5)
+        self.biased = parametrizations.weight_norm(nn.Linear(8, 8), "bias", dim=None)
+        self.frozen = nn.Linear(8, 8).requires_grad_(False)
+        self.tied = nn.Linear(8, 16, bias=False)
+        self.tied.weight = self.embedding.weight
+
+
+def test_weight_decay_goes_by_the_kind_of_layer_in_a_users_network():
+    model = Attentive()
+    decayed, spared = make_optimizer(model, TrainConfig(weight_decay=0.01)).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0)
+    assert {names[id(p)] for p in decayed["params"]} == {
+        "embedding.weight",  # since it is that of a linear layer too
+        "patches.weight", "upwards.weight", "attention.in_proj_weight", "attention.out_proj.weight",
+        "apart.q_proj_weight", "apart.k_proj_weight", "apart.v_proj_weight", "apart.out_proj.weight",
+        "normed.parametrizations.weight.original0", "normed.parametrizations.weight.original1",
+        "spectral.parametrizations.weight.original", "pruned.weight_orig", "biased.weight",
+    }  # fmt: skip
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert sorted(names[id(p)] for group in (decayed, spared) for p in group["params"]) == sorted(trained)
+
+
+@pytest.mark.parametrize("name", ["lenet", "wrn-table2", "resnet50", "preact-resnet50"])
+def test_the_presets_networks_have_weight_decay_on_all_that_has_several_dimensions(name):
+    model = tla.build_model(name, width=1 / 16, in_channels=3, image_size=64, n_classes=5)
+    groups = make_optimizer(model, TrainConfig()).param_groups
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    assert list(map(id, groups[0]["params"])) == list(map(id, matrices))  # in this order: weights stay bit for bit
 
 
 # ---- held-out images

@@ -158,7 +158,7 @@ class TrainConfig:
     milestones : tuple of float
         Shares of the training at which ``steps`` divides, in (0, 1).
     weight_decay : float
-        On the weights of convolutions and linear layers only.
+        On the weights of convolutions, linear layers and attention only; see `tla_core.schedule.make_optimizer`.
     label_smoothing : float
         In [0, 1).
     lambda_triplet, lambda_norm, lambda_alp : float

@@ -1,6 +1,7 @@
 """What a step is made with, as pure functions of the settings: learning rate, attack, optimizer, held-out images."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +27,37 @@ def ramped_attack(config: TrainConfig, step: int, total_steps: int) -> AttackCon
     return config.attack if share >= 1 else config.attack.scaled(config.attack.eps * share)
 
 
+_WITH_WEIGHTS = (
+    nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
+    nn.ConvTranspose3d, nn.MultiheadAttention,
+)  # fmt: skip
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam, or SGD with momentum; weight decay only on weights of two and more dimensions (conv and linear)."""
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    """Adam, or SGD with momentum.
+
+    Weight decay is on the weights of linear layers, convolutions and the projections of attention alone (classes
+    derived from torch's own included), and on what a weight is computed from where it is parametrised, as by
+    `torch.nn.utils.parametrizations.weight_norm`. Biases, norms, embeddings, recurrent layers and a network's own
+    parameters, such as a class token, have none.
+    """
+    decayed = {id(p) for module in model.modules() if isinstance(module, _WITH_WEIGHTS) for p in _weights(module)}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) in decayed], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0},
+    ]
     if config.optimizer == "adam":
         return torch.optim.Adam(groups, lr=config.learning_rate)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
+
+
+def _weights(layer: nn.Module) -> Iterator[nn.Parameter]:
+    """``weight`` or ``in_proj_weight``, or what torch stores in its place: ``weight_g``, ``original0`` and so on."""
+    stored = dict(layer.named_parameters(recurse=False))
+    for name, parts in getattr(layer, "parametrizations", {}).items():
+        stored |= {f"{name}.{part}": value for part, value in parts.named_parameters(recurse=False)}
+    return (value for name, value in stored.items() if "weight" in name)
 
 
 def split_holdout(labels: Tensor, n_holdout: int, seed: int) -> tuple[Tensor, Tensor]:
