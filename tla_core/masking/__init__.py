@@ -16,7 +16,7 @@ from tla_core.masking.of_attacks import (
 )
 from tla_core.masking.of_gradients import check_gradients
 from tla_core.masking.of_models import check_batch, check_outputs, check_stochastic
-from tla_core.masking.of_outcomes import check_ensemble, check_stronger, check_transfer, compare_attacks
+from tla_core.masking.of_outcomes import COMPARISONS, check_ensemble, check_stronger, check_transfer, compare_attacks
 from tla_core.masking.of_searches import check_black_box
 from tla_core.masking.suite import (
     MaskingWarning,
@@ -29,6 +29,7 @@ from tla_core.masking.suite import (
 from tla_core.masking.verdicts import MaskingCheck, failure_lines, gap_lines
 
 __all__ = [
+    "COMPARISONS",
     "MaskingCheck",
     "MaskingWarning",
     "attack_checks",

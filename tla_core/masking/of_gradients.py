@@ -61,7 +61,11 @@ def check_gradients(
     values = {name: k / max(n, 1) for name, k in count.items()}
     bad = torch.arange(n) < sum(count.values())
     if too_many(bad):
-        kinds = {"zero": "exactly zero", "not_finite": "not finite", "no_graph": "missing (no graph leads to the image)"}
+        kinds = {
+            "zero": "exactly zero",
+            "not_finite": "not finite",
+            "no_graph": "missing (no graph leads to the image)",
+        }
         found = " and ".join(f"{count[name]} are {words}" for name, words in kinds.items() if count[name])
         return MaskingCheck(
             "gradients",
@@ -72,7 +76,9 @@ def check_gradients(
         )
     differ, slope = _compare_with_differences(model, x[:_COMPARED_IMAGES], y[:_COMPARED_IMAGES])
     values |= {"differ": int(differ.sum()) / max(len(differ), 1), "median_slope": slope}
-    found = f"the slope of the margin by differences is {slope:.2f} times that by the gradient (median of {len(differ)})"
+    found = (
+        f"the slope of the margin by differences is {slope:.2f} times that by the gradient (median of {len(differ)})"
+    )
     if not too_many(differ):
         message = f"{n - sum(count.values())} of {n} images have a gradient; {found}."
         return MaskingCheck("gradients", True, message, values)

@@ -9,18 +9,20 @@ from torch import Tensor
 
 from tla_core.masking.verdicts import GAP_TOLERANCE, MaskingCheck, as_outcome, lower_bound, paired_gap, share
 
+COMPARISONS = ("transfer", "ensemble", "stronger")
 _PGD, _APGD, _BLACK_BOX, _ENSEMBLE, _UNKNOWN = "PGD", "APGD", "black box", "ensemble", "unknown"
 
 
 def compare_attacks(
     correct: Mapping[str, Tensor], settings: Mapping[str, Mapping[str, Any]], n_images: int | None = None
 ) -> dict[str, MaskingCheck]:
-    """Compare the attacks of an evaluation in the same ball, each with the weaker ones on the images that they share.
+    """Compare the attacks of an evaluation, each with the weaker ones in the same ball, on the images that they share.
 
     Whoever sees the gradients can do all that others can (Athalye et al. 2018, section 3.1). So a black box or a
     transferred attack is compared with all gradient attacks together (``"transfer"``), and so is AutoAttack
     (``"ensemble"``); APGD, and attacks whose kind is not known, are compared with those of fixed steps
-    (``"stronger"``). See `check_transfer`, `check_ensemble` and `check_stronger` for when they fail.
+    (``"stronger"``). Where there is none in the same ball, those in larger balls count, to which it should lose. See
+    `check_transfer`, `check_ensemble` and `check_stronger` for when they fail.
 
     Parameters
     ----------
@@ -49,16 +51,20 @@ def compare_attacks(
             (ball,) = known_balls
         if kind == _PGD or ball is None:
             continue
-        fixed = {other: correct[other] for other in names if kinds[other] == _PGD and balls[other] == ball}
-        adaptive = {other: correct[other] for other in names if kinds[other] == _APGD and balls[other] == ball}
-        weaker = fixed if kind in (_APGD, _UNKNOWN) else fixed | adaptive
+        below = (_PGD,) if kind in (_APGD, _UNKNOWN) else (_PGD, _APGD)
+        candidates = {other: balls[other] for other in names if kinds[other] in below and balls[other] is not None}
+        same = [other for other, its_ball in candidates.items() if its_ball == ball]
+        larger = [other for other, (norm, eps) in candidates.items() if norm == ball[0] and eps > ball[1]]
+        weaker = {other: correct[other] for other in same or larger}
         several, outcome = _on_shared_images(weaker, correct[name], n_images)
         if not several or not len(outcome):
             continue
         if kind == _BLACK_BOX:
             checks[name] = check_transfer(several.values(), outcome)
         elif kind == _ENSEMBLE:
-            checks[name] = check_ensemble(several, outcome, name=name, strong=bool(set(adaptive) & set(several)))
+            checks[name] = check_ensemble(
+                several, outcome, name=name, strong=any(kinds[other] == _APGD for other in several)
+            )
         else:
             checks[name] = check_stronger(several, outcome, name=name)
     return checks
@@ -116,10 +122,11 @@ def check_ensemble(
     name: str = "AutoAttack",
     strong: bool = False,
 ) -> MaskingCheck:
-    """How much less does AutoAttack leave than the gradient attacks that an accuracy was reported for?
+    """How much less does AutoAttack leave than the strongest gradient attack that was run?
 
     Beside PGD that is a number and no failure: fixed steps are the weaker attack. Beside APGD, which is half of
-    AutoAttack, the check fails if with 99 % confidence it leaves less by more than 2 points.
+    AutoAttack, the check fails if with 99 % confidence it leaves less than all gradient attacks together by more than 2
+    points.
 
     Parameters
     ----------
@@ -135,51 +142,78 @@ def check_ensemble(
     Returns
     -------
     MaskingCheck
-        With the ``gap`` of the accuracies ``white`` and ``ensemble``, its ``standard_error``, and its
-        ``lower_bound``.
+        See `check_stronger`.
 
     Raises
     ------
     ValueError
         For outcomes of different lengths.
     """
-    check = _gap("ensemble", correct_white, correct_ensemble, name, "ensemble")
-    if not strong or check.values.get("lower_bound", 0.0) <= GAP_TOLERANCE:
+    check = _gap("ensemble", correct_white, correct_ensemble, name)
+    if not strong or not check.values:
         return check
-    found = check.message.partition(":")[0]
-    message = f"{found}: the gradients mislead even APGD, and of the accuracies only {name}'s is to be believed."
-    return MaskingCheck("ensemble", False, message, check.values)
+    several = correct_white.values() if isinstance(correct_white, Mapping) else correct_white
+    ensemble = torch.as_tensor(correct_ensemble).cpu()
+    together = paired_gap(_worst_case(several, len(ensemble)), ensemble)
+    if together["lower_bound"] <= GAP_TOLERANCE:
+        return check
+    message = (
+        f"{name} leaves {share(ensemble):.1%} of {len(ensemble)} images, {_points(together)} points less than all gradient"
+        f" attacks together, APGD among them: the gradients mislead, and only {name}'s accuracy is to be believed."
+    )
+    return MaskingCheck("ensemble", False, message, check.values | together)
 
 
 def check_stronger(
     correct_weaker: Tensor | Iterable[Tensor] | Mapping[str, Tensor], correct_stronger: Tensor, *, name: str = "APGD"
 ) -> MaskingCheck:
-    """How much less does a stronger attack leave than weaker ones? A number, which never fails. See `check_ensemble`.
+    """How much less does a stronger attack leave than the strongest of weaker ones? A number, which never fails.
+
+    Parameters
+    ----------
+    correct_weaker : Tensor, (n,), bool, or several, or a mapping of their names
+    correct_stronger : Tensor, (n,), bool
+        Of the same images in the same order.
+    name : str
+        What the stronger attack is called.
 
     Returns
     -------
     MaskingCheck
-        With the ``gap`` of the accuracies ``white`` and ``stronger``, its ``standard_error``, and its
-        ``lower_bound``.
+        With the ``gap`` of the accuracies ``weaker`` and ``stronger``, its ``standard_error``, and its
+        ``lower_bound``. Not passed, but None, where the gap is more than 2 points and, with 99 % confidence, no chance.
+
+    Raises
+    ------
+    ValueError
+        For outcomes of different lengths.
     """
-    return _gap("stronger", correct_weaker, correct_stronger, name, "stronger")
+    return _gap("stronger", correct_weaker, correct_stronger, name)
 
 
-def _gap(check: str, weaker, stronger: Tensor, name: str, key: str) -> MaskingCheck:
-    outcome = as_outcome(stronger, None, f"correct_{key}")
-    white = _worst_case(weaker.values() if isinstance(weaker, Mapping) else weaker, len(outcome))
-    if white is None:
+def _gap(
+    check: str, weaker: Tensor | Iterable[Tensor] | Mapping[str, Tensor], stronger: Tensor, name: str
+) -> MaskingCheck:
+    """To that one of the weaker attacks which leaves the least."""
+    outcome = as_outcome(stronger, None, "the stronger outcome")
+    if not isinstance(weaker, Mapping):
+        several = [weaker] if isinstance(weaker, (Tensor, np.ndarray)) else list(weaker)
+        weaker = {
+            f"gradient attack {k + 1}" if len(several) > 1 else "the gradient attack": e for k, e in enumerate(several)
+        }
+    if not weaker or not len(outcome):
         return MaskingCheck(check, None, "not judged: no gradient attack to compare with.")
-    values = paired_gap(white, outcome) | {"white": share(white), key: share(outcome)}
-    several = list(weaker) if isinstance(weaker, Mapping) else []
-    others = " and ".join(several) if 0 < len(several) <= 2 else f"the {len(several) or ''} gradient attacks".replace("  ", " ")
-    gap, error = 100 * values["gap"], 100 * values["standard_error"]
-    found = (
-        f"{name} leaves {share(outcome):.1%} of {len(outcome)} images, {abs(gap):.1f} ± {error:.1f} points"
-        f" {'less' if gap >= 0 else 'more'} than {others}"
-    )
+    weaker = {key: as_outcome(each, len(outcome), "correct_white") for key, each in weaker.items()}
+    least = min(weaker, key=lambda key: share(weaker[key]))
+    values = paired_gap(weaker[least], outcome) | {"weaker": share(weaker[least]), "stronger": share(outcome)}
+    less = "less" if values["gap"] >= 0 else "more"
+    found = f"{name} leaves {share(outcome):.1%} of {len(outcome)} images, {_points(values)} points {less} than {least}"
     judged = MaskingCheck(check, None, f"{found}: believe the lower number.", values)
     return judged if judged.is_gap else MaskingCheck(check, True, f"{found}.", values)
+
+
+def _points(values: Mapping[str, float]) -> str:
+    return f"{abs(100 * values['gap']):.1f} ± {100 * values['standard_error']:.1f}"
 
 
 def _worst_case(several: Tensor | Iterable[Tensor], n: int) -> Tensor | None:
@@ -203,9 +237,7 @@ def _kind_and_ball(settings: Mapping[str, Any]) -> tuple[str, tuple[str, float] 
     return _UNKNOWN, ball
 
 
-def _on_shared_images(
-    weaker: Mapping[str, Tensor], outcome: Tensor, n_images: int
-) -> tuple[dict[str, Tensor], Tensor]:
+def _on_shared_images(weaker: Mapping[str, Tensor], outcome: Tensor, n_images: int) -> tuple[dict[str, Tensor], Tensor]:
     """The outcomes on the images that those attacks share which have as many as the largest number below allows."""
     rows = {k: (torch.arange(k) * n_images // k).tolist() for k in {len(each) for each in [outcome, *weaker.values()]}}
     # An attack on fewer images must not take the others away from the comparison.

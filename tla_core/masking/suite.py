@@ -171,7 +171,9 @@ def attack_checks(
             at_the_end = judge_perturbed(logits_of(model, ended.x_adv, batch_size))
         checks["perturbed"] = checks["perturbed"] if at_the_end.passed else at_the_end
     checks["ascent"] = judge_ascent(model, ended, y, attack, share, batch_size)
-    checks["steps"] = check_steps(model, x, ended.x_adv, y, attack, batch_size=batch_size, fold=fold)
+    checks["steps"] = check_steps(
+        model, x, ended.x_adv, y, attack, survivor_share=share, batch_size=batch_size, fold=fold
+    )
     checks["restarts"] = judge_restarts(model, ended, y, attack, share, batch_size)
     checks["unbounded"] = check_unbounded(model, x, y, attack, batch_size=batch_size, fold=fold)
     return checks
