@@ -1,7 +1,7 @@
 """Random searches for adversarial examples, which ask the model for outputs and never for gradients.
 
-The Square attack (Andriushchenko et al. 2020) by `pyautoattack`, and where that is not installed a short search by two of
-its ideas: vertical stripes of random signs, then random squares that are kept if they raise the margin.
+The Square attack (Andriushchenko et al. 2020) by `pyautoattack`, and where that is not installed a short search by two
+of its ideas: vertical stripes of random signs, then random squares that are kept if they raise the margin.
 """
 
 import importlib.util
@@ -49,15 +49,18 @@ def square_search(
     from pyautoattack.square import SquareAttack
 
     def logits(images: Tensor) -> Tensor:
-        if not len(images):  # all that is left has no margin to compare
-            return torch.zeros(0, n_classes, device=images.device)
-        # What is not finite counts as broken: a margin of zero.
-        found = torch.cat([forward_in_chunks(model, part) for part in images.split(batch_size)])
-        return torch.where(found.isfinite().all(1, keepdim=True), found, 0.0)
+        return torch.cat([forward_in_chunks(model, part) for part in images.split(batch_size)])
 
-    n_classes = forward_in_chunks(model, x[:1]).shape[1]
+    class Search(SquareAttack):
+        def margin_and_loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            """Outputs that are not finite and ties count as broken, below 0: at 0 the search goes on without images."""
+            found = logits(x)
+            margin = torch.where(found.isfinite().all(1), -attack_loss(found, y, "margin"), -torch.inf)
+            margin = torch.where(margin <= 0, margin.clamp(max=-1e-12), margin)
+            return margin, margin.clone()
+
     norm = {"linf": "Linf", "l2": "L2"}[attack.norm]
-    search = SquareAttack(logits, norm=norm, eps=attack.eps, n_queries=n_queries, seed=seed, device=x.device)
+    search = Search(logits, norm=norm, eps=attack.eps, n_queries=n_queries, seed=seed, device=x.device)
     return search.perturb(x, y)
 
 

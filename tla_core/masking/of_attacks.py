@@ -42,8 +42,8 @@ def check_steps(
 
     Judged by the margin ``max_other - z_y`` and not by outcomes: of the survivors of PGD-2 hardly more fall by two more
     steps than of those of PGD-20 by twenty, but their margins rise ten times as much. The attack fails the check if the
-    further steps gain more than half of what it had gained, and at least 1 % of what is missing, and if the survivors are
-    more than 2 % of all images: if all of fewer fell, the accuracy would hardly change. After Carlini et al. 2019,
+    further steps gain more than half of what it had gained, and at least 1 % of what is missing, and if the survivors
+    are more than 2 % of all images: if all of fewer fell, the accuracy would hardly change. After Carlini et al. 2019,
     section 5.3: more iterations must not make the attack stronger.
 
     Parameters
@@ -168,9 +168,9 @@ def check_ascent(
 ) -> MaskingCheck:
     """Does the attack raise its loss, and keep the misclassified images that it comes across?
 
-    It runs from a start that it has not used. The check fails if, with 99 % confidence, the loss of more than a tenth of
-    the survivors ends no higher than it started, as along a reversed gradient; or if more than 2 % of all images were
-    misclassified at an iterate and are not at the end ("silent success", Pintor et al. 2022).
+    It runs from a start that it has not used. The check fails if, with 99 % confidence, the loss of more than a tenth
+    of the survivors ends no higher than it started, as along a reversed gradient; or if more than 2 % of all images
+    were misclassified at an iterate and are not at the end ("silent success", Pintor et al. 2022).
 
     Parameters
     ----------
@@ -269,8 +269,8 @@ def judge_perturbed(logits: Tensor) -> MaskingCheck:
     return MaskingCheck(
         "perturbed",
         False,
-        f"of perturbed images, {how_many_not_finite(logits)}: they are no predictions, and count as wrong. Find where the"
-        " model divides by, or takes the root or logarithm of, what can be 0.",
+        f"of perturbed images, {how_many_not_finite(logits)}: they are no predictions, and count as wrong. Find where"
+        " the model divides by, or takes the root or logarithm of, what can be 0.",
         values,
     )
 
@@ -355,8 +355,8 @@ def judge_ascent(
     )
     if too_many(not_risen, _ASCENT_TOLERANCE):
         advice = (
-            "the attack does not climb. Suspect the sign of the gradients, a backward pass that is written by hand, or a"
-            " step size that is far too large."
+            "the attack does not climb. Suspect the sign of the gradients, a backward pass that is written by hand, or"
+            " a step size that is far too large."
         )
         return MaskingCheck("ascent", False, f"{found}: {advice}", values)
     if values["lower_bound"] > GAP_TOLERANCE:

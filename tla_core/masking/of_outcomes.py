@@ -158,8 +158,8 @@ def check_ensemble(
     if together["lower_bound"] <= GAP_TOLERANCE:
         return check
     message = (
-        f"{name} leaves {share(ensemble):.1%} of {len(ensemble)} images, {_points(together)} points less than all gradient"
-        f" attacks together, APGD among them: the gradients mislead, and only {name}'s accuracy is to be believed."
+        f"{name} leaves {share(ensemble):.1%} of {len(ensemble)} images, {_points(together)} points less than all"
+        f" gradient attacks together, APGD among them: the gradients mislead. Believe {name}."
     )
     return MaskingCheck("ensemble", False, message, check.values | together)
 

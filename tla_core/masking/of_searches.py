@@ -33,9 +33,9 @@ def check_black_box(
 ) -> MaskingCheck:
     """Does a search without gradients break images that survived the attack?
 
-    The Square attack of `pyautoattack`, or where that is not installed a weaker search (`tla_core.random_search`), in the
-    same ball: no gradient attack that works should lose to it (Athalye et al. 2018, section 3.1). The check fails if,
-    with 99 % confidence, more than 2 % of all images fall. Outputs that are not finite count as broken.
+    The Square attack of `pyautoattack`, or where that is not installed a weaker search (`tla_core.random_search`), in
+    the same ball: no gradient attack that works should lose to it (Athalye et al. 2018, section 3.1). The check fails
+    if, with 99 % confidence, more than 2 % of all images fall. Outputs that are not finite count as broken.
 
     Parameters
     ----------
@@ -82,7 +82,8 @@ def check_black_box(
     fell = (logits.argmax(1) != y) | ~logits.isfinite().all(1)
     values = share_of_all(fell, survivor_share) | {"queries": float(n_queries), "square": float(square)}
     name = "of Square" if square else "of a random search (pyautoattack would bring Square)"
-    said = f"{n_queries} queries {name} broke {int(fell.sum())} of {len(x)} images that had survived {survived_by or attack}"
+    broken = f"{int(fell.sum())} of {len(x)} images that had survived {survived_by or attack}"
+    said = f"{n_queries} queries {name} broke {broken}"
     if values["lower_bound"] <= GAP_TOLERANCE:
         return MaskingCheck("black_box", True, f"{said}.", values)
     return MaskingCheck(
@@ -97,8 +98,8 @@ def check_black_box(
 def affordable_search(n_images: int, image_steps: int) -> tuple[int, int]:
     """How many survivors are searched for, and by how many queries, beside so many gradients of so many images.
 
-    The search costs as much as the attack did at most, 500 queries on 100 images from 1,000 images and 17 steps on; of a
-    smaller evaluation, both numbers are smaller by the same factor, with 10 images and 20 queries at least.
+    The search costs as much as the attacks did at most: 500 queries on 100 images from 1,000 images and 17 steps on.
+    In a smaller evaluation both numbers are smaller by the same factor, with 10 images and 20 queries at least.
     """
     part = min(_GRADIENT_COST * n_images * image_steps / (MOST_IMAGES * MOST_QUERIES), 1.0) ** 0.5
     return max(round(part * MOST_IMAGES), _LEAST_IMAGES), max(round(part * MOST_QUERIES), _LEAST_QUERIES)

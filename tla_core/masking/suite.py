@@ -107,7 +107,7 @@ def model_checks(
     n_images: int | None = None,
     batch_size: int = 256,
 ) -> dict[str, MaskingCheck]:
-    """The checks that need no attack: ``stochastic``, ``batch``, ``outputs`` and ``gradients``. See `masking_checks`."""
+    """The checks without attack: ``stochastic``, ``batch``, ``outputs`` and ``gradients``. See `masking_checks`."""
     images = check_images(images)
     labels = as_labels(labels, len(images))
     rows = _sample(torch.arange(len(images)), n_images, len(images))
