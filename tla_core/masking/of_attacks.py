@@ -14,8 +14,8 @@ from tla_core.masking.of_models import as_batch, how_many_not_finite, logits_of,
 from tla_core.masking.verdicts import GAP_TOLERANCE, MaskingCheck, share, share_of_all, too_many
 from tla_core.validation import as_images, as_labels
 
-# Of survivors, whose loss ended no higher than it started: none of 190 images did on the UM, AT, ALP and TLA networks of
-# `mini` (PGD, MIM and C&W of 20 steps, BIM of 10), nearly all do along a reversed gradient.
+# Of survivors, whose loss ended no higher than it started: none of 190 images did on the UM, AT, ALP and TLA networks
+# of `mini` (PGD, MIM and C&W of 20 steps, BIM of 10), nearly all do along a reversed gradient.
 _ASCENT_TOLERANCE = 0.1
 _LEFT_TOLERANCE = 0.1  # of images that nothing bounds
 # Of what all steps so far have reached: on the models of `mini`, 0.05 to 0.29 under PGD-20, 1.5 to 3.3 under PGD-2.
