@@ -19,7 +19,7 @@ from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, save
 from tla_core.config import canonical_json
 from tla_core.datasets import ImageDataset
 from tla_core.evaluation import describe_attack, evaluate, image_steps
-from tla_core.masking import MaskingCheck, check_ensemble
+from tla_core.masking import COMPARISONS, compare_attacks, failure_lines, gap_lines
 from tla_core.presets import STRONGEST_IMAGES, accuracy_columns, strongest_attacks
 from tla_core.run_folder import RunFolder
 from tla_core.training import load_model
@@ -63,12 +63,12 @@ class RunAccuracy:
     @property
     def failed_checks(self) -> list[str]:
         """One line for each masking check that failed."""
-        return [
-            f"{name}, {check['name']}: {check['message']}"
-            for name, checks in self.checks.items()
-            for check in checks.values()
-            if check["passed"] is False
-        ]
+        return failure_lines(self.checks)
+
+    @property
+    def gaps(self) -> list[str]:
+        """One line for each attack that leaves clearly less than weaker ones, without a failed check."""
+        return gap_lines(self.checks)
 
     def __repr__(self) -> str:
         errors = self.standard_error
@@ -233,11 +233,8 @@ def evaluate_run(
                 of_model = {key: asdict(check) for key, check in evaluation.checks["model"].items()}
                 columns["clean"] = {"settings": {}, "images": len(data.labels), "checks": of_model}
         _store(path, expected, correct, columns)
-    if AUTOATTACK in correct:  # whatever was measured since, it is compared with all
-        checks = {"ensemble": asdict(_ensemble_check(correct, columns))}
-        if columns[AUTOATTACK]["checks"] != checks:
-            columns[AUTOATTACK]["checks"] = checks
-            _store(path, expected, correct, columns)
+    if add_comparisons(correct, columns):  # whatever was measured since, it is compared with all
+        _store(path, expected, correct, columns)
     order = ["clean", *attacks, *sorted(set(correct) - {"clean", *attacks})]
     checks = {name: columns[name]["checks"] for name in order if name in columns}
     return RunAccuracy(
@@ -248,16 +245,31 @@ def evaluate_run(
     )
 
 
-def _ensemble_check(correct: Mapping[str, Tensor], columns: Mapping[str, Any]) -> MaskingCheck:
-    """AutoAttack beside the gradient attacks that were run on all images; it may have seen fewer."""
-    ensemble, n = correct[AUTOATTACK], len(correct["clean"])
-    rows = torch.arange(len(ensemble)) * n // len(ensemble)
-    gradient = [
-        correct[name][rows]
-        for name, column in columns.items()
-        if "steps" in column["settings"] and len(correct[name]) == n
-    ]
-    return check_ensemble(gradient, ensemble)
+def add_comparisons(correct: Mapping[str, Tensor], columns: dict[str, Any]) -> bool:
+    """Put what `compare_attacks` finds into the checks of the stored columns, in place of what is there of it.
+
+    Parameters
+    ----------
+    correct : mapping of str to Tensor, (k,), bool
+        ``"clean"`` and each attack.
+    columns : dict of str to dict
+        Each of these -> ``settings``, ``images`` and ``checks``. Changed.
+
+    Returns
+    -------
+    bool
+        Whether anything changed.
+    """
+    settings = {
+        name: column["settings"] for name, column in columns.items() if name in correct and column.get("settings")
+    }
+    compared = compare_attacks(correct, settings, len(correct["clean"]))
+    before = canonical_json({name: columns[name]["checks"] for name in settings})
+    for name in settings:
+        others = {key: check for key, check in columns[name]["checks"].items() if key not in COMPARISONS}
+        mine = {compared[name].name: asdict(compared[name])} if name in compared else {}
+        columns[name]["checks"] = others | mine
+    return canonical_json({name: columns[name]["checks"] for name in settings}) != before
 
 
 def accuracy_table(runs: Mapping[str, RunAccuracy], *, caption: str = "") -> Table:

@@ -165,6 +165,8 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
                 print(f"  {name:<12} {value * 100:6.2f} % +- {error * 100:.2f}   {count:>6} images{detail}")
             for line in result.failed_checks:
                 print(f"  MASKING CHECK FAILED: {line}")
+            for line in result.gaps:
+                print(f"  GAP: {line}")
             if not own_attack and not only and not any(isinstance(a, TransferAttack) for a in attacks.values()):
                 print("  no black-box column: train an independent copy and pass it with --black-box RUN")
             print(f"  stored in {result.path}")

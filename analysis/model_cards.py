@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from analysis.accuracy import STRONGEST, RunAccuracy, with_strongest
+from analysis.accuracy import STRONGEST, RunAccuracy, add_comparisons, with_strongest
 from analysis.run_results import run_config
 from analysis.scales import Scale, project_root, results_dir
 from analysis.tables import Column, Table
@@ -161,6 +161,7 @@ def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] 
     if metadata["checkpoint_sha256"] != file_sha256(weights):
         raise CheckpointError(f"{path} was measured of other weights than those of {weights}. Run `tla evaluate`.")
     columns = metadata["columns"]
+    add_comparisons(correct, columns)
     order = ("clean", *order)
     names = sorted(correct, key=lambda name: (order.index(name) if name in order else len(order), name))
     return RunAccuracy(
@@ -184,13 +185,7 @@ def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
     )  # fmt: skip
     network = f"`{config.network}`, width {config.width:g}"
     network += f", blocks {'-'.join(map(str, config.blocks))}" if config.blocks else ""
-    failed = accuracy.failed_checks
-    checks = (
-        "These checks for masked gradients failed, so that the accuracies they name are an illusion in part; where"
-        " there is a row of AutoAttack, believe that:\n\n" + "\n".join(f"* {line}" for line in failed)
-        if failed
-        else "No check for masked gradients failed."
-    )
+    checks = _checks(accuracy)
     machine = record["environment"]
     facts = {
         "network": f"{network}; {parameters:,} parameters; images in [0, 1], normalised inside: {config.normalization}",
@@ -208,7 +203,7 @@ def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
             f"# {name}",
             "",
             f"A small image classifier on {data['source']}: {_METHODS[config.method]}. Trained and measured with"
-            " tla-toolkit, which reproduces the supplement of \"Metric Learning for Adversarial Robustness\" (NeurIPS"
+            ' tla-toolkit, which reproduces the supplement of "Metric Learning for Adversarial Robustness" (NeurIPS'
             " 2019), to look at its representations.",
             "",
             "```python",
@@ -234,6 +229,22 @@ def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
             "",
         ]
     )
+
+
+def _checks(accuracy: RunAccuracy) -> str:
+    parts = []
+    if accuracy.failed_checks:
+        parts += [
+            "These checks for masked gradients failed, so that the accuracies they name are an illusion in part; where"
+            " there is a row of AutoAttack, believe that:",
+            "\n".join(f"* {line}" for line in accuracy.failed_checks),
+        ]
+    if accuracy.gaps:
+        parts += [
+            "These attacks leave clearly less than others:",
+            "\n".join(f"* {line}" for line in accuracy.gaps),
+        ]
+    return "\n\n".join(parts) or "No check for masked gradients failed, and no attack leaves clearly less than others."
 
 
 def _front(config: TrainConfig, data: dict[str, Any], accuracy: RunAccuracy, name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -66,8 +67,10 @@ def test_accuracies_are_stored_with_settings_checks_and_what_they_belong_to(run)
         error = (accuracy_ * (1 - accuracy_) / entry["images"]) ** 0.5
         assert entry["standard_error"] == pytest.approx(error)
     assert stored["accuracies"]["PGD"]["settings"]["steps"] == 2
-    assert set(stored["accuracies"]["PGD"]["checks"]) == {"steps", "restarts", "black_box"}
-    assert set(stored["accuracies"]["clean"]["checks"]) == {"stochastic", "outputs", "gradients"}
+    of_attack = {"perturbed", "ascent", "steps", "restarts", "unbounded"}
+    assert set(stored["accuracies"]["FGSM"]["checks"]) == of_attack
+    assert set(stored["accuracies"]["PGD"]["checks"]) == of_attack | {"black_box"}, "once, of the last in the ball"
+    assert set(stored["accuracies"]["clean"]["checks"]) == {"stochastic", "batch", "outputs", "gradients"}
     # The 40 images are spread evenly over the 100.
     rows = torch.arange(40) * 100 // 40
     assert (result.correct["long"] <= result.correct["clean"][rows]).all()
@@ -256,18 +259,43 @@ def test_missing_columns_of_no_run_are_refused(tmp_path):
         missing_columns(tmp_path, ATTACKS)
 
 
+@dataclass(frozen=True)
+class Negatives:
+    """Breaks what the negative of an image breaks, and calls itself AutoAttack."""
+
+    def __call__(self, model, x, y):
+        return 1 - x
+
+    def describe(self):
+        return {"name": "autoattack", "eps": 0.1, "norm": "linf"}
+
+
 def test_autoattack_is_compared_with_the_gradient_attacks_on_its_images(run):
-    attacks = {"PGD": ATTACKS["PGD"], AUTOATTACK: lambda model, x, y: 1 - x}
+    attacks = {"PGD": ATTACKS["PGD"], AUTOATTACK: Negatives()}
     result = evaluate_run(run, attacks, limits={AUTOATTACK: 50}, progress=False)
     stored = json.loads(result.path.with_suffix(".json").read_text())["accuracies"][AUTOATTACK]["checks"]
-    assert stored == result.checks[AUTOATTACK] and set(stored) == {"ensemble"}
-    assert stored["ensemble"]["values"]["ensemble"] == result.accuracy[AUTOATTACK]
-    assert stored["ensemble"]["values"]["white"] == result.correct["PGD"][::2].double().mean()
+    assert stored == result.checks[AUTOATTACK]
+    assert stored["ensemble"]["values"]["stronger"] == result.accuracy[AUTOATTACK]
+    assert stored["ensemble"]["values"]["weaker"] == result.correct["PGD"][::2].double().mean()
+    # What is measured later is compared as well, without measuring the other again.
+    strong = {**attacks, "strong": AttackConfig(eps=0.1, step_size=0.05, steps=40)}
+    again = evaluate_run(run, strong, limits={AUTOATTACK: 50}, progress=False)
+    assert again.checks[AUTOATTACK]["ensemble"]["values"]["weaker"] == again.correct["strong"][::2].double().mean()
 
 
-def test_autoattack_that_breaks_far_more_than_gradient_attacks_fails_its_check():
-    everything, nothing = torch.ones(100, dtype=torch.bool), torch.zeros(50, dtype=torch.bool)
-    correct = {"clean": everything, "PGD": everything, "few": nothing, "BB": ~everything, AUTOATTACK: nothing}
-    columns = {"PGD": {"settings": {"steps": 3}}, "few": {"settings": {"steps": 9}}, "BB": {"settings": {"attack": {}}}}
-    check = accuracy._ensemble_check(correct, columns)
-    assert check.passed is False and check.values["white"] == 1, "what saw other images, or no gradient, does not count"
+def test_gaps_are_one_line_each_and_stored_comparisons_are_made_again():
+    everything = torch.ones(100, dtype=torch.bool)
+    correct = {"clean": everything, "PGD": everything, AUTOATTACK: torch.arange(50) < 40}
+    old = {"name": "ensemble", "passed": True, "message": "within 10 %", "values": {}}  # of an earlier version
+    columns = {
+        "clean": {"settings": {}, "images": 100, "checks": {}},
+        "PGD": {"settings": {"name": "pgd", "eps": 0.1, "norm": "linf", "steps": 3}, "checks": {}},
+        AUTOATTACK: {"settings": Negatives().describe(), "checks": {"ensemble": old}},
+    }
+    assert accuracy.add_comparisons(correct, columns) and not accuracy.add_comparisons(correct, columns)
+    checks = {name: column["checks"] for name, column in columns.items()}
+    shown = accuracy.RunAccuracy("nowhere", correct, {}, checks)
+    assert not shown.failed_checks
+    assert shown.gaps == [
+        "AutoAttack leaves 80.0% of 50 images, 20.0 ± 5.7 points less than PGD: believe the lower number."
+    ]

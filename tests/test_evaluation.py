@@ -256,7 +256,8 @@ def test_known_outcomes_are_not_measured_again_and_new_ones_are_handed_out():
         on_outcome=store,
     )
     assert {k: v.tolist() for k, v in part.correct.items()} == {k: v.tolist() for k, v in whole.correct.items()}
-    assert set(seen) == {"two"} and seen["two"][1] == {"steps", "restarts", "black_box"}
+    of_attack = {"perturbed", "ascent", "steps", "restarts", "unbounded", "black_box"}
+    assert set(seen) == {"two"} and seen["two"][1] == of_attack
     assert set(part.checks) == {"model", "two"}
 
 

@@ -15,7 +15,16 @@ from tla_core.attacks import Attack, TransferAttack, attack_mode, is_correct, ru
 from tla_core.chunks import forward_in_chunks
 from tla_core.config import AttackConfig
 from tla_core.layers import model_device
-from tla_core.masking import MaskingCheck, attack_checks, check_transfer, model_checks, warn_of_masking
+from tla_core.masking import (
+    MaskingCheck,
+    attack_checks,
+    compare_attacks,
+    failure_lines,
+    gap_lines,
+    model_checks,
+    search_check,
+    warn_of_masking,
+)
 from tla_core.runtime import full_precision
 from tla_core.validation import as_labels, check_images, check_label_range, scale_images
 
@@ -54,9 +63,10 @@ class Evaluation:
     def __repr__(self) -> str:
         errors = self.standard_error
         parts = [f"{name} {value:.4f} +- {errors[name]:.4f}" for name, value in self.accuracy.items()]
-        failed = sum(check.passed is False for checks in self.checks.values() for check in checks.values())
-        masked = f"; {failed} masking check(s) FAILED, see .checks" if failed else ""
-        return f"Evaluation({', '.join(parts)}; n={len(self.correct['clean'])}{masked})"
+        failed = len(failure_lines(self.checks))
+        masked = [f"{failed} masking check(s) FAILED, see .checks"] if failed else []
+        parts = [", ".join(parts), f"n={len(self.correct['clean'])}", *masked, *gap_lines(self.checks)]
+        return f"Evaluation({'; '.join(parts)})"
 
 
 def evaluate(
@@ -187,16 +197,24 @@ def evaluate(
                     model, images, labels, attack, correct[name], generator=generator, batch_size=batch_size, fold=fold,
                     known=found["model"],
                 )  # fmt: skip
-                if isinstance(attack, TransferAttack):
-                    white = [correct[other] for other in correct if isinstance(attacks.get(other), AttackConfig)]
-                    found[name]["transfer"] = check_transfer(white, correct[name])
+                beside = _gradient_attacks_beside(name, attacks)
+                if beside and name == [other for other in beside if other in todo][-1]:  # once for all of a ball
+                    survived = torch.stack([known[other] if other in known else correct[other] for other in beside])
+                    found[name]["black_box"] = search_check(
+                        model, images, labels, {other: attacks[other] for other in beside}, survived.all(0),
+                        generator=generator, batch_size=batch_size, fold=fold, known=found["model"],
+                    )  # fmt: skip
             found[name] |= judge.check()
             if on_outcome is not None:
                 on_outcome(name, correct[name], found[name])
-    found = {name: of_name for name, of_name in found.items() if of_name}
+    found = {name: checked for name, checked in found.items() if checked}
+    described = {name: describe_attack(attack) for name, attack in attacks.items()}
+    if checks:
+        for name, check in compare_attacks(correct, described).items():
+            found.setdefault(name, {})[check.name] = check
     for name, checked in found.items():
         warn_of_masking("every attack" if name == "model" else name, checked, stacklevel=2)
-    return Evaluation(correct, {name: describe_attack(attack) for name, attack in attacks.items()}, found)
+    return Evaluation(correct, described, found)
 
 
 def describe_attack(attack: Attack) -> dict[str, Any]:
@@ -209,6 +227,12 @@ def describe_attack(attack: Attack) -> dict[str, Any]:
         return {"name": "transfer", "source": type(attack.source).__name__, "attack": describe_attack(attack.attack)}
     describe = getattr(attack, "describe", None)
     return describe() if describe else {"name": getattr(attack, "__qualname__", type(attack).__name__)}
+
+
+def _gradient_attacks_beside(name: str, attacks: Mapping[str, Attack]) -> list[str]:
+    """The gradient attacks in the ball of the one of that name, itself among them; none if it is no gradient attack."""
+    balls = {key: (each.norm, each.eps) for key, each in attacks.items() if isinstance(each, AttackConfig)}
+    return [key for key, ball in balls.items() if name in balls and ball == balls[name]]
 
 
 def image_steps(attack: Attack) -> int:

@@ -1,8 +1,10 @@
-"""A short random search for adversarial examples, which asks the model for outputs and never for gradients.
+"""Random searches for adversarial examples, which ask the model for outputs and never for gradients.
 
-Two ideas of the Square attack (Andriushchenko et al. 2020): vertical stripes of random signs, then random squares that
-are kept if they raise the margin.
+The Square attack (Andriushchenko et al. 2020) by `pyautoattack`, and where that is not installed a short search by two
+of its ideas: vertical stripes of random signs, then random squares that are kept if they raise the margin.
 """
+
+import importlib.util
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,51 @@ _AT_ONCE = 4
 _SHARE_OF_STRIPES = 0.2
 _FIRST_SIDE, _LAST_SIDE = 0.5, 0.1  # of a square, as a fraction of the image's: large changes first
 _SEED = 0x51A7E5  # so that the search does not draw the numbers of the attack's starts
+
+
+def square_is_installed() -> bool:
+    return importlib.util.find_spec("pyautoattack") is not None
+
+
+@torch.no_grad()
+def square_search(
+    model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, *, seed: int, n_queries: int, batch_size: int
+) -> Tensor:
+    """The Square attack, from the margin. Sets torch's random state; its draws are for all images at once.
+
+    Parameters
+    ----------
+    model, x, y, attack, seed, n_queries
+        See `random_search`. In L2, images of fewer than 5 rows or columns have no room for its patterns.
+    batch_size : int
+        Images forwarded at once; changes nothing.
+
+    Returns
+    -------
+    Tensor, (n, c, h, w), float32 in [0, 1]
+        Adversarial images where it found some, and elsewhere `x`.
+
+    Raises
+    ------
+    ImportError
+        Without `pyautoattack`.
+    """
+    from pyautoattack.square import SquareAttack
+
+    def logits(images: Tensor) -> Tensor:
+        return torch.cat([forward_in_chunks(model, part) for part in images.split(batch_size)])
+
+    class Search(SquareAttack):
+        def margin_and_loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            """Outputs that are not finite and ties count as broken, below 0: at 0 the search goes on without images."""
+            found = logits(x)
+            margin = torch.where(found.isfinite().all(1), -attack_loss(found, y, "margin"), -torch.inf)
+            margin = torch.where(margin <= 0, margin.clamp(max=-1e-12), margin)
+            return margin, margin.clone()
+
+    norm = {"linf": "Linf", "l2": "L2"}[attack.norm]
+    search = Search(logits, norm=norm, eps=attack.eps, n_queries=n_queries, seed=seed, device=x.device)
+    return search.perturb(x, y)
 
 
 @torch.no_grad()

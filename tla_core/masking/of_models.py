@@ -1,4 +1,4 @@
-"""Checks of a model that need no attack: random logits, outputs that are no logits, gradients that are none."""
+"""Checks of a model that need no attack: logits that are random or depend on the batch, outputs that are no logits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tla_core.ascent import attack_loss
 from tla_core.attacks import attack_mode
 from tla_core.chunks import forward_in_chunks
 from tla_core.layers import model_device
@@ -17,6 +16,7 @@ from tla_core.validation import as_images, as_labels, check_label_range
 # The float32 gradient of the cross-entropy by the logits: below it, what reaches the pixels underflows (1.2e-38).
 _SMALLEST_LOGIT_GRADIENT = 1e-30
 _SMALLEST_RANDOM_CHANGE = 1e-4  # of the spread of the logits; rounding is 1e-6
+_ROUNDED = 16  # times the rounding error of the largest logit
 _PASSES = 5
 
 
@@ -41,12 +41,7 @@ def check_stochastic(model: nn.Module, x: Tensor | np.ndarray, *, batch_size: in
     x = as_images(x, device=model_device(model))[:16]
     with undisturbed(model):
         passes = torch.stack([logits_of(model, x, batch_size) for _ in range(_PASSES)])
-    first = passes[0]
-    spread = first.amax(1) - first.amin(1)
-    # Two infinities or two NaN in the same place are no change.
-    same = (passes == first) | (passes.isnan() & first.isnan())
-    moved = torch.where(same, 0, (passes - first).abs()).nan_to_num(torch.inf).amax((0, 2))
-    change = torch.where(moved == 0, 0.0, moved / spread).nan_to_num(torch.inf)
+    change = _change_of_logits(passes[0], passes)
     changed = change > _SMALLEST_RANDOM_CHANGE
     values = {"largest_change": largest(change), "changed_share": share(changed)}
     if not changed.any():
@@ -57,6 +52,43 @@ def check_stochastic(model: nn.Module, x: Tensor | np.ndarray, *, batch_size: in
         f"the model is random: the logits of {int(changed.sum())} of {len(x)} images changed between {_PASSES} passes,"
         f" by up to {values['largest_change']:.2g} of their spread. An attack follows the gradient of one draw, and the"
         " accuracy is that of another. Switch dropout and noise off, or attack the average of many passes.",
+        values,
+    )
+
+
+def check_batch(model: nn.Module, x: Tensor | np.ndarray) -> MaskingCheck:
+    """Are the logits of an image the same alone, and in other company? Of at most 16 images.
+
+    Where they are not, as in a model that normalises over the batch, the accuracy is that of a batch size and an order,
+    and an attack moves images by each other's gradients. The other company of the images is their negatives.
+
+    Parameters
+    ----------
+    model : nn.Module
+    x : Tensor or ndarray, (n, c, h, w)
+
+    Returns
+    -------
+    MaskingCheck
+        With the ``largest_change`` of a logit, as a fraction of the spread of the image's logits, and the
+        ``changed_share`` of images.
+    """
+    x = as_images(x, device=model_device(model))[:16]
+    with undisturbed(model), torch.no_grad():
+        together = model(x).float()
+        alone = torch.cat([model(image).float() for image in x.split(1)])
+        in_company = model(torch.cat([1 - x, x])).float()[len(x) :]
+    change = _change_of_logits(together, torch.stack([alone, in_company]))
+    changed = change > _SMALLEST_RANDOM_CHANGE
+    values = {"largest_change": largest(change), "changed_share": share(changed)}
+    if not changed.any():
+        return MaskingCheck("batch", True, f"{len(x)} images have the same logits alone and in other batches.", values)
+    return MaskingCheck(
+        "batch",
+        False,
+        f"the logits of {int(changed.sum())} of {len(x)} images depend on the rest of their batch, by up to"
+        f" {values['largest_change']:.2g} of their spread: every accuracy is that of one batch size and order."
+        " Normalise each image by itself, or by statistics that are fixed in eval mode.",
         values,
     )
 
@@ -82,14 +114,14 @@ def check_outputs(
     Returns
     -------
     MaskingCheck
-        With the shares ``not_finite``, ``probabilities`` and ``saturated``, and the ``median_gap`` between the two
-        largest outputs.
+        With the shares ``not_finite`` and of it ``nan``, ``probabilities`` and ``saturated``, the ``median_gap``
+        between the two largest outputs, and the number of ``classes``.
     """
     x, y = as_batch(model, x, y)
     with undisturbed(model):
         logits = logits_of(model, x, batch_size)
     check_label_range(y, logits)
-    finite = logits.isfinite().all(1)
+    finite, nan = logits.isfinite().all(1), logits.isnan().any(1)
     inside = (logits >= 0).all(1) & (logits <= 1 + 1e-6).all(1)
     probabilities = inside & ((logits.sum(1) - 1).abs() < 1e-3) & (logits.shape[1] > 1)
     by_logits = logits.softmax(1).scatter_add(1, y[:, None], -torch.ones_like(logits[:, :1]))
@@ -98,17 +130,22 @@ def check_outputs(
     gap = (top[:, 0] - top[:, -1])[finite]
     values = {
         "not_finite": share(~finite),
+        "nan": share(nan),
         "probabilities": share(probabilities),
         "saturated": share(saturated),
         "median_gap": gap.median().item() if len(gap) else float("nan"),
+        "classes": float(logits.shape[1]),
     }
     n = len(x)
     if not finite.all():
         message = (
-            f"the outputs of {n - int(finite.sum())} of {n} images are not finite: neither a prediction nor a gradient"
-            " of them means anything. Find the overflow in the model."
+            f"{how_many_not_finite(logits)}: neither a prediction nor a gradient of them means anything. Find the"
+            " overflow in the model."
         )
         return MaskingCheck("outputs", False, message, values)
+    if logits.shape[1] == 1:
+        message = "the model has one output class, so that every image is in it: there is nothing to attack."
+        return MaskingCheck("outputs", None, message, values)
     if n and probabilities.all():
         message = (
             f"the outputs of all {n} images are probabilities (in [0, 1], with the sum 1): taken for logits they make"
@@ -126,60 +163,26 @@ def check_outputs(
     return MaskingCheck("outputs", True, message, values)
 
 
-def check_gradients(
-    model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray, loss: str = "ce", *, batch_size: int = 256
-) -> MaskingCheck:
-    """Does the loss have a gradient by each image: a graph, finite, not exactly zero?
+def how_many_not_finite(logits: Tensor) -> str:
+    """Of how many images a logit is NaN or infinite, in words; (n, classes)."""
+    n, bad, nan = len(logits), int((~logits.isfinite()).any(1).sum()), int(logits.isnan().any(1).sum())
+    kinds = f"{nan} NaN, {bad - nan} infinite" if 0 < nan < bad else "NaN" if nan else "infinite"
+    return f"the outputs of {bad} of {n} images ({bad / max(n, 1):.1%}) are not finite ({kinds})"
 
-    A model that rounds, thresholds, detaches or leaves torch has none ("shattered gradients", Athalye et al. 2018), and
-    a gradient attack stays where it started.
 
-    Parameters
-    ----------
-    model : nn.Module
-    x : Tensor or ndarray, (n, c, h, w)
-    y : Tensor or ndarray, (n,)
-    loss : {"ce", "margin"}
-    batch_size : int
-
-    Returns
-    -------
-    MaskingCheck
-        With the shares of images whose gradient is ``zero``, ``not_finite``, or missing (``no_graph``).
-    """
-    x, y = as_batch(model, x, y)
-    count = {"zero": 0, "not_finite": 0, "no_graph": 0}
-    with undisturbed(model):
-        for part, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            gradient = _input_gradient(model, part, labels, loss)
-            if gradient is None:
-                count["no_graph"] += len(part)
-                continue
-            gradient = gradient.flatten(1)
-            count["zero"] += int((gradient == 0).all(1).sum())
-            count["not_finite"] += int((~gradient.isfinite()).any(1).sum())
-    n = len(x)
-    values = {name: k / max(n, 1) for name, k in count.items()}
-    bad = torch.arange(n) < sum(count.values())
-    if not too_many(bad):
-        return MaskingCheck("gradients", True, f"{n - sum(count.values())} of {n} images have a gradient.", values)
-    kinds = {"zero": "exactly zero", "not_finite": "not finite", "no_graph": "missing (no graph leads to the image)"}
-    found = " and ".join(f"{count[name]} are {words}" for name, words in kinds.items() if count[name])
-    return MaskingCheck(
-        "gradients",
-        False,
-        f"of the gradients of {n} images {found}: a gradient attack does nothing there. Attack a differentiable"
-        " approximation of what rounds, thresholds or detaches (BPDA), or with a black-box attack.",
-        values,
-    )
+def rounding(logits: Tensor) -> Tensor:
+    """The rounding error of the logits of each image, (n,), by the coarsest type that holds all of them."""
+    finite = logits[logits.isfinite()]
+    kinds = [k for k in (torch.bfloat16, torch.float16) if torch.equal(finite.to(k).to(finite.dtype), finite)]
+    return torch.finfo(kinds[0] if kinds else torch.float32).eps * logits.abs().amax(1)
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode, no trace in the model, and torch's random state as before afterwards."""
     device = model_device(model)
-    devices = [] if device.type == "cpu" else [device]
-    kind = "cuda" if device.type == "cpu" else device.type
+    kind = "cuda" if device.type == "cpu" else device.type  # whose generator `torch.manual_seed` sets as well
+    devices = [device] if kind == device.type else [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with attack_mode(model), torch.random.fork_rng(devices=devices, device_type=kind):
         yield
 
@@ -193,19 +196,13 @@ def as_batch(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray) -
     return x, as_labels(y, len(x)).to(x.device)
 
 
-def _input_gradient(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor | None:
-    """Gradient of the loss by the images; None where there is no graph from one to the other."""
-    with torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
-        try:
-            total = attack_loss(model(x), y, loss).sum()
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:
-            with torch.no_grad():
-                model(x.detach())  # raises again unless it was the graph, as in x.numpy()
-            return None
-        if not total.requires_grad:
-            return None
-        (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
-    return gradient
+def _change_of_logits(first: Tensor, others: Tensor) -> Tensor:
+    """Largest change of a logit of each image, (n,), among others (k, n, classes), as a fraction of their spread."""
+    spread = first.amax(1) - first.amin(1)
+    # Two infinities or two NaN in the same place are no change.
+    same = (others == first) | (others.isnan() & first.isnan())
+    moved = torch.where(same, 0, (others - first).abs()).nan_to_num(torch.inf).amax((0, 2))
+    rounded = (moved == 0) | (
+        moved <= _ROUNDED * rounding(first)
+    )  # kernels of another batch size add up in another order
+    return torch.where(rounded, 0.0, moved / spread).nan_to_num(torch.inf)

@@ -1,23 +1,79 @@
 """Checks that compare the outcomes of attacks: no model, no image, only who broke what."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tla_core.masking.verdicts import SHARE_TOLERANCE, MaskingCheck, as_outcome, lower_bound, share
+from tla_core.masking.verdicts import GAP_TOLERANCE, MaskingCheck, as_outcome, lower_bound, paired_gap, share
 
-# AutoAttack leaves 4 points less than PGD of the published TLA model on CIFAR-10 (51.59 and 47.41 %), and 23 points
-# less of a TLA network of ours, most of which its search without gradients takes.
-_ENSEMBLE_TOLERANCE = 0.1
+COMPARISONS = ("transfer", "ensemble", "stronger")
+_PGD, _APGD, _BLACK_BOX, _ENSEMBLE, _UNKNOWN = "PGD", "APGD", "black box", "ensemble", "unknown"
+
+
+def compare_attacks(
+    correct: Mapping[str, Tensor], settings: Mapping[str, Mapping[str, Any]], n_images: int | None = None
+) -> dict[str, MaskingCheck]:
+    """Compare the attacks of an evaluation, each with the weaker ones in the same ball, on the images that they share.
+
+    Whoever sees the gradients can do all that others can (Athalye et al. 2018, section 3.1). So a black box or a
+    transferred attack is compared with all gradient attacks together (``"transfer"``), and so is AutoAttack
+    (``"ensemble"``); APGD, and attacks whose kind is not known, are compared with those of fixed steps
+    (``"stronger"``). Where there is none in the same ball, those in larger balls count, to which it should lose. See
+    `check_transfer`, `check_ensemble` and `check_stronger` for when they fail.
+
+    Parameters
+    ----------
+    correct : mapping of str to Tensor, (k,), bool
+        Attack -> outcomes. Those of k of the n images are of every n / k-th, ``arange(k) * n // k``.
+    settings : mapping of str to mapping
+        Attack -> what `describe_attack` says of it; others are not compared.
+    n_images : int, optional
+        All images; by default as many as the longest outcome has.
+
+    Returns
+    -------
+    dict of str to MaskingCheck
+        By the names of the stronger attacks; without those that have no weaker attack beside them.
+    """
+    names = [name for name in settings if name in correct]
+    n_images = n_images or max((len(correct[name]) for name in correct), default=0)
+    kinds, balls = {}, {}
+    for name in names:
+        kinds[name], balls[name] = _kind_and_ball(settings[name])
+    known_balls = {ball for ball in balls.values() if ball is not None}
+    checks = {}
+    for name in names:
+        kind, ball = kinds[name], balls[name]
+        if ball is None and len(known_balls) == 1:
+            (ball,) = known_balls
+        if kind == _PGD or ball is None:
+            continue
+        below = (_PGD,) if kind in (_APGD, _UNKNOWN) else (_PGD, _APGD)
+        candidates = {other: balls[other] for other in names if kinds[other] in below and balls[other] is not None}
+        same = [other for other, its_ball in candidates.items() if its_ball == ball]
+        larger = [other for other, (norm, eps) in candidates.items() if norm == ball[0] and eps > ball[1]]
+        weaker = {other: correct[other] for other in same or larger}
+        several, outcome = _on_shared_images(weaker, correct[name], n_images)
+        if not several or not len(outcome):
+            continue
+        if kind == _BLACK_BOX:
+            checks[name] = check_transfer(several.values(), outcome)
+        elif kind == _ENSEMBLE:
+            checks[name] = check_ensemble(
+                several, outcome, name=name, strong=any(kinds[other] == _APGD for other in several)
+            )
+        else:
+            checks[name] = check_stronger(several, outcome, name=name)
+    return checks
 
 
 def check_transfer(correct_white: Tensor | Iterable[Tensor], correct_black: Tensor) -> MaskingCheck:
     """Does a transferred or other black-box attack break images that no white-box attack breaks?
 
-    It should not: whoever sees the gradients can do all that others can (Athalye et al. 2018, section 3.1). The check
-    fails if, with 99 % confidence, more than 1 % of all images are broken by the black-box attack alone.
+    The check fails if, with 99 % confidence, more than 2 % of all images are broken by the black-box attack alone.
 
     Parameters
     ----------
@@ -38,10 +94,9 @@ def check_transfer(correct_white: Tensor | Iterable[Tensor], correct_black: Tens
         For outcomes of different lengths.
     """
     black = as_outcome(correct_black, None, "correct_black")
-    several = [correct_white] if isinstance(correct_white, (Tensor, np.ndarray)) else list(correct_white)
-    if not several or not len(black):
+    white = _worst_case(correct_white, len(black))
+    if white is None:
         return MaskingCheck("transfer", None, "not judged: no white-box attack to compare with.")
-    white = torch.stack([as_outcome(outcome, len(black), "correct_white") for outcome in several]).all(0)
     alone = white & ~black
     bound = lower_bound(int(alone.sum()), len(alone))
     values = {"black_alone": share(alone), "lower_bound": bound, "white": share(white), "black": share(black)}
@@ -49,56 +104,151 @@ def check_transfer(correct_white: Tensor | Iterable[Tensor], correct_black: Tens
         f"the black-box attack breaks {int(alone.sum())} of {len(alone)} images that no white-box attack breaks"
         f" (accuracies {share(black):.1%} and {share(white):.1%})"
     )
-    if bound <= SHARE_TOLERANCE:
+    if bound <= GAP_TOLERANCE:
         return MaskingCheck("transfer", True, f"{found}.", values)
     return MaskingCheck(
         "transfer",
         False,
         f"{found}: with gradients an attack should be the stronger one. Suspect the gradients, or give the white-box"
-        " attack more steps and restarts.",
+        " attack more steps and restarts, or take APGD.",
         values,
     )
 
 
-def check_ensemble(correct_white: Tensor | Iterable[Tensor], correct_ensemble: Tensor) -> MaskingCheck:
-    """Does AutoAttack break far more than the gradient attacks that an accuracy was reported for?
+def check_ensemble(
+    correct_white: Tensor | Iterable[Tensor] | Mapping[str, Tensor],
+    correct_ensemble: Tensor,
+    *,
+    name: str = "AutoAttack",
+    strong: bool = False,
+) -> MaskingCheck:
+    """How much less does AutoAttack leave than the strongest gradient attack that was run?
 
-    Some more is what stronger attacks do; far more says that the gradients of the weaker ones mislead. The check fails
-    if, with 99 % confidence, AutoAttack alone breaks more than 10 % of all images.
+    Beside PGD that is a number and no failure: fixed steps are the weaker attack. Beside APGD, which is half of
+    AutoAttack, the check fails if with 99 % confidence it leaves less than all gradient attacks together by more than 2
+    points.
 
     Parameters
     ----------
-    correct_white : Tensor, (n,), bool, or several
+    correct_white : Tensor, (n,), bool, or several, or a mapping of their names
         Outcomes under the gradient attacks.
     correct_ensemble : Tensor, (n,), bool
         Outcomes under AutoAttack, of the same images in the same order.
+    name : str
+        What AutoAttack is called.
+    strong : bool
+        Is APGD among the gradient attacks?
 
     Returns
     -------
     MaskingCheck
-        With the share of images broken by the ensemble alone (``ensemble_alone``), its ``lower_bound``, and the
-        accuracies ``white`` and ``ensemble``.
+        See `check_stronger`.
 
     Raises
     ------
     ValueError
         For outcomes of different lengths.
     """
-    ensemble = as_outcome(correct_ensemble, None, "correct_ensemble")
-    several = [correct_white] if isinstance(correct_white, (Tensor, np.ndarray)) else list(correct_white)
-    if not several or not len(ensemble):
-        return MaskingCheck("ensemble", None, "not judged: no gradient attack to compare with.")
-    white = torch.stack([as_outcome(outcome, len(ensemble), "correct_white") for outcome in several]).all(0)
-    alone = white & ~ensemble
-    bound = lower_bound(int(alone.sum()), len(alone))
-    values = {
-        "ensemble_alone": share(alone), "lower_bound": bound, "white": share(white), "ensemble": share(ensemble)
-    }  # fmt: skip
-    found = (
-        f"AutoAttack breaks {int(alone.sum())} of {len(alone)} images that no gradient attack breaks (accuracies"
-        f" {share(ensemble):.1%} and {share(white):.1%})"
+    check = _gap("ensemble", correct_white, correct_ensemble, name)
+    if not strong or not check.values:
+        return check
+    several = correct_white.values() if isinstance(correct_white, Mapping) else correct_white
+    ensemble = torch.as_tensor(correct_ensemble).cpu()
+    together = paired_gap(_worst_case(several, len(ensemble)), ensemble)
+    if together["lower_bound"] <= GAP_TOLERANCE:
+        return check
+    message = (
+        f"{name} leaves {share(ensemble):.1%} of {len(ensemble)} images, {_points(together)} points less than all"
+        f" gradient attacks together, APGD among them: the gradients mislead. Believe {name}."
     )
-    if bound <= _ENSEMBLE_TOLERANCE:
-        return MaskingCheck("ensemble", True, f"{found}.", values)
-    message = f"{found}: the gradients mislead, and of the accuracies only AutoAttack's is to be believed."
-    return MaskingCheck("ensemble", False, message, values)
+    return MaskingCheck("ensemble", False, message, check.values | together)
+
+
+def check_stronger(
+    correct_weaker: Tensor | Iterable[Tensor] | Mapping[str, Tensor], correct_stronger: Tensor, *, name: str = "APGD"
+) -> MaskingCheck:
+    """How much less does a stronger attack leave than the strongest of weaker ones? A number, which never fails.
+
+    Parameters
+    ----------
+    correct_weaker : Tensor, (n,), bool, or several, or a mapping of their names
+    correct_stronger : Tensor, (n,), bool
+        Of the same images in the same order.
+    name : str
+        What the stronger attack is called.
+
+    Returns
+    -------
+    MaskingCheck
+        With the ``gap`` of the accuracies ``weaker`` and ``stronger``, its ``standard_error``, and its
+        ``lower_bound``. Not passed, but None, where the gap is more than 2 points and, with 99 % confidence, no chance.
+
+    Raises
+    ------
+    ValueError
+        For outcomes of different lengths.
+    """
+    return _gap("stronger", correct_weaker, correct_stronger, name)
+
+
+def _gap(
+    check: str, weaker: Tensor | Iterable[Tensor] | Mapping[str, Tensor], stronger: Tensor, name: str
+) -> MaskingCheck:
+    """To that one of the weaker attacks which leaves the least."""
+    outcome = as_outcome(stronger, None, "the stronger outcome")
+    if not isinstance(weaker, Mapping):
+        several = [weaker] if isinstance(weaker, (Tensor, np.ndarray)) else list(weaker)
+        weaker = {
+            f"gradient attack {k + 1}" if len(several) > 1 else "the gradient attack": e for k, e in enumerate(several)
+        }
+    if not weaker or not len(outcome):
+        return MaskingCheck(check, None, "not judged: no gradient attack to compare with.")
+    weaker = {key: as_outcome(each, len(outcome), "correct_white") for key, each in weaker.items()}
+    least = min(weaker, key=lambda key: share(weaker[key]))
+    values = paired_gap(weaker[least], outcome) | {"weaker": share(weaker[least]), "stronger": share(outcome)}
+    less = "less" if values["gap"] >= 0 else "more"
+    found = f"{name} leaves {share(outcome):.1%} of {len(outcome)} images, {_points(values)} points {less} than {least}"
+    judged = MaskingCheck(check, None, f"{found}: believe the lower number.", values)
+    return judged if judged.is_gap else MaskingCheck(check, True, f"{found}.", values)
+
+
+def _points(values: Mapping[str, float]) -> str:
+    return f"{abs(100 * values['gap']):.1f} ± {100 * values['standard_error']:.1f}"
+
+
+def _worst_case(several: Tensor | Iterable[Tensor], n: int) -> Tensor | None:
+    several = [several] if isinstance(several, (Tensor, np.ndarray)) else list(several)
+    if not several or not n:
+        return None
+    return torch.stack([as_outcome(outcome, n, "correct_white") for outcome in several]).all(0)
+
+
+def _kind_and_ball(settings: Mapping[str, Any]) -> tuple[str, tuple[str, float] | None]:
+    """What sort of attack, and in which ball: None where its settings do not say."""
+    inner = settings.get("attack", settings)
+    ball = (inner["norm"], inner["eps"]) if {"norm", "eps"} <= set(inner) else None
+    name = settings.get("name")
+    if name in ("transfer", "square"):
+        return _BLACK_BOX, ball
+    if name == "autoattack":
+        return _ENSEMBLE, ball
+    if "steps" in settings:
+        return (_APGD if name == "apgd" else _PGD), ball
+    return _UNKNOWN, ball
+
+
+def _on_shared_images(weaker: Mapping[str, Tensor], outcome: Tensor, n_images: int) -> tuple[dict[str, Tensor], Tensor]:
+    """The outcomes on the images that those attacks share which have as many as the largest number below allows."""
+    rows = {k: (torch.arange(k) * n_images // k).tolist() for k in {len(each) for each in [outcome, *weaker.values()]}}
+    # An attack on fewer images must not take the others away from the comparison.
+    complete = {name: each for name, each in weaker.items() if set(rows[len(outcome)]) <= set(rows[len(each)])}
+    compared = complete or {name: each for name, each in weaker.items() if len(each) == max(map(len, weaker.values()))}
+    if not compared:
+        return {}, outcome
+    shared = sorted(set(rows[len(outcome)]).intersection(*(rows[len(each)] for each in compared.values())))
+
+    def at_shared(each: Tensor) -> Tensor:
+        position = {row: i for i, row in enumerate(rows[len(each)])}
+        return each[[position[row] for row in shared]]
+
+    return {name: at_shared(each) for name, each in compared.items()}, at_shared(outcome)

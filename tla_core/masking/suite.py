@@ -1,4 +1,4 @@
-"""All checks of an accuracy, on a sample of the images, at a small share of what the attack itself cost."""
+"""All checks of an accuracy, on samples of the images."""
 
 import warnings
 from collections.abc import Mapping
@@ -7,19 +7,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tla_core.attacks import Attack
+from tla_core.attacks import Attack, TransferAttack
 from tla_core.config import AttackConfig
 from tla_core.layers import model_device
-from tla_core.masking.of_attacks import another_start, check_black_box, check_steps, judge_restarts
-from tla_core.masking.of_models import check_gradients, check_outputs, check_stochastic
+from tla_core.masking.of_attacks import (
+    another_start,
+    check_perturbed_outputs,
+    check_steps,
+    check_unbounded,
+    judge_ascent,
+    judge_perturbed,
+    judge_restarts,
+)
+from tla_core.masking.of_gradients import check_gradients
+from tla_core.masking.of_models import check_batch, check_outputs, check_stochastic, logits_of, undisturbed
+from tla_core.masking.of_searches import affordable_search, check_black_box
 from tla_core.masking.verdicts import MaskingCheck, as_outcome
 from tla_core.random_numbers import counter_uniform
 from tla_core.validation import as_labels, check_images, scale_images
 
-# The search without gradients may cost this share of the evaluation. 20 queries broke 3 of 59 images that had survived
-# PGD-20 on a TLA network of which 400 queries broke 30; of two AT networks, 400 queries broke 2 of 60 and 2 of 53.
-_SEARCH_COST = 0.02
-_LEAST_QUERIES, _MOST_QUERIES = 20, 500
+_OF_SURVIVORS = ("ascent", "steps", "restarts", "unbounded")
+_RANDOM = "not judged: the model is random, so that images fall by chance; see the check 'stochastic'."
+_ONE_CLASS = "not judged: the model has one output class, so that there is nothing to attack."
 _SAMPLE_SEED = 0x5A3B1E
 
 
@@ -59,7 +68,8 @@ def masking_checks(
     indices : Tensor, (n,), optional
         The images' indices for random starts; by default their positions.
     n_images : int, optional
-        Size of the samples. By default one image in 100, at least 10 and at most 256.
+        Size of the samples. By default one image in 100, at least 10 and at most 256; for the search without gradients
+        as many as `affordable_search` says.
     batch_size : int
         Images forwarded at once.
     fold : bool
@@ -70,7 +80,7 @@ def masking_checks(
     Returns
     -------
     dict of str to MaskingCheck
-        The checks of `model_checks`, then those of `attack_checks`.
+        The checks of `model_checks`, then those of `attack_checks`, then ``"black_box"``.
 
     Raises
     ------
@@ -80,11 +90,13 @@ def masking_checks(
     loss = attack.loss if isinstance(attack, AttackConfig) else "ce"
     if known is None:
         known = model_checks(model, images, labels, loss=loss, n_images=n_images, batch_size=batch_size)
-    outcome = attack_checks(
-        model, images, labels, attack, survived, generator=generator, indices=indices, n_images=n_images,
-        batch_size=batch_size, fold=fold, known=known,
-    )  # fmt: skip
-    return {**known, **outcome}
+    settings = {
+        "generator": generator, "indices": indices, "n_images": n_images, "batch_size": batch_size, "fold": fold,
+        "known": known,
+    }  # fmt: skip
+    outcome = attack_checks(model, images, labels, attack, survived, **settings)
+    search = search_check(model, images, labels, {str(attack): attack}, survived, **settings)
+    return {**known, **outcome, "black_box": search}
 
 
 def model_checks(
@@ -96,17 +108,22 @@ def model_checks(
     n_images: int | None = None,
     batch_size: int = 256,
 ) -> dict[str, MaskingCheck]:
-    """The checks that need no attack: ``stochastic``, ``outputs`` and ``gradients``. See `masking_checks`."""
+    """The checks without attack: ``stochastic``, ``batch``, ``outputs`` and ``gradients``. See `masking_checks`."""
     images = check_images(images)
     labels = as_labels(labels, len(images))
     rows = _sample(torch.arange(len(images)), n_images, len(images))
     device = model_device(model)
     x, y = scale_images(images[rows].to(device)), labels[rows].to(device)
-    return {
-        "stochastic": check_stochastic(model, x, batch_size=batch_size),
-        "outputs": check_outputs(model, x, y, loss=loss, batch_size=batch_size),
-        "gradients": check_gradients(model, x, y, loss=loss, batch_size=batch_size),
-    }
+    checks = {"stochastic": check_stochastic(model, x, batch_size=batch_size)}
+    random = checks["stochastic"].passed is False
+    checks["batch"] = MaskingCheck("batch", None, _RANDOM) if random else check_batch(model, x)
+    checks["outputs"] = check_outputs(model, x, y, loss=loss, batch_size=batch_size)
+    checks["gradients"] = (
+        MaskingCheck("gradients", None, _ONE_CLASS)
+        if _has_one_class(checks)
+        else check_gradients(model, x, y, loss=loss, batch_size=batch_size)
+    )
+    return checks
 
 
 def attack_checks(
@@ -123,37 +140,79 @@ def attack_checks(
     fold: bool = True,
     known: Mapping[str, MaskingCheck] | None = None,
 ) -> dict[str, MaskingCheck]:
-    """The checks of one attack's outcome: ``steps``, ``restarts`` and ``black_box``. See `masking_checks`.
+    """The checks of one attack's outcome: ``perturbed``, then ``ascent``, ``steps``, ``restarts`` and ``unbounded``.
 
     The sampled survivors are attacked from a start that the attack has not used, and from where that ends by more
-    steps: one run for two checks. Without a random start the attack itself is run again and continued.
+    steps: one run for three checks. Without a random start the attack itself is run again and continued. See
+    `masking_checks`.
     """
     images = check_images(images)
     labels = as_labels(labels, len(images))
-    survived = as_outcome(survived, len(images), "survived")
-    reason = _why_not_judged(attack, survived, known or {})
-    if reason is not None:
-        passed = True if not survived.any() else None
-        return {name: MaskingCheck(name, passed, reason) for name in ("steps", "restarts", "black_box")}
+    survived, known = as_outcome(survived, len(images), "survived"), known or {}
     device = model_device(model)
+    checks = {}
+    inner = attack.attack if isinstance(attack, TransferAttack) else attack
+    if hasattr(inner, "norm") and hasattr(inner, "eps"):  # AutoAttack too
+        rows = _sample(torch.arange(len(images)), n_images, len(images))
+        x = scale_images(images[rows].to(device))
+        checks["perturbed"] = check_perturbed_outputs(model, x, inner, batch_size=batch_size)
+    reason = _why_not_judged(attack, survived, known)
+    if reason is None and "gradients" in known and known["gradients"].values.get("no_graph", 0) > 0:
+        reason = "not judged: the model gives no gradient, so that a gradient attack says nothing; see 'gradients'."
+    if reason is not None:
+        passed = None if survived.any() else True
+        return checks | {name: MaskingCheck(name, passed, reason) for name in _OF_SURVIVORS}
     rows = _sample(survived.nonzero()[:, 0], n_images, len(images))
     x, y = scale_images(images[rows].to(device)), labels[rows].to(device)
     indices = rows if indices is None else as_labels(indices, len(images), name="indices").cpu()[rows]
     share = survived.double().mean().item()
-    settings = {"generator": generator, "indices": indices, "batch_size": batch_size}
-    # A gradient costs about three forwards.
-    affordable = _SEARCH_COST * 3 * len(images) * attack.steps * attack.restarts / len(rows)
-    n_queries = int(min(max(affordable, _LEAST_QUERIES), _MOST_QUERIES))
-    search = {**settings, "survivor_share": share, "n_queries": n_queries, "fold": fold}
-    checks = {"black_box": check_black_box(model, x, y, attack, **search)}
-    gradients = (known or {}).get("gradients")
-    if gradients is not None and gradients.values["no_graph"] > 0:
-        reason = "the model gives no gradient, so that a gradient attack says nothing: see the check 'gradients'."
-        return {name: MaskingCheck(name, None, reason) for name in ("steps", "restarts")} | checks
-    x_adv = another_start(model, x, y, attack, generator, indices, batch_size, fold)
-    checks["restarts"] = judge_restarts(model, x, x_adv, y, attack, share, batch_size)
-    checks["steps"] = check_steps(model, x, x_adv, y, attack, batch_size=batch_size, fold=fold)
-    return {name: checks[name] for name in ("steps", "restarts", "black_box")}
+    ended = another_start(model, x, y, attack, generator, indices, batch_size, fold)
+    if checks["perturbed"].passed:
+        with undisturbed(model):
+            at_the_end = judge_perturbed(logits_of(model, ended.x_adv, batch_size))
+        checks["perturbed"] = checks["perturbed"] if at_the_end.passed else at_the_end
+    checks["ascent"] = judge_ascent(model, ended, y, attack, share, batch_size)
+    checks["steps"] = check_steps(
+        model, x, ended.x_adv, y, attack, survivor_share=share, batch_size=batch_size, fold=fold
+    )
+    checks["restarts"] = judge_restarts(model, ended, y, attack, share, batch_size)
+    checks["unbounded"] = check_unbounded(model, x, y, attack, batch_size=batch_size, fold=fold)
+    return checks
+
+
+def search_check(
+    model: nn.Module,
+    images: Tensor | np.ndarray,
+    labels: Tensor | np.ndarray,
+    attacks: Mapping[str, Attack],
+    survived: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    indices: Tensor | None = None,
+    n_images: int | None = None,
+    batch_size: int = 256,
+    fold: bool = True,
+    known: Mapping[str, MaskingCheck] | None = None,
+) -> MaskingCheck:
+    """`check_black_box` of a sample of what survived all of the attacks, which are of the same ball."""
+    images = check_images(images)
+    labels = as_labels(labels, len(images))
+    survived = as_outcome(survived, len(images), "survived")
+    reasons = [_why_not_judged(attack, survived, known or {}) for attack in attacks.values()]
+    if all(reasons):
+        return MaskingCheck("black_box", None if survived.any() else True, reasons[0])
+    device = model_device(model)
+    attack = next(attack for attack, reason in zip(attacks.values(), reasons, strict=True) if reason is None)
+    n_searched, n_queries = affordable_search(
+        len(images), sum(each.steps * each.restarts for each in attacks.values() if isinstance(each, AttackConfig))
+    )
+    rows = _sample(survived.nonzero()[:, 0], n_images or n_searched, len(images))
+    x, y = scale_images(images[rows].to(device)), labels[rows].to(device)
+    return check_black_box(
+        model, x, y, attack, survived_by=" and ".join(attacks), survivor_share=survived.double().mean().item(),
+        generator=generator, n_queries=n_queries, batch_size=batch_size, fold=fold,
+        indices=rows if indices is None else as_labels(indices, len(images), name="indices").cpu()[rows],
+    )  # fmt: skip
 
 
 def warn_of_masking(name: str, checks: Mapping[str, MaskingCheck], *, stacklevel: int = 2) -> None:
@@ -164,7 +223,13 @@ def warn_of_masking(name: str, checks: Mapping[str, MaskingCheck], *, stacklevel
         warnings.warn(text, MaskingWarning, stacklevel=stacklevel + 1)
 
 
+def _has_one_class(checks: Mapping[str, MaskingCheck]) -> bool:
+    return "outputs" in checks and checks["outputs"].values.get("classes") == 1
+
+
 def _why_not_judged(attack: Attack, survived: Tensor, known: Mapping[str, MaskingCheck]) -> str | None:
+    if _has_one_class(known):
+        return _ONE_CLASS
     if not survived.any():
         return "no image survived: nothing to judge."
     if not isinstance(attack, AttackConfig):
@@ -172,7 +237,7 @@ def _why_not_judged(attack: Attack, survived: Tensor, known: Mapping[str, Maskin
     if attack.steps == 1 and not attack.random_start:
         return "not judged: a single step from the image is not meant to find the worst case; use PGD for that."
     if "stochastic" in known and known["stochastic"].passed is False:
-        return "not judged: the model is random, so that images fall by chance; see the check 'stochastic'."
+        return _RANDOM
     return None
 
 

@@ -1,6 +1,8 @@
 """What a check says, and the statistics that it is judged by."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,20 @@ from torch import Tensor
 _CONFIDENCE = 0.99
 # Of images for which nothing excuses a failure: the odd one.
 SHARE_TOLERANCE = 0.01
+# Of all images: by how much two attacks may differ before one of them is not to be believed.
+GAP_TOLERANCE = 0.02
+_NORMAL_QUANTILE = 2.3263478740408408  # of that confidence
+
+# The indicators of attack failure (Pintor et al. 2022) that a check looks for, by its name.
+INDICATORS = {
+    "gradients": "I1, unavailable gradients",
+    "outputs": "I1, unavailable gradients",
+    "stochastic": "I2, unstable predictions",
+    "restarts": "I2, unstable predictions",
+    "ascent": "I3, silent success",
+    "steps": "I4, incomplete optimization",
+    "unbounded": "I6, unconstrained attack failure",
+}
 
 
 @dataclass(frozen=True)
@@ -19,10 +35,12 @@ class MaskingCheck:
     Attributes
     ----------
     name : str
-        ``"stochastic"``, ``"outputs"``, ``"gradients"``, ``"steps"``, ``"restarts"``, ``"black_box"``,
-        ``"transfer"`` or ``"ensemble"``.
+        Of a model ``"stochastic"``, ``"batch"``, ``"outputs"`` or ``"gradients"``; of an attack ``"perturbed"``,
+        ``"ascent"``, ``"steps"``, ``"restarts"``, ``"unbounded"`` or ``"black_box"``; of several attacks
+        ``"transfer"``, ``"ensemble"`` or ``"stronger"``.
     passed : bool or None
-        None where it could not be judged; the message says why.
+        None where it could not be judged, or where a stronger attack is what a lower accuracy comes from; the message
+        says which.
     message : str
         What was found, in numbers; where the check failed also what that means and what to do.
     values : dict of str to float
@@ -34,9 +52,42 @@ class MaskingCheck:
     message: str
     values: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def indicator(self) -> str:
+        """The indicator of attack failure of Pintor et al. 2022 that it looks for; empty where there is none."""
+        return INDICATORS.get(self.name, "")
+
+    @property
+    def is_gap(self) -> bool:
+        """Does another attack leave clearly less, more than 2 points, without a failure being shown?"""
+        gap, bound = self.values.get("gap", 0.0), self.values.get("lower_bound", 0.0)
+        return self.passed is None and gap > GAP_TOLERANCE and bound > 0
+
     def __repr__(self) -> str:
-        word = {True: "passed", False: "FAILED", None: "not judged"}[self.passed]
-        return f"MaskingCheck({self.name} {word}: {self.message})"
+        word = "GAP" if self.is_gap else {True: "passed", False: "FAILED", None: "not judged"}[self.passed]
+        indicator = f" [{self.indicator}]" if self.indicator else ""
+        return f"MaskingCheck({self.name}{indicator} {word}: {self.message})"
+
+
+def failure_lines(checks: Mapping[str, Mapping[str, MaskingCheck | Mapping[str, Any]]]) -> list[str]:
+    """One line for each check that failed, of those of ``"model"`` and of each attack; as stored, or as they are."""
+    return [f"{name}, {check.name}: {check.message}" for name, check in _each(checks) if check.passed is False]
+
+
+def gap_lines(checks: Mapping[str, Mapping[str, MaskingCheck | Mapping[str, Any]]]) -> list[str]:
+    """One line for each attack that leaves clearly less than weaker ones, without a failed check. See `failure_lines`.
+
+    Only where these and `failure_lines` are both empty there is nothing to say of an accuracy.
+    """
+    return [check.message for _, check in _each(checks) if check.is_gap]
+
+
+def _each(checks: Mapping[str, Mapping[str, MaskingCheck | Mapping[str, Any]]]) -> list[tuple[str, MaskingCheck]]:
+    return [
+        (name, check if isinstance(check, MaskingCheck) else MaskingCheck(**check))
+        for name, of_name in checks.items()
+        for check in of_name.values()
+    ]
 
 
 def as_outcome(outcome: Tensor | np.ndarray, n: int | None, name: str) -> Tensor:
@@ -56,9 +107,9 @@ def largest(values: Tensor) -> float:
     return values.max().item() if len(values) else 0.0
 
 
-def too_many(bad: Tensor) -> bool:
+def too_many(bad: Tensor, tolerance: float = SHARE_TOLERANCE) -> bool:
     """All of them, or with confidence more than the tolerance."""
-    return bool(len(bad)) and (bool(bad.all()) or lower_bound(int(bad.sum()), len(bad)) > SHARE_TOLERANCE)
+    return bool(len(bad)) and (bool(bad.all()) or lower_bound(int(bad.sum()), len(bad)) > tolerance)
 
 
 def share_of_all(fell: Tensor, survivor_share: float) -> dict[str, float]:
@@ -78,3 +129,26 @@ def lower_bound(k: int, n: int) -> float:
         at_least_k = torch.exp(ways + counts * p.log() + torch.special.xlog1py(n - counts, -p)).sum().item()
         low, high = (p.item(), high) if at_least_k < 1 - _CONFIDENCE else (low, p.item())
     return low
+
+
+def paired_gap(weaker: Tensor, stronger: Tensor) -> dict[str, float]:
+    """By how much less a stronger attack leaves of the same images, from those whose outcomes differ (McNemar 1947).
+
+    Parameters
+    ----------
+    weaker, stronger : Tensor, (n,), bool
+        Correct under either.
+
+    Returns
+    -------
+    dict of str to float
+        The ``gap`` of the accuracies, its ``standard_error``, and its one-sided ``lower_bound``: the normal
+        approximation, or where it is lower Clopper and Pearson's for what the stronger one breaks alone, less what the
+        weaker one does.
+    """
+    n = len(weaker)
+    gained, lost = int((weaker & ~stronger).sum()), int((stronger & ~weaker).sum())
+    gap = (gained - lost) / n
+    error = max((gained + lost) / n - gap**2, 0.0) ** 0.5 / n**0.5
+    bound = min(gap - _NORMAL_QUANTILE * error, lower_bound(gained, n) - lost / n)
+    return {"gap": gap, "standard_error": error, "lower_bound": bound}
