@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tla_core.ascent import attack_loss
 from tla_core.masking.of_models import as_batch, rounding, undisturbed
 from tla_core.masking.verdicts import MaskingCheck, too_many
+from tla_core.random_numbers import counter_uniform
 
 _COMPARED_IMAGES, _DIRECTIONS = 16, 5
 # Together less than half a step of 8 bits, which rounding to them undoes. Images are moved off their bytes first, since
