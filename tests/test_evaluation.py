@@ -358,3 +358,52 @@ def test_bad_input_is_refused(changes, error, message):
     arguments = {"images": IMAGES, "labels": LABELS, "attacks": {"PGD": ATTACK}, **changes}
     with pytest.raises(error, match=message):
         tla.evaluate(Threshold().eval(), arguments.pop("images"), arguments.pop("labels"), **arguments)
+
+
+# Outputs that cannot be relied on -------------------------------------------------------------------------------------
+
+
+class NormalisesOverTheBatch(nn.Module):
+    """Logits less their mean over the batch: an image's class depends on which others are forwarded beside it."""
+
+    def forward(self, x):
+        level = x.mean((1, 2, 3))
+        return torch.stack([level, torch.zeros_like(level)], 1) - torch.stack([level.mean(), torch.zeros(())])
+
+
+def test_an_image_whose_class_depends_on_its_batch_counts_as_wrong():
+    torch.manual_seed(0)
+    images = torch.rand(40, 1, 1, 1)
+    labels = (images.flatten() < images.mean()).long()  # right, when all are forwarded at once
+    with pytest.warns(MaskingWarning, match="predictions: of 40 images that were forwarded .* among others"):
+        result = tla.evaluate(NormalisesOverTheBatch().eval(), images, labels, batch_size=40)
+    changed = result.checks["model"]["predictions"].values["changed_share"]
+    assert changed > 0 and result.accuracy["clean"] == pytest.approx(1 - changed)
+
+
+class OverflowsOffTheBytes(nn.Module):
+    """Right on the images that are bytes, NaN wherever a pixel lies between two."""
+
+    def forward(self, x):
+        off = ((255 * x - (255 * x).round()).abs() > 1e-3).flatten(1).any(1)
+        logits = torch.stack([0 * x.sum((1, 2, 3)) + 1, x.sum((1, 2, 3)) * 0], 1)
+        return torch.where(off[:, None], torch.nan, logits)
+
+
+def test_an_output_that_is_not_finite_counts_as_wrong():
+    images, labels = torch.randint(0, 256, (12, 1, 4, 4), dtype=torch.uint8), torch.zeros(12).long()
+    with pytest.warns(MaskingWarning, match="of 12 images that were forwarded 12 have outputs that are NaN"):
+        result = tla.evaluate(OverflowsOffTheBytes().eval(), images, labels, {"PGD": ATTACK}, checks=False)
+    assert result.accuracy == {"clean": 1.0, "PGD": 0.0}  # NaN in each logit has the argmax 0, which is the label
+
+
+def test_a_stochastic_model_has_to_be_right_both_times():
+    class Coin(nn.Module):
+        def forward(self, x):
+            return torch.rand(len(x), 2, device=x.device) + 0 * x.sum()
+
+    torch.manual_seed(0)
+    images = torch.rand(400, 1, 2, 2)
+    with pytest.warns(MaskingWarning, match="change their predicted class"):
+        result = tla.evaluate(Coin().eval(), images, torch.zeros(400).long(), checks=False)
+    assert abs(result.accuracy["clean"] - 0.25) < 0.08

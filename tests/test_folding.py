@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import tla_core as tla
 from tla_core import folding
-from tla_core.attacks import attack_mode
-from tla_core.folding import fold_batch_norm
+from tla_core.attacks import attack_mode, run_attack
+from tla_core.folding import fold_batch_norm, folded_if_equal, says_the_same
 from tla_core.layers import forward_with_layer
 from tla_core.models import build_model
 
@@ -529,3 +530,77 @@ def test_a_pool_stays_where_somebody_reads_in_between(who):
         model[2 if who.endswith("relu") else 3].register_forward_hook(lambda *_: None)
     folded = fold_batch_norm(model, keep=keep)
     assert folded is not model and type(folded[2]) is nn.ReLU and type(folded[3]) is nn.MaxPool2d
+
+
+# Evidence -------------------------------------------------------------------------------------------------------------
+
+
+class DarkImagesGoAnotherWay(nn.Module):
+    """Reads before the batch norm for dark images alone, which tracing with one image cannot see."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+        self.classifier = nn.Linear(4, 10)
+        self.layers[1].running_mean.fill_(0.5)
+        self.layers[1].running_var.fill_(0.1)
+
+    def forward(self, x):
+        ways = []
+        for image in x.split(1):
+            if image.mean() < 0.3:
+                ways.append(self.layers[0](image))
+            else:
+                ways.append(self.layers(image))
+        return self.classifier(torch.cat(ways).amax((2, 3)))
+
+
+@pytest.fixture
+def two_ways():
+    torch.manual_seed(0)
+    return DarkImagesGoAnotherWay().eval()
+
+
+def test_an_image_behind_the_first_shows_that_folding_changes_the_network(two_ways):
+    bright, dark = torch.rand(40, 1, 6, 6) * 0.2 + 0.7, torch.rand(40, 1, 6, 6) * 0.2
+    assert folded_if_equal(two_ways, bright) is not two_ways, "which of bright images alone is true"
+    with pytest.warns(UserWarning, match=r"outputs of \d+ of 32 images differ, so the model is attacked as it is"):
+        assert folded_if_equal(two_ways, torch.cat([bright[:30], dark[:10]])) is two_ways
+
+
+def test_adversarial_examples_that_go_another_way_are_made_again(two_ways):
+    x, y = torch.rand(20, 1, 6, 6) * 0.05 + 0.31, torch.zeros(20).long()
+    attack = tla.AttackConfig(eps=0.2, step_size=0.1, steps=3, random_start=False)
+    expected = run_attack(attack, two_ways, x, y)
+    assert (expected.mean((1, 2, 3)) < 0.3).any(), "some are dark then"
+    with pytest.warns(UserWarning, match="folded the outputs of .* differ"):
+        assert torch.equal(run_attack(attack, two_ways, x, y, fold=True), expected)
+
+
+def test_input_gradients_are_compared_as_well():
+    class OtherSlope(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, factor):
+            ctx.factor = factor
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * ctx.factor, None
+
+    class Model(nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+            self.classifier = nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.classifier(OtherSlope.apply(x.flatten(1), self.factor))
+
+    torch.manual_seed(0)
+    model, x = Model(1.0), torch.rand(8, 1, 4, 4)
+    other = Model(0.5)
+    other.load_state_dict(model.state_dict())
+    assert says_the_same(other, model, x) and says_the_same(model, model, x, gradients=True)
+    with pytest.warns(UserWarning, match="input gradients of 8 of 8 images differ"):
+        assert not says_the_same(other, model, x, gradients=True)
