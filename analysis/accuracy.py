@@ -212,9 +212,10 @@ def evaluate_run(
         clean = {"clean": correct["clean"]} if "clean" in correct else {}
         total = sum(image_steps(attacks[name]) * counts[name] for name in todo) + len(data.labels) * (not clean)
         with tqdm(total=total, unit="image step", unit_scale=True, disable=not progress, desc="evaluate") as bar:
+            unreliable = {}
             if not clean:
-                clean = evaluate(model, data.images, data.labels, batch_size=batch_size, progress=bar).correct
-                correct["clean"] = clean["clean"]
+                evaluation = evaluate(model, data.images, data.labels, batch_size=batch_size, progress=bar)
+                correct["clean"], unreliable = evaluation.correct["clean"], evaluation.checks.get("model", {})
             for count in dict.fromkeys(counts[name] for name in todo):
                 rows = torch.arange(count) * len(data.labels) // count
                 these = {name: attacks[name] for name in attacks if counts[name] == count}
@@ -226,11 +227,13 @@ def evaluate_run(
                     columns[name] = {"settings": settings[name], "images": count, "checks": found}
                     _store(path, expected, correct, columns)
 
+                # The search without gradients is for what the strongest attacks leave, where they are run.
+                search = set(STRONG) <= set(these) or not set(STRONG) & set(attacks)
                 evaluation = evaluate(
                     model, data.images[rows], data.labels[rows], these, batch_size=batch_size, progress=bar,
-                    known=known, on_outcome=store,
+                    known=known, on_outcome=store, search=search,
                 )  # fmt: skip
-                of_model = {key: asdict(check) for key, check in evaluation.checks["model"].items()}
+                of_model = {key: asdict(check) for key, check in (evaluation.checks["model"] | unreliable).items()}
                 columns["clean"] = {"settings": {}, "images": len(data.labels), "checks": of_model}
         _store(path, expected, correct, columns)
     if add_comparisons(correct, columns):  # whatever was measured since, it is compared with all

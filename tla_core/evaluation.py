@@ -80,6 +80,7 @@ def evaluate(
     fold: bool = True,
     early_stop: bool = True,
     checks: bool = True,
+    search: bool = True,
     known: Mapping[str, Tensor] | None = None,
     on_outcome: Callable[[str, Tensor, dict[str, MaskingCheck]], None] | None = None,
     progress: bool | tqdm = False,
@@ -117,6 +118,8 @@ def evaluate(
     checks : bool
         Check on a sample of the images that the accuracies are no illusion (`tla_core.masking`), and warn where a check
         fails.
+    search : bool
+        Let one of the checks search without gradients among the images that survived all gradient attacks.
     known : mapping of str to Tensor, (n,), bool
         Outcomes of an earlier call with the same model, images and attacks, which are not measured again; ``"clean"``
         too.
@@ -198,7 +201,7 @@ def evaluate(
                     known=found["model"],
                 )  # fmt: skip
                 beside = _gradient_attacks_beside(name, attacks)
-                if beside and name == [other for other in beside if other in todo][-1]:  # once for all of a ball
+                if search and beside and name == [other for other in beside if other in todo][-1]:  # once for all of a ball
                     survived = torch.stack([known[other] if other in known else correct[other] for other in beside])
                     found[name]["black_box"] = search_check(
                         model, images, labels, {other: attacks[other] for other in beside}, survived.all(0),
