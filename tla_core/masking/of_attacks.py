@@ -321,7 +321,7 @@ def another_start(
     batch_size: int, fold: bool,
 ) -> Ended:  # fmt: skip
     """Where the attack ends from a start that it has not used, or from the image where it has no random start."""
-    restart = attack.restarts if attack.random_start else 0
+    restart = attack.restarts * max(attack.targets, 1) if attack.random_start else 0
     size = max(min(batch_size, images_at_once(x)), 1)  # so that each forward pass is of the same images
     ends = []
     with undisturbed(model):
@@ -342,6 +342,8 @@ def judge_ascent(
     """See `check_ascent`."""
     if attack.steps == 1 or attack.eps == 0:
         return MaskingCheck("ascent", None, "not judged: a single step, or none, is not meant to rise everywhere.")
+    if attack.targets:
+        return MaskingCheck("ascent", None, "not judged: a targeted attack climbs another loss for each target.")
     if not len(y):
         return MaskingCheck("ascent", True, "no image survived: nothing to judge.")
     with undisturbed(model):
