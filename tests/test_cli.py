@@ -8,6 +8,7 @@ from tiny import project_folder, use_few_images
 
 from analysis import cli, run_results
 from tla_core.config import AttackConfig, TrainConfig
+from tla_core.evaluation import describe_attack
 from tla_core.presets import ANALYSIS_ATTACKS, fields_in_use, list_presets, preset_sources
 
 COMMANDS = (
@@ -311,7 +312,7 @@ def test_evaluate_with_an_attack_prints_and_stores_its_accuracy(project, capsys)
     attack = ANALYSIS_ATTACKS["mnist-mini"]  # the other settings are those that the dataset is analysed with
     expected = AttackConfig(eps=attack.eps, step_size=attack.step_size, steps=2)
     assert robust.split()[0] == "PGD-2" and robust.endswith(str(expected))
-    assert stored["PGD-2"]["settings"] == expected.__dict__ and stored["PGD-2"]["images"] == 400
+    assert stored["PGD-2"]["settings"] == describe_attack(expected) and stored["PGD-2"]["images"] == 400
 
 
 def test_evaluate_of_the_held_out_images(project, capsys):

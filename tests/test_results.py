@@ -19,6 +19,7 @@ from analysis.scales import load_scale, override_flags, project_root, results_di
 from tla_core.checkpoint import file_sha256
 from tla_core.config import AttackConfig, TrainConfig
 from tla_core.datasets import load_dataset
+from tla_core.evaluation import describe_attack
 from tla_core.training import load_model
 
 
@@ -161,7 +162,7 @@ def test_another_level_is_a_file_of_its_own(root):
     all_results = Results("mini", root=root, progress=False)
     assert all_results.levels() == (0.03, 0.3)
     reps = all_results.representations("um", 0.03)
-    assert reps.meta["attack"] == dataclasses.asdict(all_results.attack(0.03)) and reps.meta["attack"]["eps"] == 0.03
+    assert reps.meta["attack"] == describe_attack(all_results.attack(0.03)) and reps.meta["attack"]["eps"] == 0.03
     assert changed(root, before) == {"um/representations-eps0.03.safetensors"}
 
 

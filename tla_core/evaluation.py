@@ -201,7 +201,8 @@ def evaluate(
                     known=found["model"],
                 )  # fmt: skip
                 beside = _gradient_attacks_beside(name, attacks)
-                if search and beside and name == [other for other in beside if other in todo][-1]:  # once for all of a ball
+                last = beside and name == [other for other in beside if other in todo][-1]
+                if search and last:  # once for all attacks of a ball
                     survived = torch.stack([known[other] if other in known else correct[other] for other in beside])
                     found[name]["black_box"] = search_check(
                         model, images, labels, {other: attacks[other] for other in beside}, survived.all(0),
