@@ -206,7 +206,8 @@ OTHER_TRAINING = {
     "optimizer": "sgd", "learning_rate": 2e-4, "schedule": "steps", "warmup": 0.2, "milestones": (0.5,),
     "weight_decay": 0.0, "label_smoothing": 0.1, "lambda_triplet": 0.6, "lambda_norm": 0.0, "lambda_alp": 0.4,
     "margin": 0.06, "pool_size": 51, "positives": "own+class", "own_margin_factor": 2.0, "norm_term": "mean-square",
-    "mining": "cosine", "noise": "own", "lambda_feature": 0.1, "layer": "logits", "attack": AttackConfig(steps=21),
+    "mining": "cosine", "noise": "own", "lambda_feature": 0.1, "statistics": "adversarial", "layer": "logits",
+    "attack": AttackConfig(steps=21),
     "eps_ramp": 0.5, "holdout": 1, "selection_attack": AttackConfig(steps=21), "averaging": 0.9, "precision": "bf16",
     "fine_tune": True, "seed": 1, "version": 1,
 }  # fmt: skip

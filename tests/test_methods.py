@@ -108,6 +108,77 @@ def test_the_attack_of_a_step_leaves_batch_norm_alone(setting):
     assert model.training
 
 
+# Batch norm -----------------------------------------------------------------------------------------------------------
+
+
+def moved_statistics(model, passes):
+    """Running mean and variance of every batch norm after these passes in training mode, one layer after the other."""
+    layers = [layer for layer in (*model.features, *model.hidden)]
+    statistics = {
+        i: (layer.running_mean.double(), layer.running_var.double())
+        for i, layer in enumerate(layers)
+        if hasattr(layer, "running_mean")
+    }
+    for images in passes:
+        h = images.double()
+        for i, layer in enumerate(layers):
+            if i not in statistics:
+                h = copy.deepcopy(layer).double()(h)
+                continue
+            columns = h.transpose(0, 1).flatten(1)
+            mean, var = columns.mean(1), columns.var(1, unbiased=True)
+            statistics[i] = tuple(
+                0.9 * old + 0.1 * new for old, new in zip(statistics[i], (mean, var), strict=True)
+            )
+            shape = (1, -1) + (1,) * (h.ndim - 2)
+            spread = (columns.var(1, unbiased=False) + layer.eps).sqrt()
+            h = (h - mean.view(shape)) / spread.view(shape)
+            h = h * layer.weight.double().view(shape) + layer.bias.double().view(shape)
+    return [tensor for pair in statistics.values() for tensor in pair]
+
+
+def running(model):
+    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
+    return [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)], norms
+
+
+@pytest.mark.parametrize("statistics", ["all", "adversarial"])
+@pytest.mark.parametrize("changes", [{}, {"positives": "own+class"}], ids=["class", "own+class"])
+@pytest.mark.parametrize("method", ["um", "at", "alp", "tla", "tla-rn", "tla-sa"])
+def test_the_running_statistics_are_those_of_the_passes_that_count(setting, monkeypatch, method, changes, statistics):
+    model, source, config, attack = setting
+    config = dataclasses.replace(config, method=method, statistics=statistics, **changes)
+    before, passes, x_adv = copy.deepcopy(model).eval(), [], None
+    # What is forwarded in training mode, in order, and which of it is adversarial.
+    model.register_forward_pre_hook(lambda module, args: passes.append(args[0]) if module.training else None)
+    STEPS[method](model, source, 2, config, attack).total.backward()  # the block leaves nothing that hinders it
+    x_adv = adversarial(before, source.batch(2), config, attack, 2)
+    n_passes = {"um": 1, "at": 1, "alp": 2}.get(method, 4 if changes else 3)
+    assert len(passes) == n_passes
+    if method != "um":
+        assert (passes[0] - x_adv).abs().gt(1e-6).float().mean() < 0.01  # the adversarial pass comes first
+    counted = passes[:1] if statistics == "adversarial" else passes
+    after, norms = running(model)
+    for ours, by_hand in zip(after, moved_statistics(before, counted), strict=True):
+        torch.testing.assert_close(ours.double(), by_hand, rtol=1e-4, atol=1e-6)
+    assert all(norm.num_batches_tracked == len(counted) and norm.training for norm in norms)
+
+
+@pytest.mark.parametrize("method", ["alp", "tla"])
+def test_which_passes_count_changes_neither_loss_nor_gradients(setting, method):
+    model, source, config, attack = setting
+    results = []
+    for statistics in ("all", "adversarial"):
+        varied = dataclasses.replace(config, method=method, statistics=statistics)
+        own = copy.deepcopy(model)
+        torch.manual_seed(5)
+        loss = STEPS[method](own, source, 2, varied, attack)
+        loss.total.backward()
+        results.append([loss.total, *(parameter.grad for parameter in own.parameters())])
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
 # TLA in the obvious way -----------------------------------------------------------------------------------------------
 
 

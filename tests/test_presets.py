@@ -97,6 +97,7 @@ NOT_OF_FINE_TUNING = {"epochs", "optimizer", "learning_rate", "schedule", "miles
 # The released configuration, from ../shared/method.md (sections 1 and 2).
 CODE_EVERYWHERE = {
     "weight_decay": 2e-4, "noise": "own", "mining": "cosine", "norm_term": "mean-square", "schedule": "steps",
+    "statistics": "all",  # one is_training flag for every pass
 }  # fmt: skip
 CODE = {
     "mnist": {"augmentation": "none", "lambda_norm": 1e-4, "lambda_feature": 0},
@@ -208,7 +209,7 @@ def test_which_fields_matter():
     }  # fmt: skip
     triplets = {
         "lambda_triplet", "lambda_norm", "margin", "pool_size", "positives", "norm_term", "mining", "noise",
-        "lambda_feature", "layer",
+        "lambda_feature", "layer", "statistics",
     }  # fmt: skip
     attacked = {"attack", "eps_ramp"}
     expected = {
@@ -216,7 +217,7 @@ def test_which_fields_matter():
         (("method", "um"), ("holdout", 10)): {"epochs"},  # selected by clean accuracy
         (("method", "at"),): {"epochs"} | attacked,
         (("method", "at"), ("holdout", 10)): {"epochs", "selection_attack"} | attacked,
-        (("method", "alp"),): {"epochs", "lambda_alp"} | attacked,
+        (("method", "alp"),): {"epochs", "lambda_alp", "statistics"} | attacked,
         (("method", "tla"),): {"epochs"} | attacked | triplets,
         (("method", "tla-sa"),): {"epochs"} | attacked | triplets,
         (("method", "tla-rn"),): {"epochs"} | attacked | triplets - {"mining"},

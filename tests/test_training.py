@@ -206,7 +206,7 @@ RUNS = {
     "tla, adam": (tiny("tla"), lambda: None),
     "at, sgd": (tiny("at", optimizer="sgd", learning_rate=0.05), lambda: None),
     "alp, user's network": (tiny("alp"), WithDropout),
-    "tla, averaged, bf16": (tiny("tla", averaging=0.9, precision="bf16"), lambda: None),
+    "tla, averaged, bf16": (tiny("tla", averaging=0.9, precision="bf16", statistics="adversarial"), lambda: None),
 }
 
 

@@ -158,6 +158,10 @@ class TrainConfig:
     lambda_feature : float
         Weight of the squared distance between the representations of the own clean image, which ``own+class`` has, and
         of its adversarial example.
+    statistics : {"all", "adversarial"}
+        Which passes move the running statistics of batch norm: all of them, as in the released code, or those of the
+        adversarial images alone. Clean images are normalised by the statistics of their own batch either way. um and at
+        have no pass that this concerns.
     layer : str
         Whose output is the representation of the triplet term: ``penultimate``, ``logits``, a name that the network
         gives (``lower``, ``middle``, ``higher``) or a module path.
@@ -214,6 +218,7 @@ class TrainConfig:
     mining: str = "angular"
     noise: str = "triplet"
     lambda_feature: float = 0.0
+    statistics: str = "all"
     layer: str = "penultimate"
     attack: AttackConfig = field(default_factory=AttackConfig)
     eps_ramp: float = 0.0
@@ -237,6 +242,7 @@ class TrainConfig:
         _one_of("norm_term", self.norm_term, ("l2", "mean-square"))
         _one_of("mining", self.mining, ("angular", "cosine"))
         _one_of("noise", self.noise, ("triplet", "own"))
+        _one_of("statistics", self.statistics, ("all", "adversarial"))
         _one_of("precision", self.precision, ("fp32", "bf16"))
         _one_of("optimizer", self.optimizer, ("adam", "sgd"))
         _one_of("schedule", self.schedule, ("constant", "onecycle", "steps"))

@@ -1,6 +1,7 @@
 """Reads a representation, the output of any layer, out of any model, in the same forward pass as its logits."""
 
 import difflib
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -56,6 +57,23 @@ def resolve_layer(model: nn.Module, layer: str) -> str:
     known = ["penultimate", "logits", *own_names, *paths]
     nearest = difflib.get_close_matches(str(layer), known, n=5, cutoff=0.4) or known[:10]
     raise ValueError(f"the model has no layer {layer!r}. The nearest names are: {', '.join(dict.fromkeys(nearest))}.")
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Batch norm works as before inside the block, but its running statistics are those from before it afterwards.
+
+    In training mode it still normalises by the batch. The block moves copies, which are dropped, so that the statistics
+    may be part of a graph that is not differentiated yet.
+    """
+    kept = [(module, dict(module._buffers)) for module in model.modules() if hasattr(module, "running_mean")]
+    for module, buffers in kept:
+        module._buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
+    try:
+        yield
+    finally:
+        for module, buffers in kept:
+            module._buffers.update(buffers)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 A step returns its loss with the graph attached; the training loop differentiates it and updates the weights.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +16,7 @@ from tla_core.batches import Batch, BatchSource
 from tla_core.config import AttackConfig, TrainConfig
 from tla_core.distributed import gather_rows, share_of_rows
 from tla_core.folding import fold_batch_norm
-from tla_core.layers import forward_with_layer, resolve_layer
+from tla_core.layers import forward_with_layer, resolve_layer, statistics_kept
 from tla_core.losses import logit_pairing_loss, mean_square_norm_loss, norm_loss, triplet_loss
 from tla_core.mining import hardest_negatives, random_negatives
 from tla_core.runtime import derive_seed
@@ -63,7 +64,8 @@ def alp_step(model: nn.Module, source: BatchSource, step: int, config: TrainConf
     batch = source.batch(step)
     x_adv = _adversarial(model, batch, step, config, attack)
     logits_adv = model(x_adv)
-    logits_clean = model(batch.images)
+    with _clean_passes(model, config):
+        logits_clean = model(batch.images)
     return _sum_of(
         cross_entropy=_cross_entropy(logits_adv, batch, config),
         logit_pairing=config.lambda_alp * logit_pairing_loss(logits_clean.float(), logits_adv.float()),
@@ -90,12 +92,13 @@ def tla_step(model: nn.Module, source: BatchSource, step: int, config: TrainConf
     # Line 6: the loss; the clean images of the triplet carry uniform noise of size eps (supplement, C.1).
     noisy_triplet = partial(_noisy, eps=attack.eps if config.noise == "triplet" else 0.0)
     logits, h_adv = forward(model, x_adv)
-    _, h_class = forward(model, noisy_triplet(of_class.images))
-    _, h_negative = forward(model, noisy_triplet(negative))
-    pairs = [(h_class, config.margin)]
-    if config.positives == "own+class":
-        _, h_own = forward(model, _noisy(batch.images, attack.eps))
-        pairs.append((h_own, config.margin * config.own_margin_factor))
+    with _clean_passes(model, config):
+        _, h_class = forward(model, noisy_triplet(of_class.images))
+        _, h_negative = forward(model, noisy_triplet(negative))
+        pairs = [(h_class, config.margin)]
+        if config.positives == "own+class":
+            _, h_own = forward(model, _noisy(batch.images, attack.eps))
+            pairs.append((h_own, config.margin * config.own_margin_factor))
 
     triplet = norm = torch.zeros((), device=logits.device)
     for h_clean, margin in pairs:
@@ -139,6 +142,11 @@ def _negatives(
         # Each rank represents its share of the pool; the negatives are sought in the whole of it.
         pool_features = gather_rows(_forward(frozen, share_of_rows(pool.images), config.layer)[1])
     return hardest_negatives(anchor_features, labels, pool_features, pool.labels, metric=config.mining)
+
+
+def _clean_passes(model: nn.Module, config: TrainConfig) -> AbstractContextManager:
+    """Around the passes of clean images in training mode: do they move batch norm's running statistics?"""
+    return statistics_kept(model) if config.statistics == "adversarial" else nullcontext()
 
 
 def _forward(model: nn.Module, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
