@@ -254,7 +254,8 @@ def test_the_device_of_a_model_is_that_of_its_parameters():
 @pytest.mark.parametrize("training", [True, False])
 def test_statistics_that_are_kept_are_those_from_before_also_after_an_error(x, training):
     average = nn.BatchNorm2d(4, momentum=None)  # the plain average of all batches
-    kinds = [nn.BatchNorm2d(4), average, nn.InstanceNorm2d(4, track_running_stats=True), nn.BatchNorm2d(4, affine=False)]
+    instance = nn.InstanceNorm2d(4, track_running_stats=True)
+    kinds = [nn.BatchNorm2d(4), average, instance, nn.BatchNorm2d(4, affine=False)]
     without = nn.BatchNorm2d(4, track_running_stats=False)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), *kinds, without)
     model(x)  # some statistics

@@ -87,6 +87,7 @@ SUPPLEMENT = {
 EVERY_DATASET = {
     "layer": "penultimate",  # Table 6: "our choice of the second to last layer"
     "positives": "class",  # Algorithm 1, line 3
+    "negatives": "hardest",  # Algorithm 1, line 5
     "noise": "triplet",  # "We add uniform random noise to the clean images x"
 }
 # "For TLA training, we fine-tune on the AT model with batch size of 20": what C.1 says of AT's length and optimiser on
@@ -208,8 +209,8 @@ def test_which_fields_matter():
         "fine_tune", "seed", "version",
     }  # fmt: skip
     triplets = {
-        "lambda_triplet", "lambda_norm", "margin", "pool_size", "positives", "norm_term", "mining", "noise",
-        "lambda_feature", "layer", "statistics",
+        "lambda_triplet", "lambda_norm", "margin", "pool_size", "positives", "norm_term", "mining", "negatives",
+        "noise", "lambda_feature", "layer", "statistics",
     }  # fmt: skip
     attacked = {"attack", "eps_ramp"}
     expected = {
@@ -220,7 +221,7 @@ def test_which_fields_matter():
         (("method", "alp"),): {"epochs", "lambda_alp", "statistics"} | attacked,
         (("method", "tla"),): {"epochs"} | attacked | triplets,
         (("method", "tla-sa"),): {"epochs"} | attacked | triplets,
-        (("method", "tla-rn"),): {"epochs"} | attacked | triplets - {"mining"},
+        (("method", "tla-rn"),): {"epochs"} | attacked | triplets - {"mining", "negatives"},
         (("method", "tla"), ("positives", "own+class")): {"epochs", "own_margin_factor"} | attacked | triplets,
         (("method", "um"), ("iterations", 9)): {"iterations"},
         (("method", "um"), ("schedule", "steps")): {"epochs", "milestones"},

@@ -18,7 +18,7 @@ from tla_core.distributed import gather_rows, share_of_rows
 from tla_core.folding import fold_batch_norm
 from tla_core.layers import forward_with_layer, resolve_layer, statistics_kept
 from tla_core.losses import logit_pairing_loss, mean_square_norm_loss, norm_loss, triplet_loss
-from tla_core.mining import hardest_negatives, random_negatives
+from tla_core.mining import hardest_negatives, random_negatives, semi_hard_negatives
 from tla_core.runtime import derive_seed
 
 
@@ -82,22 +82,25 @@ def tla_step(model: nn.Module, source: BatchSource, step: int, config: TrainConf
     forward = partial(_forward, layer=config.layer)
     # Line 3: a batch, and clean images of the same classes; the released code adds the batch's own clean images.
     batch = source.batch(step)
-    of_class = source.positives(batch.labels, step)
+    of_class = source.positives(batch.labels, step).images if config.positives != "own" else None
+    of_own = batch.images if config.positives != "class" else None
     # Line 4: the attack maximises the cross-entropy alone.
     x_adv = _adversarial(model, batch, step, config, attack)
     # Line 5: the negatives, out of a fresh pool.
     pool = source.pool(config.pool_size, step)
-    anchors = of_class.images if config.method == "tla-sa" else x_adv
-    negative = pool.images[_negatives(model, anchors, batch.labels, pool, step, config)]
+    clean = [images for images in (of_class, of_own) if images is not None]
+    anchors, positives = (clean[0], [x_adv]) if config.method == "tla-sa" else (x_adv, clean)
+    negative = pool.images[_negatives(model, anchors, positives, batch.labels, pool, step, config)]
     # Line 6: the loss; the clean images of the triplet carry uniform noise of size eps (supplement, C.1).
     noisy_triplet = partial(_noisy, eps=attack.eps if config.noise == "triplet" else 0.0)
     logits, h_adv = forward(model, x_adv)
     with _clean_passes(model, config):
-        _, h_class = forward(model, noisy_triplet(of_class.images))
+        pairs = []
+        if of_class is not None:
+            pairs.append((forward(model, noisy_triplet(of_class))[1], config.margin))
         _, h_negative = forward(model, noisy_triplet(negative))
-        pairs = [(h_class, config.margin)]
-        if config.positives == "own+class":
-            _, h_own = forward(model, _noisy(batch.images, attack.eps))
+        if of_own is not None:
+            _, h_own = forward(model, _noisy(of_own, attack.eps))
             pairs.append((h_own, config.margin * config.own_margin_factor))
 
     triplet = norm = torch.zeros((), device=logits.device)
@@ -129,8 +132,9 @@ def _adversarial(model: nn.Module, batch: Batch, step: int, config: TrainConfig,
 
 
 def _negatives(
-    model: nn.Module, anchors: Tensor, labels: Tensor, pool: Batch, step: int, config: TrainConfig
-) -> Tensor:
+    model: nn.Module, anchors: Tensor, positives: list[Tensor], labels: Tensor, pool: Batch, step: int,
+    config: TrainConfig,
+) -> Tensor:  # fmt: skip
     """Positions in the pool. Representations are compared with batch norm in eval mode and without gradients."""
     if config.method == "tla-rn":
         draws = torch.Generator().manual_seed(derive_seed(config.seed, "negatives", step))
@@ -141,7 +145,11 @@ def _negatives(
         _, anchor_features = _forward(frozen, anchors, config.layer)
         # Each rank represents its share of the pool; the negatives are sought in the whole of it.
         pool_features = gather_rows(_forward(frozen, share_of_rows(pool.images), config.layer)[1])
-    return hardest_negatives(anchor_features, labels, pool_features, pool.labels, metric=config.mining)
+        sought = (anchor_features, labels, pool_features, pool.labels)
+        if config.negatives == "semi-hard":
+            positive_features = [_forward(frozen, images, config.layer)[1] for images in positives]
+            return semi_hard_negatives(*sought, positive_features, metric=config.mining)
+        return hardest_negatives(*sought, metric=config.mining)
 
 
 def _clean_passes(model: nn.Module, config: TrainConfig) -> AbstractContextManager:

@@ -165,6 +165,7 @@ _TLA: Settings = {
     "positives": ("class", SUPPLEMENT),
     "noise": ("triplet", SUPPLEMENT),
     "mining": ("angular", V1),
+    "negatives": ("hardest", SUPPLEMENT),
     "norm_term": ("l2", V1),
     "lambda_feature": (0.0, V1),
 }
@@ -265,6 +266,7 @@ def fields_in_use(config: TrainConfig) -> tuple[str, ...]:
         "lambda_alp": config.method != "alp",
         "statistics": config.method in ("um", "at"),
         "mining": not tla or config.method == "tla-rn",
+        "negatives": not tla or config.method == "tla-rn",
         "own_margin_factor": not tla or config.positives != "own+class",
         **dict.fromkeys(_OF_TRIPLETS, not tla),
     }
