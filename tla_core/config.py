@@ -292,8 +292,8 @@ class TrainConfig:
             )
         if self.positives == "class" and self.lambda_feature != 0.0:
             raise ValueError(
-                "lambda_feature must be 0 with positives 'class', which forwards no clean image of the anchor's own. Got"
-                f" {self.lambda_feature:g}; take positives 'own' or 'own+class'."
+                "lambda_feature must be 0 with positives 'class', where the anchor's own clean image is not forwarded."
+                f" Got {self.lambda_feature:g}; take positives 'own' or 'own+class'."
             )
 
     @classmethod

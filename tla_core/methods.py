@@ -4,7 +4,7 @@ A step returns its loss with the graph attached; the training loop differentiate
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tla_core.attacks import attack_mode, run_attack
 from tla_core.batches import Batch, BatchSource
+from tla_core.collapse import Triplets
 from tla_core.config import AttackConfig, TrainConfig
 from tla_core.distributed import gather_rows, share_of_rows
 from tla_core.folding import fold_batch_norm
@@ -24,10 +25,11 @@ from tla_core.runtime import derive_seed
 
 @dataclass(frozen=True)
 class StepLoss:
-    """The loss of a step, and the detached terms that it is made of."""
+    """The loss of a step, the detached terms that it is made of, and the detached triplets of TLA."""
 
     total: Tensor
     terms: dict[str, Tensor]
+    triplets: tuple[Triplets, ...] = ()
 
 
 def um_step(model: nn.Module, source: BatchSource, step: int, config: TrainConfig, attack: AttackConfig) -> StepLoss:
@@ -104,8 +106,11 @@ def tla_step(model: nn.Module, source: BatchSource, step: int, config: TrainConf
             pairs.append((h_own, config.margin * config.own_margin_factor))
 
     triplet = norm = torch.zeros((), device=logits.device)
+    triplets = []
     for h_clean, margin in pairs:
         h_anchor, h_positive = (h_clean, h_adv) if config.method == "tla-sa" else (h_adv, h_clean)
+        parts = (part.detach() for part in (h_anchor, h_positive, h_negative, h_clean))
+        triplets.append(Triplets(*parts, margin))
         triplet = triplet + config.lambda_triplet * triplet_loss(h_anchor, h_positive, h_negative, margin)
         if config.norm_term == "l2":
             norm = norm + config.lambda_norm * norm_loss(h_anchor, h_positive, h_negative)
@@ -115,7 +120,7 @@ def tla_step(model: nn.Module, source: BatchSource, step: int, config: TrainConf
     terms = {"cross_entropy": _cross_entropy(logits, batch, config), "triplet": triplet, "norm": norm}
     if config.lambda_feature:
         terms["feature_pairing"] = config.lambda_feature * logit_pairing_loss(h_own, h_adv)
-    return _sum_of(**terms)
+    return replace(_sum_of(**terms), triplets=tuple(triplets))
 
 
 STEPS = {
