@@ -59,6 +59,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "manifest": manifest,
         "redraw": redraw,
         "reproduction": reproduction,
+        "ablation": ablation,
         "publish": publish,
         "restore": restore,
         "site": site,
@@ -325,6 +326,32 @@ def reproduction(
     path = out or settings.root / "docs" / "reproduction.md"
     write_atomic(path, report(settings.figures_dir, settings, known or []).encode())
     print(path)
+
+
+def ablation(
+    names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME", help="Experiments; by default all.")]] = (),
+    report: Annotated[bool, arg(help="Train nothing: write the page from what was measured.")] = False,
+    device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    progress: Annotated[bool, arg(help="Show progress bars.")] = True,
+) -> None:
+    """Train what workflow/ablation.yaml lists, measure it on held-out images, and write docs/results/ablation.md.
+
+    An interrupted call goes on where it was; what was measured stands in docs/results/ablation.jsonl.
+    """
+    from analysis.ablation import Ablation
+    from analysis.ablation_report import write_report
+    from analysis.scales import project_root
+
+    root = project_root()
+    results = root / "docs" / "results"
+    plan = Ablation(root / "workflow" / "ablation.yaml", results / "ablation.jsonl", root / "runs" / "ablation")
+    if unknown := sorted(set(names) - {experiment.name for experiment in plan.experiments}):
+        known = ", ".join(experiment.name for experiment in plan.experiments)
+        raise ValueError(f"no experiment {', '.join(unknown)}. There are: {known}.")
+    for record in () if report else plan.run(names, device=device, progress=progress):
+        print(f"{record['cell']}, seed {record['seed']}: {record['clean']:.1%} clean, {record['robust']:.1%} robust")
+    for path in write_report(plan, results / "ablation.md"):
+        print(path)
 
 
 def publish(

@@ -108,11 +108,11 @@ class Scale:
         """The settings of one training: the preset, with this scale's overrides and those of a variant."""
         name, variant = split_variant(method)
         preset = TrainConfig.preset(self.preset(dataset, method), seed=seed)
-        config = _replaced(preset, self.overrides.get(name, {}), f"overrides of {name}")
+        config = replaced_settings(preset, self.overrides.get(name, {}), f"overrides of {name}")
         if not variant:
             return config
-        config = _replaced(config, self.variant_overrides, "variant_overrides")
-        return _replaced(config, variant_fields(variant), f"the variant {variant}")
+        config = replaced_settings(config, self.variant_overrides, "variant_overrides")
+        return replaced_settings(config, variant_fields(variant), f"the variant {variant}")
 
     def preset(self, dataset: str, method: str) -> str:
         """Name of the preset of a training."""
@@ -299,7 +299,7 @@ def override_flags(config: TrainConfig, preset: TrainConfig) -> list[str]:
     return flags
 
 
-def _replaced(settings: Any, changes: dict[str, Any], what: str) -> Any:
+def replaced_settings(settings: Any, changes: dict[str, Any], what: str) -> Any:
     """Settings with fields replaced, an attack's one by one. Numbers may be text: 8/255, or 1e-4 as YAML reads it."""
     known = [f.name for f in dataclasses.fields(settings) if f.name not in ("method", "seed")]
     if unknown := sorted(set(changes) - set(known)):
@@ -308,7 +308,7 @@ def _replaced(settings: Any, changes: dict[str, Any], what: str) -> Any:
     for name, value in changes.items():
         before = getattr(settings, name)
         if isinstance(before, AttackConfig) and isinstance(value, dict):
-            value = _replaced(before, value, f"{what}, {name},")
+            value = replaced_settings(before, value, f"{what}, {name},")
         elif isinstance(before, float) and isinstance(value, str):
             value = parse_number(value)
         values[name] = value

@@ -68,6 +68,19 @@ def hardest_negatives(anchors, anchor_labels, pool, pool_labels, metric="angular
     return chosen
 
 
+def semi_hard_negatives(anchors, anchor_labels, pool, pool_labels, positives, metric="angular"):
+    """For each anchor the nearest of another class beyond all its positives, or the farthest where there is none."""
+    chosen = []
+    for i, anchor in enumerate(anchors):
+        candidates = [
+            (distance(anchor, pool[j], metric), j) for j in range(len(pool)) if pool_labels[j] != anchor_labels[i]
+        ]
+        bound = max(distance(anchor, rows[i], metric) for rows in positives)
+        beyond = [(far, j) for far, j in candidates if far > bound]
+        chosen.append(min(beyond)[1] if beyond else max(candidates)[1])
+    return chosen
+
+
 def norm_term(representations, kind):
     """Mean over the triplets of |a| + |p| + |n|; or the mean over triplets and features of a^2 + p^2 + n^2."""
     total = count = 0

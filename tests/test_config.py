@@ -106,7 +106,9 @@ def test_an_attack_reads_as_one_line():
         ({"method": "trades"}, r"method must be one of um, at, alp, tla, tla-rn, tla-sa\. Got 'trades'"),
         ({"normalization": "imagenet"}, r"normalization must be one of none, per-image\. Got 'imagenet'"),
         ({"augmentation": "flip"}, "augmentation must be one of none, crop-flip, crop-flip-saturation. Got 'flip'"),
-        ({"positives": "own"}, r"positives must be one of class, own\+class\. Got 'own'"),
+        ({"positives": "all"}, r"positives must be one of class, own, own\+class\. Got 'all'"),
+        ({"negatives": "easiest"}, r"negatives must be one of hardest, semi-hard\. Got 'easiest'"),
+        ({"statistics": "clean"}, r"statistics must be one of all, adversarial\. Got 'clean'"),
         ({"norm_term": "l1"}, r"norm_term must be one of l2, mean-square\. Got 'l1'"),
         ({"mining": "euclidean"}, r"mining must be one of angular, cosine\. Got 'euclidean'"),
         ({"noise": "none"}, r"noise must be one of triplet, own\. Got 'none'"),
@@ -160,13 +162,10 @@ def test_training_refuses(settings, message):
     ("settings", "message"),
     [
         ({"epochs": 2, "iterations": 9}, r"set iterations to 0 to count epochs.*Got epochs=2 and iterations=9"),
-        (
-            {"lambda_feature": 0.5},
-            r"lambda_feature must be 0 unless positives is 'own\+class'.*Got 0\.5 with .*'class'",
-        ),
+        ({"lambda_feature": 0.5}, r"lambda_feature must be 0 with positives 'class'.*Got 0\.5; take positives 'own'"),
         (
             {"own_margin_factor": 30},
-            r"own_margin_factor must be 1 unless positives is 'own\+class'.*Got 30 with .*'class'",
+            r"own_margin_factor must be 1 unless positives is 'own\+class'.*Got 30 with .*'class'; change margin",
         ),
     ],
 )
@@ -208,9 +207,10 @@ OTHER_TRAINING = {
     "optimizer": "sgd", "learning_rate": 2e-4, "schedule": "steps", "warmup": 0.2, "milestones": (0.5,),
     "weight_decay": 0.0, "label_smoothing": 0.1, "lambda_triplet": 0.6, "lambda_norm": 0.0, "lambda_alp": 0.4,
     "margin": 0.06, "pool_size": 51, "positives": "own+class", "own_margin_factor": 2.0, "norm_term": "mean-square",
-    "mining": "cosine", "noise": "own", "lambda_feature": 0.1, "layer": "logits", "attack": AttackConfig(steps=21),
-    "eps_ramp": 0.5, "holdout": 1, "selection_attack": AttackConfig(steps=21), "averaging": 0.9, "precision": "bf16",
-    "fine_tune": True, "seed": 1, "version": 1,
+    "mining": "cosine", "negatives": "semi-hard", "noise": "own", "lambda_feature": 0.1,
+    "statistics": "adversarial", "layer": "logits", "attack": AttackConfig(steps=21), "eps_ramp": 0.5, "holdout": 1,
+    "selection_attack": AttackConfig(steps=21), "averaging": 0.9, "precision": "bf16", "fine_tune": True, "seed": 1,
+    "version": 1,
 }  # fmt: skip
 OTHER_ATTACK = {
     "name": "cw", "norm": "l2", "eps": 0.1, "step_size": 0.01, "steps": 21, "restarts": 2, "random_start": False,

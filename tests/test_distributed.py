@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from distributed_worker import (
+    CASES,
     STEPS_PER_EPOCH,
     InFloat64,
     at_step,
@@ -28,7 +29,6 @@ from distributed_worker import (
 from tla_core.attacks import run_attack
 from tla_core.batches import BatchSource
 from tla_core.checkpoint import file_sha256, load_tensors
-from tla_core.config import METHODS, VARIANTS
 from tla_core.layers import forward_with_layer
 from tla_core.mining import hardest_negatives, random_negatives
 from tla_core.run_folder import RunFolder
@@ -92,9 +92,10 @@ def sources(config):
     ]  # fmt: skip
 
 
-def first_gradients(method):
+def first_gradients(case):
     """The mean of the gradients of two shares, each forwarded by itself by one model; and the models afterwards."""
-    config = variant(method)
+    config = variant(case)
+    method = config.method
     model = InFloat64()
     frozen = copy.deepcopy(model).eval()
     shares = sources(config)
@@ -129,6 +130,7 @@ def first_gradients(method):
 
         logits, h_adv = forward_with_layer(own, batch.images if method == "um" else attacked[rank])
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
+        of_adversarial = {name: buffer.clone() for name, buffer in own.named_buffers()}
         if method == "alp":
             loss = loss + config.lambda_alp * (own(batch.images) - logits).square().sum(1).mean()
         if method.startswith("tla"):
@@ -139,17 +141,19 @@ def first_gradients(method):
             loss = loss + config.lambda_triplet * (near - far + config.margin).clamp(min=0).mean()
             loss = loss + config.lambda_norm * sum(h.norm(dim=1) for h in (h_adv, h_class, h_negative)).mean()
         gradients.append(torch.autograd.grad(loss, list(own.parameters())))
+        if config.statistics == "adversarial":
+            own.load_state_dict(of_adversarial, strict=False)
         models.append(own)
     names = [name for name, _ in model.named_parameters()]
     return {name: (a + b) / 2 for name, a, b in zip(names, *gradients, strict=True)}, models, chosen
 
 
-@pytest.mark.parametrize("method", METHODS + VARIANTS)
-def test_the_gradients_are_those_of_one_process_that_forwards_each_share_by_itself(method, trained):
-    expected, models, chosen = first_gradients(method)
+@pytest.mark.parametrize("case", CASES)
+def test_the_gradients_are_those_of_one_process_that_forwards_each_share_by_itself(case, trained):
+    expected, models, chosen = first_gradients(case)
     _, reports, _ = trained
     for report in reports:
-        gradients, after = report[method]["gradients"], report[method]["after"]
+        gradients, after = report[case]["gradients"], report[case]["after"]
         assert gradients.keys() == expected.keys()
         for name, gradient in expected.items():
             torch.testing.assert_close(
@@ -159,7 +163,7 @@ def test_the_gradients_are_those_of_one_process_that_forwards_each_share_by_itse
         for (name, one), (_, other) in zip(*(model.named_buffers() for model in models), strict=True):
             mean = (one + other) / 2 if one.is_floating_point() else one
             torch.testing.assert_close(after[name], mean, rtol=1e-5, atol=1e-6)
-    if method.startswith("tla"):  # the case would show it if each sought in its own share of the pool
+    if case.startswith("tla"):  # the case would show it if each sought in its own share of the pool
         half = (settings("tla").pool_size + 1) // 2
         assert (chosen[0] >= half).any() and (chosen[1] < half).any()
 

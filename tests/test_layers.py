@@ -5,7 +5,7 @@ from torch import nn
 
 from tla_core.batches import BatchSource
 from tla_core.config import AttackConfig, TrainConfig
-from tla_core.layers import forward_with_layer, model_device, resolve_layer
+from tla_core.layers import forward_with_layer, model_device, resolve_layer, statistics_kept
 from tla_core.methods import tla_step
 from tla_core.models import LeNet, build_model
 
@@ -249,3 +249,25 @@ def test_networks_are_built_by_name_and_size():
 def test_the_device_of_a_model_is_that_of_its_parameters():
     assert model_device(nn.ReLU()) == torch.device("cpu")
     assert model_device(nn.Linear(2, 2, device="meta")) == torch.device("meta")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_statistics_that_are_kept_are_those_from_before_also_after_an_error(x, training):
+    average = nn.BatchNorm2d(4, momentum=None)  # the plain average of all batches
+    instance = nn.InstanceNorm2d(4, track_running_stats=True)
+    kinds = [nn.BatchNorm2d(4), average, instance, nn.BatchNorm2d(4, affine=False)]
+    without = nn.BatchNorm2d(4, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), *kinds, without)
+    model(x)  # some statistics
+    model.train(training)
+    before = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
+    with pytest.raises(KeyError), statistics_kept(model):
+        inside = model(x)
+        raise KeyError
+    assert len(before) == 4 * 3 and {name for name, _ in model.named_buffers()} == set(before)
+    for name, buffer in model.named_buffers():
+        assert buffer is before[name][0] and torch.equal(buffer, before[name][1]), name
+    assert torch.equal(inside, model(x))  # normalised as it is without the block
+    moved = any(not torch.equal(buffer, before[name][1]) for name, buffer in model.named_buffers())
+    assert moved == training
+    inside.sum().backward()

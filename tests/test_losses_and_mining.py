@@ -4,6 +4,7 @@ import pytest
 import torch
 from oracles import hardest_negatives as naive_hardest
 from oracles import norm_term as naive_norm
+from oracles import semi_hard_negatives as naive_semi_hard
 from oracles import triplet_loss as naive_triplet
 
 import tla_core as tla
@@ -120,6 +121,32 @@ def test_features_that_are_no_numbers_are_left_for_the_loss_to_tell():
     anchors = torch.full((2, 3), torch.nan)
     chosen = tla.hardest_negatives(anchors, torch.tensor([0, 1]), torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
     assert chosen.shape == (2,) and ((0 <= chosen) & (chosen < 4)).all()
+
+
+@pytest.mark.parametrize("metric", ["angular", "cosine"])
+@pytest.mark.parametrize("n_positives", [1, 2])
+def test_a_semi_hard_negative_equals_a_naive_search(metric, n_positives):
+    generator = torch.Generator().manual_seed(7)
+    anchors, pool = torch.randn(40, 5, generator=generator), torch.randn(30, 5, generator=generator)
+    # From an anchor's twin, which every negative is beyond, to its opposite.
+    share = torch.linspace(0, 1, 40)[torch.randperm(40, generator=generator)][:, None]
+    positives = [(1 - share) * anchors + share * torch.randn(40, 5, generator=generator) for _ in range(n_positives)]
+    labels, pool_labels = torch.arange(40) % 4, torch.randint(0, 4, (30,), generator=generator)
+    chosen = tla.semi_hard_negatives(anchors, labels, pool, pool_labels, positives, metric=metric).tolist()
+    lists = [part.tolist() for part in (anchors, labels, pool, pool_labels)]
+    assert chosen == naive_semi_hard(*lists, [part.tolist() for part in positives], metric)
+    hardest = tla.hardest_negatives(anchors, labels, pool, pool_labels, metric=metric).tolist()
+    assert 5 < sum(one != other for one, other in zip(chosen, hardest, strict=True)) < 40
+
+
+def test_where_no_negative_is_beyond_the_positive_the_farthest_is_taken():
+    anchors, pool = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.1], [1.0, 0.5], [1.0, 0.3]])
+    arguments = anchors, torch.tensor([0]), pool, torch.tensor([1, 1, 2])
+    assert tla.semi_hard_negatives(*arguments, [torch.tensor([[0.0, 1.0]])]).tolist() == [1]
+    assert tla.semi_hard_negatives(*arguments, [torch.tensor([[1.0, 0.2]])]).tolist() == [2]
+    assert tla.semi_hard_negatives(*arguments, [anchors]).tolist() == [0]
+    # A training that diverges is left for the loss to tell.
+    assert tla.semi_hard_negatives(anchors * torch.nan, *arguments[1:], [anchors]).tolist()[0] in range(3)
 
 
 def test_random_negatives_are_uniform_over_the_other_classes():

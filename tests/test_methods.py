@@ -108,6 +108,75 @@ def test_the_attack_of_a_step_leaves_batch_norm_alone(setting):
     assert model.training
 
 
+# Batch norm -----------------------------------------------------------------------------------------------------------
+
+
+def moved_statistics(model, passes):
+    """Running mean and variance of every batch norm after these passes in training mode, one layer after the other."""
+    layers = [layer for layer in (*model.features, *model.hidden)]
+    statistics = {
+        i: (layer.running_mean.double(), layer.running_var.double())
+        for i, layer in enumerate(layers)
+        if hasattr(layer, "running_mean")
+    }
+    for images in passes:
+        h = images.double()
+        for i, layer in enumerate(layers):
+            if i not in statistics:
+                h = copy.deepcopy(layer).double()(h)
+                continue
+            columns = h.transpose(0, 1).flatten(1)
+            mean, var = columns.mean(1), columns.var(1, unbiased=True)
+            statistics[i] = tuple(0.9 * old + 0.1 * new for old, new in zip(statistics[i], (mean, var), strict=True))
+            shape = (1, -1) + (1,) * (h.ndim - 2)
+            spread = (columns.var(1, unbiased=False) + layer.eps).sqrt()
+            h = (h - mean.view(shape)) / spread.view(shape)
+            h = h * layer.weight.double().view(shape) + layer.bias.double().view(shape)
+    return [tensor for pair in statistics.values() for tensor in pair]
+
+
+def running(model):
+    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
+    return [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)], norms
+
+
+@pytest.mark.parametrize("statistics", ["all", "adversarial"])
+@pytest.mark.parametrize("positives", ["class", "own", "own+class"])
+@pytest.mark.parametrize("method", ["um", "at", "alp", "tla", "tla-rn", "tla-sa"])
+def test_the_running_statistics_are_those_of_the_passes_that_count(setting, method, positives, statistics):
+    model, source, config, attack = setting
+    config = dataclasses.replace(config, method=method, statistics=statistics, positives=positives)
+    before, passes, x_adv = copy.deepcopy(model).eval(), [], None
+    # What is forwarded in training mode, in order, and which of it is adversarial.
+    model.register_forward_pre_hook(lambda module, args: passes.append(args[0]) if module.training else None)
+    STEPS[method](model, source, 2, config, attack).total.backward()  # the block leaves nothing that hinders it
+    x_adv = adversarial(before, source.batch(2), config, attack, 2)
+    n_passes = {"um": 1, "at": 1, "alp": 2}.get(method, 4 if positives == "own+class" else 3)
+    assert len(passes) == n_passes
+    if method != "um":
+        assert (passes[0] - x_adv).abs().gt(1e-6).float().mean() < 0.01  # the adversarial pass comes first
+    counted = passes[:1] if statistics == "adversarial" else passes
+    after, norms = running(model)
+    for ours, by_hand in zip(after, moved_statistics(before, counted), strict=True):
+        torch.testing.assert_close(ours.double(), by_hand, rtol=1e-4, atol=1e-6)
+    assert all(norm.num_batches_tracked == len(counted) and norm.training for norm in norms)
+
+
+@pytest.mark.parametrize("method", ["alp", "tla"])
+def test_which_passes_count_changes_neither_loss_nor_gradients(setting, method):
+    model, source, config, attack = setting
+    results = []
+    for statistics in ("all", "adversarial"):
+        varied = dataclasses.replace(config, method=method, statistics=statistics)
+        own = copy.deepcopy(model)
+        torch.manual_seed(5)
+        loss = STEPS[method](own, source, 2, varied, attack)
+        loss.total.backward()
+        results.append([loss.total, *(parameter.grad for parameter in own.parameters())])
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
 # TLA in the obvious way -----------------------------------------------------------------------------------------------
 
 
@@ -170,6 +239,9 @@ def plain_variant(model, source, config, attack, step, x_adv):
     batch, pool = source.batch(step), source.pool(config.pool_size, step)
     of_class = source.positives(batch.labels, step)
     n, swapped = len(batch.labels), config.method == "tla-sa"
+    positives = {"class": [of_class.images], "own": [batch.images]}.get(
+        config.positives, [of_class.images, batch.images]
+    )
     # The noise is drawn in float32, in the order in which the images are forwarded.
     if config.method == "tla-rn":
         draws = torch.Generator().manual_seed(derive_seed(config.seed, "negatives", step))
@@ -178,11 +250,16 @@ def plain_variant(model, source, config, attack, step, x_adv):
     else:
         frozen = copy.deepcopy(model).eval()
         with torch.no_grad():
-            _, anchors = representation(frozen, (of_class.images if swapped else x_adv).double(), config.layer)
-            _, candidates = representation(frozen, pool.images.double(), config.layer)
-        unit = [rows / rows.norm(dim=1, keepdim=True) for rows in (anchors, candidates)]
+            images = [positives[0] if swapped else x_adv, pool.images, *([x_adv] if swapped else positives)]
+            sought = [representation(frozen, part.double(), config.layer)[1] for part in images]
+        unit = [rows / rows.norm(dim=1, keepdim=True) for rows in sought]
         closeness = unit[0] @ unit[1].T
-        closeness = closeness if config.mining == "cosine" else closeness.abs()
+        bounds = torch.stack([(unit[0] * rows).sum(1) for rows in unit[2:]])
+        if config.mining == "angular":
+            closeness, bounds = closeness.abs(), bounds.abs()
+        if config.negatives == "semi-hard":  # nearer ones come after all others, the farthest of them first
+            too_near = closeness >= bounds.amin(0)[:, None]
+            closeness = torch.where(too_near, -2 - closeness, closeness)
     chosen = [
         max(
             (j for j in range(len(pool.labels)) if pool.labels[j] != batch.labels[i]),
@@ -196,10 +273,12 @@ def plain_variant(model, source, config, attack, step, x_adv):
         return (images + noise).clamp(0, 1).double()
 
     logits, h_adv = representation(model, x_adv.double(), config.layer)
-    _, h_class = representation(model, noisy(of_class.images, config.noise == "triplet"), config.layer)
+    triplets = []
+    if config.positives != "own":
+        _, h_class = representation(model, noisy(of_class.images, config.noise == "triplet"), config.layer)
+        triplets.append((h_adv, h_class, config.margin))
     _, h_negative = representation(model, noisy(pool.images[chosen], config.noise == "triplet"), config.layer)
-    triplets = [(h_adv, h_class, config.margin)]
-    if config.positives == "own+class":
+    if config.positives != "class":
         _, h_own = representation(model, noisy(batch.images, True), config.layer)
         triplets.append((h_adv, h_own, config.margin * config.own_margin_factor))
     loss = F.cross_entropy(logits, batch.labels, label_smoothing=config.label_smoothing)
@@ -239,6 +318,13 @@ VARIANTS = {
     "before ReLU": {"layer": "hidden.1", "pool_size": 6},
     "cosine": {"layer": "hidden.1", "pool_size": 6, "mining": "cosine"},
     "no noise": {"noise": "own"},
+    "semi-hard": {"negatives": "semi-hard"},
+    "semi-hard, tla-sa": {"negatives": "semi-hard", "method": "tla-sa"},
+    "semi-hard, own+class": {**OWN, "negatives": "semi-hard"},
+    "semi-hard, cosine": {"layer": "hidden.1", "pool_size": 6, "mining": "cosine", "negatives": "semi-hard"},
+    "own alone": {"positives": "own", "lambda_feature": 0.1, "noise": "own"},
+    "own alone, tla-sa": {"positives": "own", "method": "tla-sa"},
+    "own alone, tla-rn": {"positives": "own", "method": "tla-rn"},
     "own": OWN,
     "own, wider margin": {**OWN, "own_margin_factor": 2.5},
     "own, features": {**OWN, "lambda_feature": 0.1},

@@ -87,6 +87,7 @@ SUPPLEMENT = {
 EVERY_DATASET = {
     "layer": "penultimate",  # Table 6: "our choice of the second to last layer"
     "positives": "class",  # Algorithm 1, line 3
+    "negatives": "hardest",  # Algorithm 1, line 5
     "noise": "triplet",  # "We add uniform random noise to the clean images x"
 }
 # "For TLA training, we fine-tune on the AT model with batch size of 20": what C.1 says of AT's length and optimiser on
@@ -97,6 +98,7 @@ NOT_OF_FINE_TUNING = {"epochs", "optimizer", "learning_rate", "schedule", "miles
 # The released configuration, from ../shared/method.md (sections 1 and 2).
 CODE_EVERYWHERE = {
     "weight_decay": 2e-4, "noise": "own", "mining": "cosine", "norm_term": "mean-square", "schedule": "steps",
+    "statistics": "all",  # one is_training flag for every pass
 }  # fmt: skip
 CODE = {
     "mnist": {"augmentation": "none", "lambda_norm": 1e-4, "lambda_feature": 0},
@@ -207,8 +209,8 @@ def test_which_fields_matter():
         "fine_tune", "seed", "version",
     }  # fmt: skip
     triplets = {
-        "lambda_triplet", "lambda_norm", "margin", "pool_size", "positives", "norm_term", "mining", "noise",
-        "lambda_feature", "layer",
+        "lambda_triplet", "lambda_norm", "margin", "pool_size", "positives", "norm_term", "mining", "negatives",
+        "noise", "lambda_feature", "layer", "statistics",
     }  # fmt: skip
     attacked = {"attack", "eps_ramp"}
     expected = {
@@ -216,10 +218,10 @@ def test_which_fields_matter():
         (("method", "um"), ("holdout", 10)): {"epochs"},  # selected by clean accuracy
         (("method", "at"),): {"epochs"} | attacked,
         (("method", "at"), ("holdout", 10)): {"epochs", "selection_attack"} | attacked,
-        (("method", "alp"),): {"epochs", "lambda_alp"} | attacked,
+        (("method", "alp"),): {"epochs", "lambda_alp", "statistics"} | attacked,
         (("method", "tla"),): {"epochs"} | attacked | triplets,
         (("method", "tla-sa"),): {"epochs"} | attacked | triplets,
-        (("method", "tla-rn"),): {"epochs"} | attacked | triplets - {"mining"},
+        (("method", "tla-rn"),): {"epochs"} | attacked | triplets - {"mining", "negatives"},
         (("method", "tla"), ("positives", "own+class")): {"epochs", "own_margin_factor"} | attacked | triplets,
         (("method", "um"), ("iterations", 9)): {"iterations"},
         (("method", "um"), ("schedule", "steps")): {"epochs", "milestones"},

@@ -28,6 +28,7 @@ _PUBLIC = {
     "logit_pairing_loss": "losses",
     "hardest_negatives": "mining",
     "random_negatives": "mining",
+    "semi_hard_negatives": "mining",
     "um_step": "methods",
     "at_step": "methods",
     "alp_step": "methods",

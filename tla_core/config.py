@@ -167,21 +167,28 @@ class TrainConfig:
         Of the triplet term, in angular distance.
     pool_size : int
         Clean images among which the hardest negative is sought.
-    positives : {"class", "own+class"}
-        A random image of the anchor's class; or two triplet terms, the other with the anchor's own clean image.
+    positives : {"class", "own", "own+class"}
+        A random image of the anchor's class; the anchor's own clean image; or two triplet terms, one with each.
     own_margin_factor : float
         On the margin of the triplet with the own clean image, which ``own+class`` has.
     norm_term : {"l2", "mean-square"}
         The sum of the three L2 norms, times `lambda_norm`; or the released code's mean of the squares over batch and
         features, times `lambda_triplet` and `lambda_norm`.
     mining : {"angular", "cosine"}
-        The closest negative under the angular distance, or under the signed cosine.
+        Negatives are sought by the angular distance, or by the signed cosine.
+    negatives : {"hardest", "semi-hard"}
+        The closest in the pool; or the closest of those that are farther from the anchor than its positive, and the
+        farthest where none is. tla-rn draws at random.
     noise : {"triplet", "own"}
         Uniform noise of size eps on all clean images of the triplet, or on the anchor's own alone: with the positives
-        of ``class`` on none.
+        of ``class`` on none. The own one has it always.
     lambda_feature : float
-        Weight of the squared distance between the representations of the own clean image, which ``own+class`` has, and
-        of its adversarial example.
+        Weight of the squared distance between the representations of the own clean image, which ``own`` and
+        ``own+class`` have, and of its adversarial example.
+    statistics : {"all", "adversarial"}
+        Which passes move the running statistics of batch norm: all of them, as in the released code, or those of the
+        adversarial images alone. Clean images are normalised by the statistics of their own batch either way. um and at
+        have no pass that this concerns.
     layer : str
         Whose output is the representation of the triplet term: ``penultimate``, ``logits``, a name that the network
         gives (``lower``, ``middle``, ``higher``) or a module path.
@@ -236,8 +243,10 @@ class TrainConfig:
     own_margin_factor: float = 1.0
     norm_term: str = "l2"
     mining: str = "angular"
+    negatives: str = "hardest"
     noise: str = "triplet"
     lambda_feature: float = 0.0
+    statistics: str = "all"
     layer: str = "penultimate"
     attack: AttackConfig = field(default_factory=AttackConfig)
     eps_ramp: float = 0.0
@@ -257,10 +266,12 @@ class TrainConfig:
         _one_of("method", self.method, METHODS + VARIANTS)
         _one_of("normalization", self.normalization, ("none", "per-image"))
         _one_of("augmentation", self.augmentation, ("none", "crop-flip", "crop-flip-saturation"))
-        _one_of("positives", self.positives, ("class", "own+class"))
+        _one_of("positives", self.positives, ("class", "own", "own+class"))
         _one_of("norm_term", self.norm_term, ("l2", "mean-square"))
         _one_of("mining", self.mining, ("angular", "cosine"))
+        _one_of("negatives", self.negatives, ("hardest", "semi-hard"))
         _one_of("noise", self.noise, ("triplet", "own"))
+        _one_of("statistics", self.statistics, ("all", "adversarial"))
         _one_of("precision", self.precision, ("fp32", "bf16"))
         _one_of("optimizer", self.optimizer, ("adam", "sgd"))
         _one_of("schedule", self.schedule, ("constant", "onecycle", "steps"))
@@ -298,13 +309,16 @@ class TrainConfig:
                 "epochs and iterations both give the length of the training: set iterations to 0 to count epochs, or"
                 f" epochs to 1 to count iterations. Got epochs={self.epochs} and iterations={self.iterations}."
             )
-        for name, neutral in (("own_margin_factor", 1.0), ("lambda_feature", 0.0)):
-            if self.positives != "own+class" and getattr(self, name) != neutral:
-                raise ValueError(
-                    f"{name} must be {neutral:g} unless positives is 'own+class': it weighs the anchor's own clean"
-                    f" image, which is no positive otherwise. Got {getattr(self, name):g} with positives"
-                    f" {self.positives!r}."
-                )
+        if self.positives != "own+class" and self.own_margin_factor != 1.0:
+            raise ValueError(
+                "own_margin_factor must be 1 unless positives is 'own+class': it is on the second of two margins. Got"
+                f" {self.own_margin_factor:g} with positives {self.positives!r}; change margin."
+            )
+        if self.positives == "class" and self.lambda_feature != 0.0:
+            raise ValueError(
+                "lambda_feature must be 0 with positives 'class', where the anchor's own clean image is not forwarded."
+                f" Got {self.lambda_feature:g}; take positives 'own' or 'own+class'."
+            )
 
     @classmethod
     def preset(cls, name: str, *, seed: int = 0, **overrides: Any) -> "TrainConfig":

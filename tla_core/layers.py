@@ -1,6 +1,7 @@
 """Reads a representation, the output of any layer, out of any model, in the same forward pass as its logits."""
 
 import difflib
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -59,6 +60,23 @@ def resolve_layer(model: nn.Module, layer: str) -> str:
 
 
 @contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Batch norm works as before inside the block, but its running statistics are those from before it afterwards.
+
+    In training mode it still normalises by the batch. The block moves copies, which are dropped, so that the statistics
+    may be part of a graph that is not differentiated yet.
+    """
+    kept = [(module, dict(module._buffers)) for module in model.modules() if hasattr(module, "running_mean")]
+    for module, buffers in kept:
+        module._buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
+    try:
+        yield
+    finally:
+        for module, buffers in kept:
+            module._buffers.update(buffers)
+
+
+@contextmanager
 def _captured(model: nn.Module, path: str):
     """Collect the outputs of a module, or the inputs of every linear layer, while the block runs."""
     seen: list[Tensor] = []
@@ -97,5 +115,3 @@ def model_device(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
-
-

@@ -1,5 +1,7 @@
 """Choosing the negatives of the triplet term in a pool of clean images."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,18 +33,43 @@ def hardest_negatives(
     ValueError
         If the pool holds no image of another class for one of the anchors, or for an unknown metric.
     """
-    if metric not in ("angular", "cosine"):
-        raise ValueError(f"metric must be angular or cosine. Got {metric!r}.")
-    # One matrix product: the distance itself, broadcast over all pairs, would hold n x m x d numbers. In full
-    # precision, since nearly equal distances are compared.
-    with torch.autocast(anchors.device.type, enabled=False):
-        cosine = F.normalize(anchors.float(), dim=1) @ F.normalize(pool.float(), dim=1).T
-    distances = 1 - (cosine.abs() if metric == "angular" else cosine)
-    same_class = anchor_labels[:, None] == pool_labels[None]
-    _, chosen = distances.masked_fill(same_class, torch.inf).min(1)
-    # By the labels, not the distances: those of a training that diverges are no numbers, which the loss will tell.
-    _check_found(~same_class.all(1), anchor_labels, len(pool))
-    return chosen
+    same_class = _same_class(anchor_labels, pool_labels)
+    return _distances(anchors, pool, metric).masked_fill(same_class, torch.inf).argmin(1)
+
+
+def semi_hard_negatives(
+    anchors: Tensor, anchor_labels: Tensor, pool: Tensor, pool_labels: Tensor, positives: Sequence[Tensor], *,
+    metric: str = "angular",
+) -> Tensor:  # fmt: skip
+    """For each anchor, the closest pool member of another class that is farther from it than its positives are.
+
+    Semi-hard in the sense of Schroff et al. (2015, "FaceNet", section 3.2), without their bound by the margin. Where no
+    member is farther than the positives, the farthest one.
+
+    Parameters
+    ----------
+    anchors, anchor_labels, pool, pool_labels, metric
+        As in `hardest_negatives`.
+    positives : sequence of Tensor, (n, d)
+        Each holds one positive of every anchor.
+
+    Returns
+    -------
+    Tensor, (n,), int64
+        Positions in the pool; of equally close ones the first.
+
+    Raises
+    ------
+    ValueError
+        As `hardest_negatives`.
+    """
+    same_class = _same_class(anchor_labels, pool_labels)
+    distances = _distances(anchors, pool, metric)
+    nearer = torch.stack([_distances(anchors[:, None], rows[:, None], metric)[:, 0, 0] for rows in positives]).amax(0)
+    beyond = (distances > nearer[:, None]) & ~same_class
+    semi_hard = distances.masked_fill(~beyond, torch.inf).argmin(1)
+    farthest = distances.masked_fill(same_class, -torch.inf).argmax(1)
+    return torch.where(beyond.any(1), semi_hard, farthest)
 
 
 def random_negatives(anchor_labels: Tensor, pool_labels: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -68,16 +95,30 @@ def random_negatives(anchor_labels: Tensor, pool_labels: Tensor, *, generator: t
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     draw = torch.rand(len(anchor_labels), len(pool_labels), generator=generator)
     draw = draw.to(pool_labels.device, non_blocking=True)
+    return draw.masked_fill(_same_class(anchor_labels, pool_labels), -1.0).argmax(1)
+
+
+def _distances(anchors: Tensor, pool: Tensor, metric: str) -> Tensor:
+    """From each anchor (..., n, d) to each pool member (..., m, d): (..., n, m)."""
+    if metric not in ("angular", "cosine"):
+        raise ValueError(f"metric must be angular or cosine. Got {metric!r}.")
+    # One matrix product: the distance itself, broadcast over all pairs, would hold n x m x d numbers. In full
+    # precision, since nearly equal distances are compared.
+    with torch.autocast(anchors.device.type, enabled=False):
+        cosine = F.normalize(anchors.float(), dim=-1) @ F.normalize(pool.float(), dim=-1).mT
+    return 1 - (cosine.abs() if metric == "angular" else cosine)
+
+
+def _same_class(anchor_labels: Tensor, pool_labels: Tensor) -> Tensor:
+    """Which pool members (n, m) are of the class of the anchor; ValueError where all are.
+
+    By the labels, not the distances: those of a training that diverges are no numbers, which the loss will tell.
+    """
     same_class = anchor_labels[:, None] == pool_labels[None]
-    _check_found(~same_class.all(1), anchor_labels, len(pool_labels))
-    return draw.masked_fill(same_class, -1.0).argmax(1)
-
-
-def _check_found(found: Tensor, anchor_labels: Tensor, pool_size: int) -> None:
-    # One check for the whole batch, so that a GPU is waited for once.
-    if not found.all():
-        alone = anchor_labels[~found][0].item()
+    alone = same_class.all(1)
+    if alone.any():  # one check for the whole batch, so that a GPU is waited for once
         raise ValueError(
-            f"the pool of {pool_size} images has no negative for class {alone}: it holds no other class. Raise"
-            " pool_size, or train on more classes."
+            f"the pool of {len(pool_labels)} images has no negative for class {anchor_labels[alone][0].item()}: it"
+            " holds no other class. Raise pool_size, or train on more classes."
         )
+    return same_class

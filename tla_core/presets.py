@@ -156,13 +156,16 @@ _SMALL_TINY: Settings = {
 
 # What a method adds to, or changes in, the settings of its dataset ----------------------------------------------------
 
-_ALP: Settings = {"lambda_alp": (0.5, SUPPLEMENT)}
+_STATISTICS: Settings = {"statistics": ("all", CODE)}
+_ALP: Settings = {"lambda_alp": (0.5, SUPPLEMENT), **_STATISTICS}
 # Algorithm 1; of the loss and of the search for negatives it says where the main text defines them.
 _TLA: Settings = {
+    **_STATISTICS,
     "layer": ("penultimate", SUPPLEMENT),
     "positives": ("class", SUPPLEMENT),
     "noise": ("triplet", SUPPLEMENT),
     "mining": ("angular", V1),
+    "negatives": ("hardest", SUPPLEMENT),
     "norm_term": ("l2", V1),
     "lambda_feature": (0.0, V1),
 }
@@ -261,7 +264,9 @@ def fields_in_use(config: TrainConfig) -> tuple[str, ...]:
         "eps_ramp": not attacked,
         "selection_attack": not attacked or not config.holdout,
         "lambda_alp": config.method != "alp",
+        "statistics": config.method in ("um", "at"),
         "mining": not tla or config.method == "tla-rn",
+        "negatives": not tla or config.method == "tla-rn",
         "own_margin_factor": not tla or config.positives != "own+class",
         **dict.fromkeys(_OF_TRIPLETS, not tla),
     }

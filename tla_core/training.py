@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from tla_core.batches import BatchSource
 from tla_core.checkpoint import CheckpointError, load_tensors, pack_state, save_tensors, unpack_state
+from tla_core.collapse import collapse_message, describe_triplets
 from tla_core.config import TrainConfig
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.distributed import (
@@ -259,6 +260,7 @@ class _Training:
                     self._log(loss)
                 if ends:
                     self._select(-(-self.step // self.source.steps_per_epoch), bar)
+                    self._tell_collapse()
                 if ends or time.monotonic() - self.saved_at > SAVE_EVERY_SECONDS:
                     self._save()
 
@@ -295,6 +297,7 @@ class _Training:
                 "epoch": round(self.step / self.source.steps_per_epoch, 4),
                 "loss": round(loss.total.item(), 6),
                 "terms": {name: round(term.item(), 6) for name, term in loss.terms.items()},
+                **({"triplets": describe_triplets(loss.triplets)} if loss.triplets else {}),
                 "learning_rate": learning_rate(self.config, step / self.total_steps),
                 "eps": ramped_attack(self.config, step, self.total_steps).eps,
                 "time": round(time.time(), 3),
@@ -307,7 +310,10 @@ class _Training:
             return
         self.folder.append_metrics(record)
         if self.writer is not None:
-            for name, value in {**record, **record.get("terms", {}), **record.get("holdout", {})}.items():
+            values = dict(record)
+            for part in ("terms", "triplets", "holdout"):
+                values |= record.get(part, {})
+            for name, value in values.items():
                 if name not in ("step", "time") and isinstance(value, (int, float)):
                     group = "holdout" if "holdout" in record else "training"
                     self.writer.add_scalar(f"{group}/{name}", value, record["step"])
@@ -325,6 +331,14 @@ class _Training:
         if not self.best or key >= best_key:
             self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
             self.selected = {"epoch": epoch, **held_out}
+
+    def _tell_collapse(self) -> None:
+        """Warn once where the triplets draw all representations together, and note it in the metrics."""
+        metrics = self.folder.metrics() if self.rank == 0 else []
+        message = collapse_message(metrics, self.config, self.source.steps_per_epoch, self.total_steps)
+        if message and not any("collapse" in record for record in metrics):
+            self.folder.append_metrics({"step": self.step, "collapse": message})
+            warnings.warn(f"{self.folder.path}: {message}", stacklevel=5)
 
     def _held_out_outcomes(self, model: nn.Module) -> dict[str, Tensor]:
         """Which of this process's share of the held-out images are classified correctly: clean, and attacked."""

@@ -2,6 +2,7 @@
 
 from analysis.display.class_pairs import ClassPairDisplay, ClassPairPanel
 from analysis.display.curves import RocCurve, RocDisplay
+from analysis.display.effects import EffectsDisplay
 from analysis.display.false_classes import FalseClassesDisplay, FalseClassPanel
 from analysis.display.landscape import SURFACE_CONFIG, LandscapeDisplay, LandscapesDisplay
 from analysis.display.projection import ProjectionDisplay
@@ -11,6 +12,7 @@ __all__ = [
     "SURFACE_CONFIG",
     "ClassPairDisplay",
     "ClassPairPanel",
+    "EffectsDisplay",
     "FalseClassPanel",
     "FalseClassesDisplay",
     "LandscapeDisplay",

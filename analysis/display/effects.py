@@ -1,0 +1,63 @@
+"""Effects with their confidence intervals, one below the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.display.style import TEXT_WIDTH, class_colour, figure_style
+
+
+class EffectsDisplay:
+    """A forest plot: the mean of each effect, its interval, and the differences that it is made of.
+
+    Parameters
+    ----------
+    labels : sequence of str
+    means, lows, highs : sequence of float
+        In points; an interval of nan is left out.
+    differences : sequence of sequences of float
+        One for each seed.
+
+    Attributes
+    ----------
+    figure_, ax_
+        Set by `plot`.
+
+    Raises
+    ------
+    ValueError
+        If there are no effects, or not equally many of each.
+    """
+
+    def __init__(
+        self, labels: Sequence[str], means: Sequence[float], lows: Sequence[float], highs: Sequence[float],
+        differences: Sequence[Sequence[float]],
+    ) -> None:  # fmt: skip
+        counts = {len(part) for part in (labels, means, lows, highs, differences)}
+        if len(counts) != 1 or not labels:
+            raise ValueError(f"an EffectsDisplay needs as many labels, means, lows and highs. Got {sorted(counts)}.")
+        self.labels, self.means, self.lows, self.highs, self.differences = labels, means, lows, highs, differences
+
+    def plot(self, ax=None) -> EffectsDisplay:
+        """Draw into `ax`, or into a new figure."""
+        import matplotlib.pyplot as plt
+
+        with figure_style():
+            if ax is None:
+                size = (TEXT_WIDTH, 0.6 + 0.26 * len(self.labels))
+                _, ax = plt.subplots(figsize=size, layout="constrained")
+            ax.axvline(0, color="#bdbdbd", linewidth=0.8, zorder=1)
+            for row, values in enumerate(self.differences):
+                ax.plot(values, [row] * len(values), "|", color=class_colour(1), markersize=6, zorder=2)
+            rows = range(len(self.labels))
+            ax.hlines(rows, self.lows, self.highs, color=class_colour(0), linewidth=1.2, zorder=3)
+            ax.plot(self.means, rows, "o", color=class_colour(0), markersize=4, zorder=4)
+            ax.set_yticks(rows, self.labels)
+            ax.invert_yaxis()
+            ax.set_xlabel("difference in robust accuracy, points: mean, 95 % interval, each seed")
+            ax.spines[["top", "right"]].set_visible(False)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def __repr__(self) -> str:
+        return f"EffectsDisplay({len(self.labels)} effects)"
