@@ -5,6 +5,7 @@ seed<n>``; what was measured of it is a line of ``docs/results/ablation.jsonl``,
 twice. No test image takes part: accuracies are of training images that no run trains on or is selected by.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -16,17 +17,16 @@ import numpy as np
 import torch
 import yaml
 from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 
 from analysis.scales import replaced_settings
 from analysis.variants import variant_name
-from tla_core.attacks import folded_if_equal
-from tla_core.config import TrainConfig, identity_of
+from tla_core.config import AttackConfig, TrainConfig, identity_of
 from tla_core.datasets import ImageDataset, load_dataset
+from tla_core.evaluation import evaluate
 from tla_core.presets import fields_in_use
 from tla_core.schedule import split_holdout
 from tla_core.training import load_model, train
-from tla_core.validation import scale_images
 
 _SPLIT_SEED = 12345  # of the measured images, which are the same for all runs
 _CONFIDENCE = 0.95
@@ -246,7 +246,7 @@ def measure(model: nn.Module, data: ImageDataset, *, eps: float, steps: int, tar
     """Clean and robust accuracy of a model.
 
     Robust are images that neither APGD on the cross-entropy nor targeted APGD on the DLR loss breaks (Croce and Hein
-    2020), by `pyautoattack`.
+    2020).
 
     Parameters
     ----------
@@ -262,23 +262,9 @@ def measure(model: nn.Module, data: ImageDataset, *, eps: float, steps: int, tar
     dict
         ``clean``, ``robust``: fractions; ``correct``: for each image whether it is robust, as text of 0 and 1.
     """
-    from pyautoattack import AutoAttack as Ensemble
-
-    device = next(model.parameters()).device
-    images, labels = scale_images(data.images).to(device), data.labels.to(device)
-    attacks = ["apgd-ce", "apgd-t"]
-    options = {"norm": "Linf", "eps": eps, "seed": 0, "device": device}
-    ensemble = Ensemble(folded_if_equal(model, images), version="custom", attacks=attacks, **options)
-    ensemble.apgd.n_iter = ensemble.apgd_targeted.n_iter = steps
-    ensemble.apgd_targeted.n_target_classes = targets
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        x_adv = ensemble.run_standard_evaluation(images, labels, batch_size=250)[0]
-    clean = _is_correct(model, images, labels)
-    robust = clean & _is_correct(model, x_adv, labels)
+    apgd = AttackConfig(name="apgd", eps=eps, steps=steps)
+    attacks = {"APGD-CE": apgd, "APGD-T": dataclasses.replace(apgd, loss="dlr", targets=targets)}
+    correct = evaluate(model, data.images, data.labels, attacks, checks=False).correct
+    clean, robust = correct["clean"], torch.stack([correct[name] for name in attacks]).all(0)
     fractions = {"clean": clean.double().mean().item(), "robust": robust.double().mean().item()}
     return {**fractions, "correct": "".join(str(int(each)) for each in robust.tolist())}
-
-
-@torch.no_grad()
-def _is_correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return model(images).argmax(1) == labels
