@@ -7,6 +7,7 @@ from analysis.comparison import claims, groups, level_text, read_numbers
 from analysis.scales import Scale
 from analysis.tables import Column, Table
 from analysis.verdicts import AGREES, DISAGREES, NOISE, ORDERED, Estimate
+from tla_core.presets import accuracy_columns
 
 _TITLES = {
     "table3": "Table 3: distance ratios", "table3-seeds": "Table 3 over seeds", "table4": "Table 4: λ1",
@@ -66,6 +67,12 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
     for artefact, title in _TITLES.items():
         for dataset in dict.fromkeys(group.dataset for group in found if group.artefact == artefact):
             parts += [f"## {title}, {dataset}", *_section(found, artefact, dataset, reasons)]
+    if strongest := _strongest(folder, scale):
+        words = (
+            "The worst case for each image of all attacks that were run, APGD with its two losses among them, beside"
+            " AutoAttack and PGD with most steps; the paper has no such column, and its attacks say less of a model."
+        )
+        parts += ["## What the strongest attack leaves", words, strongest]
     if failed := _failed_checks(folder, scale):
         advice = "These accuracies are an illusion in part: believe AutoAttack's, where there is one."
         parts += ["## Failed masking checks", advice, failed]
@@ -133,6 +140,25 @@ def _differences(folder: Path) -> str:
         Column("where", ""), Column("pair", "", align="left"),
         Column("value", "r′, difference", digits=4, error="error"), Column("found", "the first is", align="left"),
     ]  # fmt: skip
+    return Table(columns, rows).to_markdown().strip() if rows else ""
+
+
+def _strongest(folder: Path, scale: Scale) -> str:
+    """Of every method of which it was measured."""
+    rows = []
+    for dataset in scale.datasets:
+        names = accuracy_columns(scale.config(dataset, scale.methods[0]))
+        long_pgd = [name for name in names if name.startswith("PGD")][-1]
+        for record in (read_numbers(folder, f"main_accuracy-{dataset}") or {"records": []})["records"]:
+            if record.get("strongest") is None:
+                continue
+            row = {"dataset": dataset, "method": record["model"]}
+            for name, key in (("pgd", long_pgd), ("strongest", "strongest"), ("autoattack", "AutoAttack")):
+                row |= {name: record.get(key), f"{name} se": record.get(f"{key} se")}
+            rows.append(row)
+    shown = {"pgd": "PGD, %", "strongest": "strongest, %", "autoattack": "AutoAttack, %"}
+    columns = [Column("dataset", "dataset", align="left"), Column("method", "method", align="left")]
+    columns += [Column(k, title, digits=2, percent=True, error=f"{k} se") for k, title in shown.items()]
     return Table(columns, rows).to_markdown().strip() if rows else ""
 
 

@@ -192,6 +192,17 @@ def test_the_document_names_verdicts_reasons_and_failed_checks(folder):
     assert "| confirmed |" in text and " nan" not in text
 
 
+def test_the_document_puts_the_strongest_attack_beside_autoattack_and_pgd(folder):
+    scale = make_scale(datasets=("mnist",))
+    assert "strongest" not in report(folder, scale), "nobody has measured it"
+    stored = json.loads((folder / "main_accuracy-mnist.json").read_text())["numbers"]
+    stored["records"][1] |= {"PGD100": 0.93, "PGD100 se": 0.01, "strongest": 0.9, "strongest se": 0.02}
+    write(folder, "main_accuracy-mnist", stored)
+    text = report(folder, scale)
+    assert "## What the strongest attack leaves" in text
+    assert "| mnist | AT | 93.00 ± 1.00 | 90.00 ± 2.00 | – |" in text and "| mnist | TLA | " not in text
+
+
 def test_a_folder_without_numbers_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no number that the paper has"):
         report(tmp_path, make_scale(datasets=("mnist",)))
