@@ -10,6 +10,7 @@ import yaml
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
 from analysis import cli, results, run_results
+from analysis.accuracy import evaluate_run
 from analysis.class_maps import map_classes
 from analysis.extraction import extract
 from analysis.representations import RepresentationSet
@@ -374,3 +375,20 @@ def test_flags_give_the_same_settings_through_the_command_line(changes, monkeypa
 def test_load_dataset_is_really_patched():
     """Were it not, the tests above would train on thousands of images."""
     assert len(results_test_images()) == 400 and len(load_dataset("mnist-mini", "test")) == 5000
+
+
+def test_captions_say_what_the_attack_leaves_beside_the_strongest(root):
+    all_results = Results("mini", root=root, progress=False)
+    attack = all_results.attack()
+    assert all_results.attack_note(methods=["um"]) == (
+        f"{attack}; the table main_accuracy says how far it is from the strongest attack"
+    )
+    apgd = {name: AttackConfig(name="apgd", eps=attack.eps, steps=2) for name in ("APGD-CE", "APGD-T")}
+    measured = evaluate_run(all_results.run("um"), apgd, limits=dict.fromkeys(apgd, 40), progress=False)
+    reps, n = all_results.representations("um"), len(all_results.test_images().labels)
+    rows = [list(reps.indices).index(index) for index in (np.arange(40) * n // 40).tolist()]
+    right = (reps.predictions == reps.labels) & (reps.adv_predictions == reps.labels)
+    assert all_results.attack_note(methods=["um"]) == (
+        f"{attack}, which leaves UM {100 * right[rows].mean():.1f} % of 40 test images right, where the strongest"
+        f" attack leaves {100 * measured.accuracy['strongest']:.1f} %"
+    )
