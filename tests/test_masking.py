@@ -518,6 +518,18 @@ def test_the_restart_is_one_that_the_attack_has_not_used(monkeypatch):
     assert used == [4]
 
 
+def test_more_steps_go_on_towards_the_target_of_the_start_that_they_follow():
+    """Of 10 classes 9 can be targets: a start of index 20 would be driven to the third of them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval()
+    attack = tla.AttackConfig(name="apgd", eps=0.002, steps=10, targets=20, loss="margin")
+    x, _ = some_images()
+    y = model(x).argmax(1)
+    check = attack_checks(model, x, y, attack, survivors_of(model, attack))["steps"]
+    assert check.values["gain"] < 0.1  # of a linear model ten steps reach the best there is
+
+
 # --------------------------------------------------------------------------------------------- ascent and unbounded
 
 
@@ -841,6 +853,11 @@ def test_gradients_that_are_nan_do_not_stop_the_checks():
     model = Around(lambda x: x + 0 * (x * 0).sqrt())
     checks = masking_checks(model, *some_images(), PGD, torch.ones(N, dtype=torch.bool))
     assert "gradients" in failed(checks)
+
+
+def test_a_check_says_once_that_it_is_not_judged():
+    check = MaskingCheck("steps", None, "not judged: a single step is not meant to converge.")
+    assert repr(check).count("not judged") == 1
 
 
 def test_the_model_is_left_as_it_was_found():
