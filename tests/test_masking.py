@@ -424,6 +424,19 @@ def test_slopes_agree_at_any_scale_of_the_outputs(after):
     assert check_gradients(model, *some_images(), loss="margin").values["differ"] == 0
 
 
+def test_pixels_at_the_border_of_the_range_without_a_gradient_are_found():
+    """As torch's clamp to an interval leaves them; elsewhere the gradient is the model's own."""
+
+    def clipped(x):
+        return torch.where((x > 0) & (x < 1), x, x.detach())
+
+    x, y = some_images()
+    check = check_gradients(Around(clipped), x, y)
+    assert check.passed is False and "at 0 or 1" in check.message and check.values["blind_border"] > 0.9
+    assert check_gradients(Around(), x, y).values["blind_border"] == 0
+    assert check_gradients(Around(clipped), 0.01 + 0.98 * x, y).passed  # no pixel is there
+
+
 def test_slopes_of_a_random_model_are_those_of_one_draw():
     assert check_gradients(Around(lambda x: F.dropout(x, 0.2, training=True)), *some_images()).passed
 
