@@ -174,6 +174,15 @@ def test_restarts_go_on_from_an_attack_with_fewer(model):
     assert torch.equal(together["two"], alone) and (together["two"] <= together["one"]).all()
 
 
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_a_model_of_one_class_has_no_class_to_be_driven_to(restarts):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).eval()
+    x, y = torch.rand(3, 1, 4, 4), torch.zeros(3, dtype=torch.long)
+    attack = apgd(steps=2, targets=9, restarts=restarts)
+    assert run_attack(attack, model, x, y).shape == x.shape
+    assert tla.evaluate(model, x, y, {"a": attack}).accuracy["a"] == 1
+
+
 def test_apgd_is_no_weaker_than_pgd(model):
     data = mnist_images(200)
     attacks = {

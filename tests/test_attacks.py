@@ -346,3 +346,33 @@ def test_a_batch_is_split_into_equal_parts_that_fit_the_cache(n, size, at_once):
 
 def test_a_gpu_gets_the_whole_batch():
     assert images_at_once(torch.empty(5000, 3, 32, 32, device="meta")) == 5000
+
+
+class SumOfPixels(nn.Module):
+    """Class 1 where the pixels add up to more than half of their number."""
+
+    def forward(self, x):
+        score = x.sum((1, 2, 3)) - x[0].numel() / 2
+        return torch.stack([-score, score], 1)
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_gradient_that_is_one_value_for_all_pixels_is_followed(name, norm):
+    x, y = torch.full((3, 1, 4, 4), 0.55), torch.ones(3, dtype=torch.long)
+    attack = tla.AttackConfig(name=name, norm=norm, eps=0.1, step_size=0.05, steps=20, random_start=False)
+    expected = 0.55 - (0.1 if norm == "linf" else 0.1 / 4)
+    torch.testing.assert_close(run_attack(attack, SumOfPixels().eval(), x, y), torch.full_like(x, expected))
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd"])
+def test_a_start_must_be_images_in_the_ball(name):
+    x, y = torch.full((3, 1, 4, 4), 0.5), torch.ones(3, dtype=torch.long)
+    attack = tla.AttackConfig(name=name, eps=0.1, steps=2)
+    model = SumOfPixels().eval()
+    moved = run_attack(attack, model, x, y, start=(x + 0.1).numpy())
+    assert (moved - x).abs().max() <= 0.1 + 1e-6
+    with pytest.raises(ValueError, match=r"within eps of the images, 0\.1 in linf\. Got a distance of 0\.2"):
+        run_attack(attack, model, x, y, start=x + 0.2)
+    with pytest.raises(ValueError, match="shape of the images"):
+        run_attack(attack, model, x, y, start=x[:1])

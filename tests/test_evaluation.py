@@ -190,6 +190,25 @@ def test_restarts_that_an_earlier_attack_has_tried_are_not_tried_again(monkeypat
     assert tried == [1, 2, 3, 4] and torch.equal(again.correct["five"], alone)
 
 
+@pytest.mark.parametrize("name", ["fgsm", "bim", "apgd"])
+def test_an_attack_without_a_random_start_stands_beside_one_with_restarts(name):
+    attacks = {"one": tla.AttackConfig(name=name, random_start=False, steps=2), "three": tla.AttackConfig(restarts=3)}
+    together = tla.evaluate(Threshold().eval(), IMAGES, LABELS, attacks, checks=False).correct["three"]
+    alone = tla.evaluate(Threshold().eval(), IMAGES, LABELS, {"three": attacks["three"]}, checks=False).correct["three"]
+    assert torch.equal(together, alone)
+
+
+def test_saturated_outputs_are_a_failure_only_where_an_attack_ascends_the_cross_entropy():
+    model, (images, labels) = trained_lenet(), some_images(60)
+    model = nn.Sequential(model, nn.Linear(10, 10, bias=False)).eval()
+    model[1].weight.data = 1e4 * torch.eye(10)
+    margin = {"margin": tla.AttackConfig(name="apgd", eps=0.03, steps=5, loss="margin")}
+    result = tla.evaluate(model, images, labels, margin, search=False)
+    assert result.checks["model"]["outputs"].passed and result.checks["model"]["gradients"].passed
+    with pytest.warns(MaskingWarning, match="saturated"):
+        tla.evaluate(model, images, labels, {**margin, "ce": tla.AttackConfig(eps=0.03, steps=5)}, search=False)
+
+
 def test_a_folded_attack_has_nearly_the_same_outcomes():
     images, labels = some_images(400)
     plain, folded = (

@@ -424,6 +424,19 @@ def test_slopes_agree_at_any_scale_of_the_outputs(after):
     assert check_gradients(model, *some_images(), loss="margin").values["differ"] == 0
 
 
+def test_pixels_at_the_border_of_the_range_without_a_gradient_are_found():
+    """As torch's clamp to an interval leaves them; elsewhere the gradient is the model's own."""
+
+    def clipped(x):
+        return torch.where((x > 0) & (x < 1), x, x.detach())
+
+    x, y = some_images()
+    check = check_gradients(Around(clipped), x, y)
+    assert check.passed is False and "at 0 or 1" in check.message and check.values["blind_border"] > 0.9
+    assert check_gradients(Around(), x, y).values["blind_border"] == 0
+    assert check_gradients(Around(clipped), 0.01 + 0.98 * x, y).passed  # no pixel is there
+
+
 def test_slopes_of_a_random_model_are_those_of_one_draw():
     assert check_gradients(Around(lambda x: F.dropout(x, 0.2, training=True)), *some_images()).passed
 
@@ -516,6 +529,18 @@ def test_the_restart_is_one_that_the_attack_has_not_used(monkeypatch):
     attack = tla.AttackConfig(eps=EPS, step_size=EPS / 5, steps=3, restarts=4)
     check_restarts(trained(True), *some_images(), attack)
     assert used == [4]
+
+
+def test_more_steps_go_on_towards_the_target_of_the_start_that_they_follow():
+    """Of 10 classes 9 can be targets: a start of index 20 would be driven to the third of them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval()
+    attack = tla.AttackConfig(name="apgd", eps=0.002, steps=10, targets=20, loss="margin")
+    x, _ = some_images()
+    y = model(x).argmax(1)
+    check = attack_checks(model, x, y, attack, survivors_of(model, attack))["steps"]
+    assert check.values["gain"] < 0.1  # of a linear model ten steps reach the best there is
 
 
 # --------------------------------------------------------------------------------------------- ascent and unbounded
@@ -841,6 +866,11 @@ def test_gradients_that_are_nan_do_not_stop_the_checks():
     model = Around(lambda x: x + 0 * (x * 0).sqrt())
     checks = masking_checks(model, *some_images(), PGD, torch.ones(N, dtype=torch.bool))
     assert "gradients" in failed(checks)
+
+
+def test_a_check_says_once_that_it_is_not_judged():
+    check = MaskingCheck("steps", None, "not judged: a single step is not meant to converge.")
+    assert repr(check).count("not judged") == 1
 
 
 def test_the_model_is_left_as_it_was_found():

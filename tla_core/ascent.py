@@ -291,8 +291,8 @@ def _gradients(model: nn.Module, attack: AttackConfig, images: State) -> tuple[T
             stacklevel=2,
         )
         gradient = torch.zeros_like(at)
-    gradient.nan_to_num_(nan=0.0)  # a pixel without a gradient stays where it is
-    return logits.detach(), loss.detach(), gradient
+    # A pixel without a gradient stays where it is. Not in place: of a sum over pixels autograd gives one value for all.
+    return logits.detach(), loss.detach(), gradient.nan_to_num(nan=0.0)
 
 
 def _moved(attack: AttackConfig, x: Tensor, at: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:

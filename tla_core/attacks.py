@@ -120,7 +120,8 @@ def run_attack(
         Run that one of the attack's starts alone: of a targeted attack, those of the first restart come first, one for
         each target.
     start : Tensor, (n, c, h, w), optional
-        Images within `eps` of `x` at which the first step begins, in place of the attack's own start.
+        Images within `eps` of `x` at which the first step begins, in place of the attack's own start: of its first
+        restart, or of `restart`, and so towards one target.
     fold : bool
         Compute the gradients of a configured attack with batch norm folded into the convolutions: faster on a CPU, and
         equal up to rounding. Where images before the attack, or its examples after it, show anything else, the model is
@@ -143,6 +144,7 @@ def run_attack(
         x = as_images(x, device=device)
         y = as_labels(y, len(x)).to(device)
         indices = None if indices is None else as_labels(indices, len(x), name="indices").to(device)
+        start = None if start is None else _check_start(attack, start, x)
     if not len(x):
         return x.clone()
     if model.training:
@@ -198,7 +200,7 @@ def _run(
     start: Tensor | None, stop_when_broken: bool,
 ) -> Tensor:  # fmt: skip
     """One start of an attack, or the worst case of each image over all of them."""
-    targets = _targets(attack, model, x, y) if attack.targets else None
+    targets = _targets(attack, model, x, y)
     n_targets = 1 if targets is None else targets.shape[1]
     starts = range(attack.restarts * n_targets) if one_start is None else (one_start,)
     worst = worst_key = None
@@ -219,15 +221,37 @@ def _run(
     return worst
 
 
-def _targets(attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The classes that each image is driven to, (n, targets): the wrong ones with the largest clean logits first."""
+def _targets(attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+    """The classes that each image is driven to, (n, targets): the wrong ones with the largest clean logits first.
+
+    None for an untargeted attack, and for a model of one class, which knows no wrong one.
+    """
+    if not attack.targets:
+        return None
     logits = forward_in_chunks(model, x).scatter(1, y[:, None], -torch.inf)
-    return logits.argsort(dim=1, descending=True)[:, : attack.n_targets(logits.shape[1])]
+    n_targets = attack.n_targets(logits.shape[1])
+    return logits.argsort(dim=1, descending=True)[:, :n_targets] if n_targets else None
 
 
 def is_correct(logits: Tensor, y: Tensor) -> Tensor:
     """Where the largest logit is that of the true class; nowhere where one is NaN or infinite, (n,), bool."""
     return (logits.argmax(1) == y) & logits.isfinite().all(1)
+
+
+def _check_start(attack: Attack, start: Tensor | np.ndarray, x: Tensor) -> Tensor:
+    """Refuse a start outside the ball: APGD may return it, as its best iterate."""
+    start = as_images(start, device=x.device)
+    if start.shape != x.shape:
+        raise ValueError(f"start must have the shape of the images, {tuple(x.shape)}. Got {tuple(start.shape)}.")
+    if isinstance(attack, AttackConfig) and len(x):
+        order = 2 if attack.norm == "l2" else torch.inf
+        largest = torch.linalg.vector_norm((start - x).flatten(1), order, dim=1).max().item()
+        if largest > attack.eps + 1e-5 * max(attack.eps, 1):
+            raise ValueError(
+                f"start must lie within eps of the images, {attack.eps:g} in {attack.norm}. Got a distance of"
+                f" {largest:.6g}."
+            )
+    return start
 
 
 def _check_returned(x_adv: object, x: Tensor) -> Tensor:

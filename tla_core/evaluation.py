@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from tla_core.attacks import Attack, TransferAttack, attack_mode, is_correct, run_attack
 from tla_core.chunks import forward_in_chunks
-from tla_core.config import AttackConfig
+from tla_core.config import LOSSES, AttackConfig
 from tla_core.layers import model_device
 from tla_core.masking import (
     MaskingCheck,
@@ -183,7 +183,7 @@ def evaluate(
         else:
             correct["clean"] = measure(lambda x, y, _: judge(x, y), 1)
         if checks and todo:
-            found["model"] = model_checks(model, images, labels, batch_size=batch_size)
+            found["model"] = model_checks(model, images, labels, loss=_loss_to_check(attacks), batch_size=batch_size)
         found["model"] = {**found.get("model", {}), **judge.check()}
         unstable = any(check.values.get("changed_share", 0) > 0 for check in found["model"].values())
         for name, attack in attacks.items():
@@ -233,6 +233,13 @@ def describe_attack(attack: Attack) -> dict[str, Any]:
     return describe() if describe else {"name": getattr(attack, "__qualname__", type(attack).__name__)}
 
 
+def _loss_to_check(attacks: Mapping[str, Attack]) -> str:
+    """The cross-entropy, which saturates, unless no attack ascends it."""
+    inner = [attack.attack if isinstance(attack, TransferAttack) else attack for attack in attacks.values()]
+    losses = {attack.loss for attack in inner if isinstance(attack, AttackConfig)}
+    return next((loss for loss in LOSSES if loss in losses), LOSSES[0])
+
+
 def _gradient_attacks_beside(name: str, attacks: Mapping[str, Attack]) -> list[str]:
     """The gradient attacks in the ball of the one of that name, itself among them; none if it is no gradient attack."""
     balls = {key: (each.norm, each.eps) for key, each in attacks.items() if isinstance(each, AttackConfig)}
@@ -254,7 +261,7 @@ def _outcome_so_far(attack: Attack, attacks: Mapping[str, Attack], correct: Mapp
             name: other.restarts
             for name, other in attacks.items()
             if name in correct and isinstance(other, AttackConfig) and other.restarts <= attack.restarts
-            and replace(other, restarts=attack.restarts) == attack
+            and replace(attack, restarts=other.restarts) == other
         }  # fmt: skip
         if same:
             name = max(same, key=same.__getitem__)

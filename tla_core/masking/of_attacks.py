@@ -321,10 +321,11 @@ def another_start(
     batch_size: int, fold: bool,
 ) -> Ended:  # fmt: skip
     """Where the attack ends from a start that it has not used, or from the image where it has no random start."""
-    restart = attack.restarts * max(attack.targets, 1) if attack.random_start else 0
     size = max(min(batch_size, images_at_once(x)), 1)  # so that each forward pass is of the same images
     ends = []
     with undisturbed(model):
+        # The first start of one restart more: of a targeted attack, towards the target that `check_steps` takes too.
+        restart = attack.n_starts(logits_of(model, x[:1], 1).shape[1]) if attack.random_start and len(x) else 0
         inner = folded_if_equal(model, x) if fold and len(x) else model
         for part, labels, at in zip(x.split(size), y.split(size), indices.split(size), strict=True):
             watched = _Watched(inner, labels, attack.loss)

@@ -20,6 +20,7 @@ _STEP, _OFF_BYTES = 2.0**-13, 0.35 / 255
 _SLOPE_TOLERANCE = 0.5
 # Times the rounding error of the logits: what a difference of two of them cannot resolve.
 _NOISE = 64
+_BORDER_STEP = 1 / 255
 _SEED = 0x6D1FF5
 
 
@@ -46,8 +47,9 @@ def check_gradients(
     -------
     MaskingCheck
         With the shares of images whose gradient is ``zero``, ``not_finite``, or missing (``no_graph``), the share of
-        the compared images whose slopes ``differ``, and the ``median_slope`` by differences as a fraction of that by
-        the gradient.
+        the compared images whose slopes ``differ``, the ``median_slope`` by differences as a fraction of that by the
+        gradient, and the share ``blind_border`` of images that depend on their pixels at 0 and 1, of which none has a
+        gradient.
     """
     x, y = as_batch(model, x, y)
     count = {"zero": 0, "not_finite": 0, "no_graph": 0}
@@ -84,17 +86,24 @@ def check_gradients(
         if math.isnan(slope)
         else f"the margin's slope by differences is {slope:.2f} times that by the gradient (median of {len(differ)})"
     )
-    if not too_many(differ):
-        message = f"{n - sum(count.values())} of {n} images have a gradient; {found}."
-        return MaskingCheck("gradients", True, message, values)
-    return MaskingCheck(
-        "gradients",
-        False,
-        f"the gradients of {int(differ.sum())} of {len(differ)} images are not those of the model: {found}. A gradient"
-        " attack is led elsewhere. Look for a backward pass that is written by hand, or a straight-through estimate; if"
-        " that is an approximation on purpose (BPDA), the check 'black_box' says how good it is.",
-        values,
-    )
+    if too_many(differ):
+        message = (
+            f"the gradients of {int(differ.sum())} of {len(differ)} images are not those of the model: {found}. A"
+            " gradient attack is led elsewhere. Look for a backward pass that is written by hand, or a straight-through"
+            " estimate; if that is an approximation on purpose (BPDA), the check 'black_box' says how good it is."
+        )
+        return MaskingCheck("gradients", False, message, values)
+    blind = _blind_at_the_border(model, x[:_COMPARED_IMAGES], y[:_COMPARED_IMAGES])
+    values["blind_border"] = int(blind.sum()) / max(len(blind), 1)
+    if too_many(blind):
+        message = (
+            f"no pixel at 0 or 1 has a gradient in {int(blind.sum())} of {len(blind)} images, though the logits depend"
+            " on them: a gradient attack leaves these pixels where they are. If the model clips its input, leave that"
+            " out: attacks stay in [0, 1] by themselves."
+        )
+        return MaskingCheck("gradients", False, message, values)
+    message = f"{n - sum(count.values())} of {n} images have a gradient; {found}."
+    return MaskingCheck("gradients", True, message, values)
 
 
 def _compare_with_differences(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, float]:
@@ -132,6 +141,24 @@ def _compare_with_differences(model: nn.Module, x: Tensor, y: Tensor) -> tuple[T
             ratios.append(torch.where(resolved, seen / said, torch.nan))
     differ = torch.stack(agree).double().mean(0) < 0.5
     return differ, torch.stack(ratios).nanmedian(0).values.nanmedian().item()
+
+
+def _blind_at_the_border(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Where no pixel at 0 or 1 has a gradient, although the logits change as these move inwards; (n,), bool."""
+    border = (x == 0) | (x == 1)
+    moved = x + _BORDER_STEP * torch.where(x < 0.5, 1.0, -1.0) * border
+    outputs = []
+    with undisturbed(model):
+        for images in (x, moved):
+            torch.manual_seed(_SEED)
+            with torch.no_grad():
+                outputs.append(model(images).double())
+        torch.manual_seed(_SEED)
+        gradient = _input_gradient(model, x, lambda logits: attack_loss(logits, y, "margin"))
+    if gradient is None:
+        return torch.zeros(len(x), dtype=torch.bool)
+    unseen = (border & (gradient != 0)).flatten(1).sum(1) == 0
+    return unseen & ((outputs[1] - outputs[0]).abs().amax(1) > _NOISE * rounding(outputs[0]))
 
 
 def _input_gradient(model: nn.Module, x: Tensor, objective) -> Tensor | None:

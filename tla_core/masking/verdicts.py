@@ -66,7 +66,7 @@ class MaskingCheck:
     def __repr__(self) -> str:
         word = "GAP" if self.is_gap else {True: "passed", False: "FAILED", None: "not judged"}[self.passed]
         indicator = f" [{self.indicator}]" if self.indicator else ""
-        return f"MaskingCheck({self.name}{indicator} {word}: {self.message})"
+        return f"MaskingCheck({self.name}{indicator} {word}: {self.message.removeprefix('not judged: ')})"
 
 
 def failure_lines(checks: Mapping[str, Mapping[str, MaskingCheck | Mapping[str, Any]]]) -> list[str]:
