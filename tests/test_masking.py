@@ -238,6 +238,24 @@ def test_logits_that_depend_on_the_batch_are_found(before):
     assert check_batch(Around(before), some_images()[0][:1]).passed is False, "one image is enough"
 
 
+def test_a_dependence_on_more_images_than_are_looked_at_is_found():
+    def only_in_large_batches(x):
+        return x + (0.1 * x.mean() if len(x) > 40 else 0)
+
+    images, labels = some_images()
+    assert len(images) > 40 and "batch" in failed(model_checks(Around(only_in_large_batches), images, labels))
+
+
+def test_logits_that_are_nearly_equal_are_found():
+    """Cross-entropy leads nowhere there; a difference of logits does."""
+    images, labels = some_images()
+    model = Around(after=lambda z: z * 1e-6)
+    check = model_checks(model, images, labels)["outputs"]
+    assert check.passed is False and "nearly equal" in check.message and check.values["median_range"] < 1e-3
+    assert model_checks(model, images, labels, loss="dlr")["outputs"].passed
+    assert model_checks(Around(after=lambda z: z * 0.1), images, labels)["outputs"].passed
+
+
 def test_a_model_with_batch_norm_in_eval_mode_does_not_depend_on_the_batch():
     check = check_batch(tiny_lenet().train(), some_images()[0])
     assert check.passed and check.values["largest_change"] < 1e-5

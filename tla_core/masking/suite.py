@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tla_core.attacks import Attack, TransferAttack
+from tla_core.chunks import images_at_once
 from tla_core.config import AttackConfig
 from tla_core.layers import model_device
 from tla_core.masking.of_attacks import (
@@ -116,7 +117,9 @@ def model_checks(
     x, y = scale_images(images[rows].to(device)), labels[rows].to(device)
     checks = {"stochastic": check_stochastic(model, x, batch_size=batch_size)}
     random = checks["stochastic"].passed is False
-    checks["batch"] = MaskingCheck("batch", None, _RANDOM) if random else check_batch(model, x)
+    company = scale_images(images[:batch_size].to(device))
+    company = company[: images_at_once(company)]
+    checks["batch"] = MaskingCheck("batch", None, _RANDOM) if random else check_batch(model, x, company)
     checks["outputs"] = check_outputs(model, x, y, loss=loss, batch_size=batch_size)
     checks["gradients"] = (
         MaskingCheck("gradients", None, _ONE_CLASS)
