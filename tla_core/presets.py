@@ -143,8 +143,8 @@ _SMALL_CIFAR10: Settings = {
     "selection_attack": (replace(_PGD_NATURAL, steps=10), OURS),
 }
 # Madry's network with fewer blocks, and channels that a GPU's matrix units are made for: docs/method.md has the
-# arithmetic. Weight decay, averaging and a selected epoch are what adversarial training gains most by (Rice et al. 2020,
-# Pang et al. 2021); every method has them.
+# arithmetic. Weight decay, averaging and a selected epoch are what adversarial training gains most by (Rice et al.
+# 2020, Pang et al. 2021); every method has them.
 _MEDIUM_CIFAR10: Settings = {
     **{field: value for field, value in _SUPPLEMENT_CIFAR10.items() if field not in ("iterations", "milestones")},
     "network": ("wrn-madry", CODE),
