@@ -22,6 +22,7 @@ from torch import nn
 from analysis.scales import replaced_settings
 from analysis.variants import variant_name
 from tla_core.config import AttackConfig, TrainConfig, identity_of
+from tla_core.dataset_download import other_copy
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.evaluation import evaluate
 from tla_core.presets import fields_in_use
@@ -192,7 +193,9 @@ class Ablation:
     def identity(self, cell: Cell, seed: int) -> str:
         """Of all that decides what is measured of a run."""
         start = None if cell.start == "fresh" else self.identity(Cell(cell.start), seed)
-        return identity_of([self.config(cell, seed).identity, start, self.measured, self.attack])
+        other = other_copy(self._common("at", 0).dataset)  # measured on another copy of the images is measured anew
+        settings = [self.config(cell, seed).identity, start, self.measured, self.attack]
+        return identity_of([*settings, other] if other else settings)
 
     def records(self) -> dict[tuple[str, int], dict[str, Any]]:
         """What was measured of the cells as they are now, by name and seed; of other settings nothing counts."""

@@ -140,11 +140,13 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         """
         from analysis.accuracy import STRONGEST, accuracy_table, evaluate_run, run_attacks
         from tla_core.attacks import TransferAttack
+        from tla_core.checkpoint import read_metadata
+        from tla_core.dataset_download import other_copy
         from tla_core.masking import MaskingWarning
 
         if named is None:
             raise ValueError("RUN must come before the flags: `tla evaluate RUN --attack.steps 100`.")
-        found = {}
+        found, measured_on = {}, {}
         for run in runs:
             if own_attack:
                 times = f" x{attack.restarts}" if attack.restarts > 1 else ""
@@ -160,6 +162,9 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
                 warnings.simplefilter("ignore", MaskingWarning)  # printed below
                 found[str(run)] = result = evaluate_run(run, attacks, progress=progress, **options)
             print(run)
+            measured_on[str(run)] = read_metadata(result.path)["data"]
+            if other_copy(run_config(run).dataset):
+                print(f"  on {measured_on[str(run)]}, another copy of the images than that of the settings")
             for name in ("clean", *attacks, *({STRONGEST} & set(result.correct))):
                 value, error, count = result.accuracy[name], result.standard_error[name], len(result.correct[name])
                 detail = f"   {attacks[name]}" if name in attacks else ""
@@ -180,7 +185,10 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         if save is not None:
             from analysis.figures import save_table
 
-            more = {run: {"attacks": result.attacks, "checks": result.checks} for run, result in found.items()}
+            more = {
+                run: {"data": measured_on[run], "attacks": result.attacks, "checks": result.checks}
+                for run, result in found.items()
+            }
             files = save_table(table, save, numbers=more)
             print(f"saved as {', '.join(path.name for path in files.values())} in {save.parent}")
 
@@ -282,13 +290,14 @@ def figures(
 def manifest(scale: Annotated[str, arg(help="mini, or another scale of workflow/scales.")] = "mini") -> None:
     """Write which files show which figure or table of a scale, and a page that shows them; fail if one is missing."""
     from analysis.figure_index import write_index
-    from analysis.manifest import check_manifest, write_manifest
+    from analysis.manifest import EXPECTED, artefacts_of, check_manifest, write_manifest
     from analysis.scales import load_scale
 
     settings = load_scale(scale)
+    shown = {artefact for notebook in settings.notebooks for artefact in artefacts_of(notebook)}
     print(write_index(settings.figures_dir))
     print(write_manifest(settings.figures_dir))
-    check_manifest(settings.figures_dir)
+    check_manifest(settings.figures_dir, [artefact for artefact in EXPECTED if artefact in shown])
 
 
 def redraw(
@@ -487,6 +496,7 @@ def data(
     name: Positional[Annotated[str | None, arg(metavar="NAME", help="mnist, cifar10 or tiny-imagenet.")]] = None,
 ) -> None:
     """Show which datasets are there, or download one: `tla data get NAME`. Nothing else downloads anything."""
+    from tla_core.dataset_download import other_copy
     from tla_core.datasets import DATASET_NAMES, DatasetError, dataset_root, download_dataset, load_dataset
 
     if action == "get":
@@ -496,6 +506,9 @@ def data(
         return
     print(f"Datasets in {dataset_root()} (set TLA_DATA to look elsewhere):")
     for known in DATASET_NAMES:
+        if other := other_copy(known):
+            print(f"  {known:<14} not there: {other} is taken in its place")
+            continue
         try:
             print(f"  {known:<14} {load_dataset(known, 'test').source}")
         except DatasetError as error:

@@ -7,7 +7,7 @@ import torch
 
 from tla_core.datasets import SPLITS, DatasetError, ImageDataset, load_dataset
 
-_SOURCES = ("cifar10-jpeg", "cifar10", "mnist-mini")
+_SOURCES = ("cifar10-jpeg", "mnist-mini")
 
 
 def example_image_folder(folder: Path | str, *, n_train: int = 1000, n_test: int = 400) -> Path:

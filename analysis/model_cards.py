@@ -11,7 +11,7 @@ from analysis.run_results import run_config
 from analysis.scales import Scale, project_root, results_dir
 from analysis.tables import Column, Table
 from tla_core.autoattack import AutoAttack
-from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, write_atomic
+from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, read_metadata, write_atomic
 from tla_core.config import AttackConfig, TrainConfig
 from tla_core.datasets import DatasetError, load_dataset
 from tla_core.presets import accuracy_columns
@@ -176,10 +176,11 @@ def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
     """The model card of a run, as Markdown with the hub's metadata in front."""
     record, config = RunFolder(run_dir).record(), run_config(run_dir)
     data, selected = record["data"], load_tensors(RunFolder(run_dir).finished_model())
+    measured_on = read_metadata(accuracy.path)["data"]
     parameters = sum(
         tensor.numel() for key, tensor in selected[0].items() if "running_" not in key and "num_batches" not in key
     )
-    front = yaml.safe_dump(_front(config, data, accuracy, name), sort_keys=False, allow_unicode=True)
+    front = yaml.safe_dump(_front(config, measured_on, accuracy, name), sort_keys=False, allow_unicode=True)
     held_out = ", ".join(
         f"{kind} {value:.1%}" for kind, value in selected[1]["selected"].items() if kind != "epoch"
     )  # fmt: skip
@@ -216,7 +217,7 @@ def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
             "|---|---|",
             *(f"| {key} | {value} |" for key, value in facts.items()),
             "",
-            "## Accuracy on test images",
+            "## Accuracy on test images" + (f" of {measured_on}" if measured_on != data["source"] else ""),
             "",
             _accuracy_table(accuracy).to_markdown().strip(),
             "",
@@ -247,13 +248,13 @@ def _checks(accuracy: RunAccuracy) -> str:
     return "\n\n".join(parts) or "No check for masked gradients failed, and no attack leaves clearly less than others."
 
 
-def _front(config: TrainConfig, data: dict[str, Any], accuracy: RunAccuracy, name: str) -> dict[str, Any]:
+def _front(config: TrainConfig, measured_on: str, accuracy: RunAccuracy, name: str) -> dict[str, Any]:
     hub = _HUB_DATASETS.get(config.dataset)
     metrics = [
         {"type": "accuracy", "value": round(value, 4), "name": "clean" if attack == "clean" else f"under {attack}"}
         for attack, value in accuracy.accuracy.items()
     ]
-    dataset = {"name": data["source"], "type": hub or config.dataset, "split": "test"}
+    dataset = {"name": measured_on, "type": hub or config.dataset, "split": "test"}
     result = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": metrics}
     return {
         "license": "mit",

@@ -28,6 +28,7 @@ from analysis.run_results import (
 from analysis.scales import accuracy_flags, load_scale
 from tla_core.checkpoint import file_sha256
 from tla_core.config import AttackConfig, TrainConfig
+from tla_core.dataset_download import other_copy
 from tla_core.presets import ANALYSIS_LEVELS, analysis_attack
 from tla_core.run_folder import RunFolder
 
@@ -232,12 +233,14 @@ class Results:
         """Where a method's numbers come from, for the sidecar of a figure."""
         run = self.run(method, dataset=dataset, seed=seed)
         record = RunFolder(run).record()
+        other = other_copy(record["config"]["dataset"])  # another copy than the one that was trained on
         return {
             "method": method,
             "run": run.relative_to(self.scale.root).as_posix(),
             "config_identity": record["config_identity"],
             "checkpoint_sha256": file_sha256(RunFolder(run).model_path),
             "data": record["data"]["source"],
+            **({"test_images": other} if other else {}),
         }
 
     def _config(self, method: str, dataset: str | None) -> TrainConfig:

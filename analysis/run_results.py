@@ -14,6 +14,7 @@ from analysis.representations import RepresentationSet
 from analysis.scales import results_dir
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
 from tla_core.config import AttackConfig, TrainConfig, canonical_json
+from tla_core.dataset_download import other_copy
 from tla_core.datasets import ImageDataset
 from tla_core.presets import analysis_attack
 from tla_core.run_folder import RunFolder
@@ -152,7 +153,7 @@ def extract_run(
         indices=rows,
         attack=AttackConfig(**expected["attack"]) if test else None,
         class_names=data.class_names,
-        meta={**expected, "dataset": config.dataset, "split": split, "source": data.source, "method": config.method},
+        meta={**expected, "dataset": data.name, "split": split, "source": data.source, "method": config.method},
         progress=progress,
     )
     reps.save(path)
@@ -250,4 +251,8 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
 
 
 def _of_checkpoint(run_dir: Path | str) -> dict[str, Any]:
-    return {"checkpoint_sha256": file_sha256(RunFolder(run_dir).finished_model())}
+    """The weights, and the dataset whose images are taken in place of those of the run's own; null for its own."""
+    return {
+        "checkpoint_sha256": file_sha256(RunFolder(run_dir).finished_model()),
+        "other_copy": other_copy(run_config(run_dir).dataset),
+    }

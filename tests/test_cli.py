@@ -214,9 +214,10 @@ def test_presets_are_a_table(capsys):
     assert rows["supplement/cifar10/tla"] == f"55,000 steps 50 sgd 0.1 steps {natural} 2 / 0.001 / 0.03 / 500"
     assert rows["code/tiny-imagenet/tla"].endswith(f"20 sgd 0.0001 steps {natural} 0.5 / 0.001 / 0.02 / 20, from AT")
     families = [line for line in lines if line.startswith("# ")]
-    assert len(families) == 10
+    assert len(families) == 11
     assert families[0] == "# mnist-mini: lenet x 0.125, normalization none, augmentation none"
-    assert families[5] == "# cifar10: wrn-table2 6-6-6, normalization per-image, augmentation crop-flip"
+    assert families[4] == "# cifar10: wrn-madry x 0.4 2-2-2, normalization per-image, augmentation crop-flip"
+    assert families[6] == "# cifar10: wrn-table2 6-6-6, normalization per-image, augmentation crop-flip"
 
 
 def test_the_published_sweeps_stand_below_the_presets(capsys):

@@ -40,7 +40,7 @@ REPRESENTATIONS = "results/mini/mnist/um/seed0/representations-eps0.3.safetensor
 # The list against Snakemake -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mini", "small", "paper"])
+@pytest.mark.parametrize("name", ["mini", "small", "medium", "paper"])
 def test_a_scale_consists_of_what_snakemake_would_make_by_the_same_commands(name, tmp_path):
     for folder in ("workflow", "notebooks"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder)

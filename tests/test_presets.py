@@ -137,8 +137,8 @@ def published(name, source):
 
 def test_there_is_a_preset_of_every_method_for_every_dataset_and_scale():
     groups = [
-        "mini/mnist", "small/mnist", "small/cifar10", "small/tiny-imagenet", "supplement/mnist", "supplement/cifar10",
-        "supplement/tiny-imagenet", "code/mnist", "code/cifar10", "code/tiny-imagenet",
+        "mini/mnist", "small/mnist", "small/cifar10", "small/tiny-imagenet", "medium/cifar10", "supplement/mnist",
+        "supplement/cifar10", "supplement/tiny-imagenet", "code/mnist", "code/cifar10", "code/tiny-imagenet",
     ]  # fmt: skip
     assert list_presets() == tuple(f"{group}/{method}" for group in groups for method in METHODS)
     for name in list_presets():

@@ -295,7 +295,8 @@ def all_runs(scale):
 def test_every_run_of_a_scale_of_the_repository_has_valid_settings(name):
     scale = load_scale(name, REPOSITORY)
     runs = all_runs(scale)
-    assert all(runs.values()), "each kind of run is there"
+    kinds = {"main", "table"} if name == "medium" else set(runs)
+    assert {kind for kind, found in runs.items() if found} == kinds
     distinct = sorted({run for found in runs.values() for run in found})
     configs = {run: scale.config(*run) for run in distinct}
     assert len({scale.run_dir(*run) for run in distinct}) == len(distinct)

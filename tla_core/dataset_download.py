@@ -1,4 +1,4 @@
-"""Where datasets lie, and the three that can be downloaded."""
+"""Where datasets lie, what is taken in place of one that is not there, and the three that can be downloaded."""
 
 import os
 import tempfile
@@ -14,6 +14,8 @@ FOLDERS = {
     "cifar10-jpeg": "cifar10-jpeg",
     "tiny-imagenet": "tiny-imagenet-200",
 }
+# Dataset -> another copy of the same photographs, from other files: pixels and order differ.
+OTHER_COPIES = {"cifar10-jpeg": "cifar10"}
 ARCHIVES = {
     "cifar10": ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
     "tiny-imagenet": ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),
@@ -29,6 +31,27 @@ def dataset_root(root: str | os.PathLike | None = None) -> Path:
     """Return the folder where datasets lie: `root`, else ``$TLA_DATA``, else the user's cache ``~/.cache/tla``."""
     root = root or os.environ.get("TLA_DATA")
     return Path(root).expanduser() if root else user_cache_folder()
+
+
+def other_copy(name: str, root: str | os.PathLike | None = None) -> str | None:
+    """The dataset that `load_dataset` takes in place of one that is not there: ``cifar10`` for ``cifar10-jpeg``.
+
+    Parameters
+    ----------
+    name : str
+    root : path, optional
+        See `dataset_root`.
+
+    Returns
+    -------
+    str or None
+        None where the dataset itself is there, where its other copy is not there either, and where there is no other.
+    """
+    other = OTHER_COPIES.get(name)
+    folder = dataset_root(root)
+    if other is None or (folder / FOLDERS[name]).is_dir() or not (folder / FOLDERS[other]).is_dir():
+        return None
+    return other
 
 
 def download_dataset(name: str, root: str | os.PathLike | None = None) -> Path:
@@ -85,7 +108,10 @@ def remedy(name: str) -> str:
     """Say in a sentence how to get a dataset that is missing."""
     where = "pass root=..., or set TLA_DATA to the folder that datasets lie in"
     if name == "cifar10-jpeg":
-        return f"Put an image folder cifar10-jpeg/{{train,test}}/<class>/* there, or {where}."
+        return (
+            "Get the official files, cifar10, which are taken in its place (`tla data get cifar10`), put an image"
+            f" folder cifar10-jpeg/{{train,test}}/<class>/* there, or {where}."
+        )
     if name in BY_HAND:
         return f"Pass download=True (tla data get {name}), or {where}."
     return "An image folder needs only its path; mnist-mini comes with the package."

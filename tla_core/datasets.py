@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tla_core.dataset_download import FOLDERS, dataset_root, download_dataset, remedy
+from tla_core.dataset_download import FOLDERS, dataset_root, download_dataset, other_copy, remedy
 from tla_core.dataset_files import (
     CIFAR10_CLASSES,
     DIGITS,
@@ -165,8 +166,8 @@ def load_dataset(
     ----------
     name : str or path
         "mnist-mini" (embedded: 5,000 + 5,000 images), "mnist", "cifar10" (the official Python version),
-        "cifar10-jpeg" (an image folder of that name under the root), "tiny-imagenet", or the path of an image folder
-        ``train/<class>/*``, ``test/<class>/*``.
+        "cifar10-jpeg" (an image folder of that name under the root; where it is not there and "cifar10" is, that, with
+        a warning), "tiny-imagenet", or the path of an image folder ``train/<class>/*``, ``test/<class>/*``.
     split : {"train", "test"}
         For "tiny-imagenet", "test" are the 10,000 official validation images, since the labels of the official test
         images are not public.
@@ -178,7 +179,8 @@ def load_dataset(
     Returns
     -------
     ImageDataset
-        uint8 images (n, c, h, w) and int64 labels (n,) on the CPU.
+        uint8 images (n, c, h, w) and int64 labels (n,) on the CPU. Its `name` and `source` are those of the images that
+        were loaded.
 
     Raises
     ------
@@ -205,6 +207,11 @@ def load_dataset(
         return _from_files(list_image_folder(_named_folder(name), split), name, split)
 
     folder = dataset_root(root) / FOLDERS[name]
+    if other := other_copy(name, root):
+        data = load_dataset(other, split, root=root)
+        message = f"{name} is not at {folder}: {data.source} ({other}), another copy of it, is taken in its place."
+        warnings.warn(message, stacklevel=2)
+        return data
     if not folder.is_dir():
         if not download:
             raise DatasetNotFoundError(f"{name} is not at {folder}. {remedy(name)}")

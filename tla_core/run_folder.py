@@ -22,6 +22,7 @@ from tla_core.checkpoint import (
     write_json,
 )
 from tla_core.config import TrainConfig, identity_of
+from tla_core.dataset_download import OTHER_COPIES
 from tla_core.datasets import ImageDataset
 from tla_core.runtime import environment_record
 
@@ -152,6 +153,33 @@ class RunFolder:
         """Add one line."""
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def check_copy(self, record: dict[str, Any]) -> None:
+        """Refuse to replace a run because its images are not here and another copy of them is.
+
+        Parameters
+        ----------
+        record : dict
+            Of the run that is to be trained here.
+
+        Raises
+        ------
+        RunConflictError
+            If the settings are those of the run that is here, and the images were taken in place of its own.
+        """
+        before, named, taken = self.record(), record["config"]["dataset"], record["data"]
+        if (
+            before is not None
+            and (self.state_path.exists() or self.model_path.exists())
+            and before["config_identity"] == record["config_identity"]
+            and before["data"]["checksum"] != taken["checksum"]
+            and taken["name"] == OTHER_COPIES.get(named)
+        ):
+            raise RunConflictError(
+                f"{self.path} holds a run of these settings on {before['data']['source']}. Here {taken['source']} is"
+                f" taken in place of {named}, another copy of the images: that is another run. Set TLA_DATA to where"
+                f" {named} lies, or use another folder (`tla train --out`)."
+            )
 
     def start(self, record: dict[str, Any]) -> None:
         """Write ``config.json`` of a new run, or check that all that is here is of the same run.

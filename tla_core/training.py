@@ -187,6 +187,7 @@ def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model
 @contextlib.contextmanager
 def _started(folder: RunFolder, record: dict[str, Any], replace: bool, resume: bool):
     """Hold the folder, with the record of this run in it, whatever was there before."""
+    folder.check_copy(record)
     before = folder.record()
     if before is not None and (replace if before["identity"] != record["identity"] else not resume):
         folder.move_aside()

@@ -82,7 +82,9 @@ def _found(items: Items) -> tuple[np.ndarray | None, str | None]:
         data = load_dataset(name, split)
     except (DatasetError, ValueError) as error:
         return None, f"No clean images: {str(error).splitlines()[0]}"
-    indices = items.first.indices
+    indices, source = items.first.indices, items.first.meta.get("source", data.source)
+    if source != data.source:
+        return None, f"No clean images: the sets are of {source}, and only {data.source} is here; pass images=."
     if indices.min() < 0 or indices.max() >= len(data) or (data.labels.numpy()[indices] != items.first.labels).any():
         return None, f"No clean images: the labels are not those of the {split} images of {name}; pass images=."
     return _pixels(data.images, "images", len(data), indices[items.rows]), None
