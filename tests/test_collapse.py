@@ -1,4 +1,4 @@
-"""The alarm of triplets that draw all representations together."""
+"""What is told of triplets that do nothing, or draw all representations together."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import torch
 from oracles import distance
 
 import tla_core as tla
-from tla_core.collapse import Triplets, collapse_message, describe_triplets
+from tla_core.collapse import Triplets, describe_triplets, triplet_warning
 from tla_core.config import TrainConfig
 
 
@@ -49,31 +49,36 @@ def records(*values):
 
 
 FINE = (0.5, 0.4)
+HIGH = (2.0, 0.4)
+NARROW = (0.5, 0.099)
+APART = "collapse: random clean pairs are 0.099 apart, after 0.400 at first"
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ([FINE] * 20, ""),
-        ([(2.0, 0.4)] * 2, ""),  # a tenth of the training
-        ([FINE, FINE, (2.0, 0.4), (0.9, 0.4)], "the triplet term is at 1.45 margins"),
-        ([(2.0, 0.4)] * 3 + [FINE] * 2, ""),  # it was so before
-        ([FINE] * 3 + [(0.5, 0.099)] * 2, "random clean pairs are 0.099 apart, after 0.400 at first"),
-        ([FINE] * 3 + [(0.5, 0.101)] * 2, ""),
-        ([FINE] * 3 + [(1.0, 0.05)] * 2, "margins, where equal representations have 1; random clean pairs"),
+        ([HIGH] * 15, ""),  # three quarters of the training
+        ([HIGH] * 16, "the triplet term stays at 2.0 margins, with 50% of negatives nearer"),
+        ([FINE] * 18 + [HIGH, (1.0, 0.4)], "stays at 1.5 margins"),  # of the last epoch
+        ([HIGH] * 18 + [FINE] * 2, ""),
+        ([FINE] + [NARROW] * 2, ""),  # before a fifth
+        ([FINE] * 2 + [NARROW] * 2, APART),
+        ([FINE] * 18 + [(2.0, 0.099)] * 2, APART),
+        ([FINE] * 18 + [(0.5, 0.101)] * 2, ""),
     ],
 )
-def test_a_collapse_is_told_after_a_fifth_of_the_training(values, message):
+def test_what_is_wrong_is_told_from_its_share_of_the_training_on(values, message):
     metrics = [*records(*values), {"step": 25 * len(values), "holdout": {"clean": 0.5}}]
-    said = collapse_message(metrics, TrainConfig(method="tla"), 50, 500)
-    assert message in said and bool(said) == bool(message)
+    told = triplet_warning(metrics, TrainConfig(method="tla"), 50, 500)
+    assert message in told and bool(told) == bool(message)
 
 
-def test_triplets_without_weight_and_methods_without_triplets_collapse_nothing():
-    collapsed = records(*[(2.0, 0.01)] * 10)
-    assert collapse_message(collapsed, TrainConfig(lambda_triplet=2.0), 50, 500)
-    assert collapse_message(collapsed, TrainConfig(lambda_triplet=0.0), 50, 500) == ""
-    assert collapse_message([{"step": 400, "terms": {}}], TrainConfig(method="at"), 50, 500) == ""
+def test_of_triplets_without_weight_and_methods_without_triplets_nothing_is_told():
+    bad = records(*[(2.0, 0.4)] * 10, *[(2.0, 0.01)] * 10)
+    assert triplet_warning(bad, TrainConfig(lambda_triplet=2.0), 50, 500)
+    assert triplet_warning(bad, TrainConfig(lambda_triplet=0.0), 50, 500) == ""
+    assert triplet_warning([{"step": 500, "terms": {}}], TrainConfig(method="at"), 50, 500) == ""
 
 
 def test_a_training_warns_once_and_notes_it(tmp_path):
@@ -84,9 +89,9 @@ def test_a_training_warns_once_and_notes_it(tmp_path):
         selection_attack=attack,
     )  # fmt: skip
     data = tla.load_dataset("mnist-mini", "train").subset(range(80))
-    with pytest.warns(UserWarning, match="may collapse: the triplet term is at") as caught:
+    with pytest.warns(UserWarning, match="the triplet term stays at") as caught:
         result = tla.train(config, tmp_path / "run", dataset=data, device="cpu", progress=False)
-    notes = [record for record in result.metrics if "collapse" in record]
+    notes = [record for record in result.metrics if "warning" in record]
     assert len(notes) == len(caught) == 1 and str(tmp_path / "run") in str(caught[0].message)
     logged = [record["triplets"] for record in result.metrics if "terms" in record]
     assert all(set(each) == {"hinge", "nearer", "active", "cone"} for each in logged)

@@ -116,6 +116,18 @@ def test_the_loss_of_every_method_falls(method, tmp_path, monkeypatch):
         assert sum(record["terms"].values()) == pytest.approx(record["loss"], abs=1e-5)
 
 
+def test_a_training_and_its_selection_read_no_test_image(tmp_path, monkeypatch):
+    splits = []
+
+    def load(name, split, **options):
+        splits.append(split)
+        return tla.load_dataset(name, split, **options).subset(range(80))
+
+    monkeypatch.setattr(training, "load_dataset", load)
+    result = tla.train(tiny("at"), tmp_path / "run", device="cpu", progress=False)
+    assert splits == ["train"] and any("holdout" in record for record in result.metrics)
+
+
 def test_an_undefended_model_learns_the_digits(tmp_path):
     dataset = tla.load_dataset("mnist-mini", "train").subset(range(2500))
     result = fit(tiny(width=1 / 16, epochs=2, batch_size=50, holdout=300), tmp_path / "run", dataset)

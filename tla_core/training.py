@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from tla_core.batches import BatchSource
 from tla_core.checkpoint import CheckpointError, load_tensors, pack_state, save_tensors, unpack_state
-from tla_core.collapse import collapse_message, describe_triplets
+from tla_core.collapse import describe_triplets, triplet_warning
 from tla_core.config import TrainConfig
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.distributed import (
@@ -261,7 +261,7 @@ class _Training:
                     self._log(loss)
                 if ends:
                     self._select(-(-self.step // self.source.steps_per_epoch), bar)
-                    self._tell_collapse()
+                    self._watch_triplets()
                 if ends or time.monotonic() - self.saved_at > SAVE_EVERY_SECONDS:
                     self._save()
 
@@ -333,12 +333,12 @@ class _Training:
             self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
             self.selected = {"epoch": epoch, **held_out}
 
-    def _tell_collapse(self) -> None:
-        """Warn once where the triplets draw all representations together, and note it in the metrics."""
+    def _watch_triplets(self) -> None:
+        """Warn once of triplets that do nothing or draw all together, and note it in the metrics."""
         metrics = self.folder.metrics() if self.rank == 0 else []
-        message = collapse_message(metrics, self.config, self.source.steps_per_epoch, self.total_steps)
-        if message and not any("collapse" in record for record in metrics):
-            self.folder.append_metrics({"step": self.step, "collapse": message})
+        message = triplet_warning(metrics, self.config, self.source.steps_per_epoch, self.total_steps)
+        if message and not any("warning" in record for record in metrics):
+            self.folder.append_metrics({"step": self.step, "warning": message})
             warnings.warn(f"{self.folder.path}: {message}", stacklevel=5)
 
     def _held_out_outcomes(self, model: nn.Module) -> dict[str, Tensor]:
