@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pytest
 from tiny import project_folder
 
+from analysis import cli
 from analysis.figure_index import safe_table, title_of, write_index
 from analysis.figures import save_figure, save_table
 from analysis.manifest import EXPECTED, ManifestError, artefacts_of, check_manifest, read_sidecars, write_manifest
@@ -262,3 +263,13 @@ def test_the_page_names_artefacts_as_people_do(folder):
     text = write_index(folder).read_text(encoding="utf-8")
     names = ("Accuracy (mnist)", "Nearest neighbours (accuracy)", "Detection", "Tables 4–6 (black box)", "mine")
     assert all(f">{name}</a>" in text for name in names)
+
+
+@pytest.mark.parametrize(("notebooks", "missing"), [((), 0), (("fig8_loss_landscape",), 1)])
+def test_a_scale_needs_what_its_notebooks_show_and_no_more(folder, notebooks, missing, monkeypatch, capsys):
+    """The scale `medium` leaves Tables 4 to 6 out."""
+    root = folder.parents[1]
+    project_folder(root, notebooks=["fig1_3_false_classes", "table3_distance_ratios", *notebooks])
+    monkeypatch.setenv("TLA_ROOT", str(root))
+    assert cli.main(["manifest"]) == missing
+    assert ("fig8: no sidecar shows it" in capsys.readouterr().err) == bool(missing)
