@@ -12,7 +12,7 @@ from docutils.utils.math.latex2mathml import tex2mathml
 
 project = "tla-toolkit"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["files", "results/[!R]*"]  # tables beside their README
+exclude_patterns = ["files", "results/[!Ra]*"]  # tables beside their README; the page on ablations is shown
 default_role = "literal"  # numpydoc's `name` is code
 maximum_signature_line_length = 100
 

@@ -146,13 +146,16 @@ def test_effects_are_paired_by_seed_and_fill_the_page(plan):
     first, second = ablation.effects()
     assert first.differences == pytest.approx((10.0,)) and math.isnan(first.low)  # seed 1 has no partner
     assert second.differences == pytest.approx((-5.0,))
-    assert second.label == "method tla, not at (lambda_alp=2, pool_size=50, start=at)"
+    assert second.label == "method tla, not at"
     page = update_page(PAGE, ablation)
     assert "old" not in page and "text" in page and "| tla | 95.0 | 60.0 ± 10.0 | 14.1 | 2 | 70.0, 50.0 |" in page
     assert "statistics: statistics adversarial, not all | 10.0 | – | one seed shows nothing" in page
     assert update_page(page, ablation) == page
     with pytest.raises(ValueError, match="one block from <!-- effects -->"):
         update_page(PAGE.replace("<!-- effects -->", ""), ablation)
+    both = plan(experiments=[{**TINY["experiments"][1], "of": [{}, {"start": "at"}]}])
+    both.records_path.write_text("".join(json.dumps({**line, "cell": "at"}) + "\n" for line in lines))
+    assert [effect.label for effect in both.effects()] == ["method tla, not at (start=at)"]
     display = effects_display(ablation).plot()
     assert [text.get_text() for text in display.ax_.get_yticklabels()][1].startswith("warm: method tla")
     plt.close(display.figure_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from analysis.display.style import TEXT_WIDTH, class_colour, figure_style
@@ -41,10 +42,11 @@ class EffectsDisplay:
     def plot(self, ax=None) -> EffectsDisplay:
         """Draw into `ax`, or into a new figure."""
         import matplotlib.pyplot as plt
+        import numpy as np
 
         with figure_style():
             if ax is None:
-                size = (TEXT_WIDTH, 0.6 + 0.26 * len(self.labels))
+                size = (TEXT_WIDTH, 0.6 + 0.3 * len(self.labels))
                 _, ax = plt.subplots(figsize=size, layout="constrained")
             ax.axvline(0, color="#bdbdbd", linewidth=0.8, zorder=1)
             for row, values in enumerate(self.differences):
@@ -52,9 +54,12 @@ class EffectsDisplay:
             rows = range(len(self.labels))
             ax.hlines(rows, self.lows, self.highs, color=class_colour(0), linewidth=1.2, zorder=3)
             ax.plot(self.means, rows, "o", color=class_colour(0), markersize=4, zorder=4)
-            ax.set_yticks(rows, self.labels)
+            ax.set_yticks(rows, [textwrap.fill(label, 46) for label in self.labels])
             ax.invert_yaxis()
-            ax.set_xlabel("difference in robust accuracy, points: mean, 95 % interval, each seed")
+            # An interval of two seeds may be wider than all that was measured: it runs out of the axes.
+            reach = 1.5 * max(1.0, max(np.abs(values).max() for values in self.differences))
+            ax.set_xlim(-reach, reach)
+            ax.set_xlabel("difference, points")
             ax.spines[["top", "right"]].set_visible(False)
         self.ax_, self.figure_ = ax, ax.figure
         return self
