@@ -81,7 +81,7 @@ class Effect:
     Attributes
     ----------
     experiment, label : str
-        Such as ``"tla: statistics = adversarial instead of all"``.
+        Such as ``"statistics adversarial, not all (method=tla)"``.
     differences : tuple of float
         One for each seed.
     low, high : float
@@ -238,8 +238,10 @@ class Ablation:
                 for value, cell in zip(experiment.values[1:], others, strict=True):
                     pairs = [(records.get((cell.name, s)), records.get((first.name, s))) for s in experiment.seeds]
                     differences = [100 * (one["robust"] - other["robust"]) for one, other in pairs if one and other]
-                    context = f" ({', '.join(f'{k}={v}' for k, v in settings.items())})" if settings else ""
-                    label = f"{experiment.factor} {value}, not {experiment.values[0]}{context}"
+                    context = ", ".join(f"{name}={each}" for name, each in settings.items())
+                    label = f"{experiment.factor} {value}, not {experiment.values[0]}"
+                    if len(experiment.settings) > 1 and context:  # otherwise the experiment's name says it
+                        label += f" ({context})"
                     if differences:
                         found.append(Effect.of(experiment.name, label, differences))
         return found

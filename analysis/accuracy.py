@@ -263,9 +263,11 @@ def add_comparisons(correct: Mapping[str, Tensor], columns: dict[str, Any]) -> b
     bool
         Whether anything changed.
     """
+    # In the order of a stored file: of weaker attacks that leave equally much the first is named.
     settings = {
-        name: column["settings"] for name, column in columns.items() if name in correct and column.get("settings")
-    }
+        name: column["settings"] for name, column in sorted(columns.items())
+        if name in correct and column.get("settings")
+    }  # fmt: skip
     compared = compare_attacks(correct, settings, len(correct["clean"]))
     before = canonical_json({name: columns[name]["checks"] for name in settings})
     for name in settings:
