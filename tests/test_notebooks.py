@@ -20,6 +20,9 @@ from tla_core.config import METHODS, VARIANTS
 from tla_core.masking import MaskingWarning
 from tla_core.training import load_model
 
+# The first of these tests waits for all notebooks, each in a kernel of its own.
+pytestmark = pytest.mark.timeout(1200)
+
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 FIGURES = [f"fig{k}" for k in range(1, 9)] + ["detection-mnist", "your_own_model"]
 TABLES = [
