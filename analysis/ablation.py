@@ -230,20 +230,33 @@ class Ablation:
         train(self.config(cell, seed), run_dir, dataset=dataset, **options)
 
     def effects(self) -> list[Effect]:
-        """Of every value against the first of its factor, over the seeds that both have."""
+        """Of every value against the first of its factor, over the seeds that both have.
+
+        Once for each of the experiment's settings, and where these are several, of their mean: the main effect, over
+        the seeds that all of them have.
+        """
         records, found = self.records(), []
+        robust = {key: 100 * record["robust"] for key, record in records.items()}
         for experiment in self.experiments:
-            for settings in experiment.settings:
-                first, *others = (self.cell({**settings, experiment.factor: value}) for value in experiment.values)
-                for value, cell in zip(experiment.values[1:], others, strict=True):
-                    pairs = [(records.get((cell.name, s)), records.get((first.name, s))) for s in experiment.seeds]
-                    differences = [100 * (one["robust"] - other["robust"]) for one, other in pairs if one and other]
+            for value in experiment.values[1:]:
+                label = f"{experiment.factor} {value}, not {experiment.values[0]}"
+                by_settings: dict[str, dict[int, float]] = {}
+                for settings in experiment.settings:
+                    one, first = (self.cell({**settings, experiment.factor: v}) for v in (value, experiment.values[0]))
+                    pairs = {seed: ((one.name, seed), (first.name, seed)) for seed in experiment.seeds}
                     context = ", ".join(f"{name}={each}" for name, each in settings.items())
-                    label = f"{experiment.factor} {value}, not {experiment.values[0]}"
-                    if len(experiment.settings) > 1 and context:  # otherwise the experiment's name says it
-                        label += f" ({context})"
+                    by_settings[context] = {
+                        seed: robust[a] - robust[b] for seed, (a, b) in pairs.items() if a in robust and b in robust
+                    }
+                for context, differences in by_settings.items():
+                    # Of a single setting the experiment's name says it.
+                    shown = f"{label} ({context})" if len(by_settings) > 1 and context else label
                     if differences:
-                        found.append(Effect.of(experiment.name, label, differences))
+                        found.append(Effect.of(experiment.name, shown, list(differences.values())))
+                common = set.intersection(*map(set, by_settings.values()))
+                if len(by_settings) > 1 and common:
+                    means = [float(np.mean([each[seed] for each in by_settings.values()])) for seed in sorted(common)]
+                    found.append(Effect.of(experiment.name, f"{label} (mean of these {len(by_settings)})", means))
         return found
 
 

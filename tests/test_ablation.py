@@ -19,7 +19,9 @@ TINY = {
     "preset": "mini/mnist",
     "measured": 20,
     "attack": {"eps": 0.3, "steps": 2, "targets": 1},
-    "settings": {"width": 0.03125, "epochs": 1, "batch_size": 20, "holdout": 20, "attack": {"steps": 1}},
+    "settings": {
+        "width": 0.03125, "epochs": 1, "batch_size": 20, "holdout": 20, "attack": {"steps": 1}, "statistics": "all",
+    },
     "continued": {"learning_rate": 1e-3},
     "experiments": [
         {"name": "statistics", "factor": "statistics", "values": ["all", "adversarial"], "of": [{}], "seeds": [0, 1]},

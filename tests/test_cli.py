@@ -94,7 +94,7 @@ def test_the_help_of_train_shows_the_presets_values(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "mini/mnist/tla", "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "(default: 0.006)" in text and "--attack.eps NUMBER" in text and "(default: 0.3)" in text
+    assert "(default: 0.03)" in text and "--attack.eps NUMBER" in text and "(default: 0.3)" in text
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_presets_are_a_table(capsys):
         line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.count("/") >= 2 and line[0] not in "# w"
     }
     assert list(rows) == list(list_presets())
-    assert rows["mini/mnist/um"] == "6 epochs 100 adam 0.006 onecycle none"
+    assert rows["mini/mnist/um"] == "5 epochs 50 adam 0.03 onecycle none"
     assert rows["mini/mnist/tla"].endswith("PGD 3 x 0.15, eps 0.3 0.5 / 0.001 / 0.05 / 50")
     natural = "PGD 7 x 2/255, eps 8/255"
     assert rows["supplement/cifar10/alp"] == f"55,000 steps 50 sgd 0.1 steps {natural} 0.5"
@@ -294,7 +294,7 @@ def test_train_writes_a_run_below_the_project(trained):
 def test_train_refuses_other_settings_unless_told_to_replace(project, capsys):
     flags = ["--width", "1/16", "--epochs", "1", "--holdout", "20", "--learning-rate", "0.001", "--no-progress"]
     message = fails(capsys, "train", "mini/mnist/um", *flags)
-    assert "config.learning_rate was 0.006, is 0.001" in message and "--replace" in message
+    assert "config.learning_rate was 0.03, is 0.001" in message and "--replace" in message
     assert cli.main(["train", "mini/mnist/um", *flags, "--replace"]) == 0
     assert "TrainResult(" in capsys.readouterr().out
     assert (project / "runs/mini/mnist/um/seed0.old-1/model.safetensors").exists()

@@ -1,4 +1,4 @@
-"""Gradient attacks on images in [0, 1]: PGD, of which FGSM, BIM, MIM and C&W margin are settings, and APGD."""
+"""Attacks on images in [0, 1]: PGD, of which FGSM, BIM, MIM and C&W margin are settings, APGD, and Square."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ from tla_core.chunks import forward_in_chunks
 from tla_core.config import AttackConfig
 from tla_core.folding import folded_if_equal, says_the_same
 from tla_core.layers import model_device
+from tla_core.random_search import square_search
 from tla_core.validation import as_images, as_labels, check_label_range
 
 
@@ -121,7 +122,7 @@ def run_attack(
         each target.
     start : Tensor, (n, c, h, w), optional
         Images within `eps` of `x` at which the first step begins, in place of the attack's own start: of its first
-        restart, or of `restart`, and so towards one target.
+        restart, or of `restart`, and so towards one target. A random search takes none.
     fold : bool
         Compute the gradients of a configured attack with batch norm folded into the convolutions: faster on a CPU, and
         equal up to rounding. Where images before the attack, or its examples after it, show anything else, the model is
@@ -205,9 +206,12 @@ def _run(
     starts = range(attack.restarts * n_targets) if one_start is None else (one_start,)
     worst = worst_key = None
     for number in starts:
-        begin = starting_points(attack, x, seed, indices, number) if start is None else start
-        target = None if targets is None else targets[:, number % n_targets]
-        x_adv = ascend(attack, model, x, y, begin, target=target, stop_when_broken=stop_when_broken)
+        if attack.takes_gradients:
+            begin = starting_points(attack, x, seed, indices, number) if start is None else start
+            target = None if targets is None else targets[:, number % n_targets]
+            x_adv = ascend(attack, model, x, y, begin, target=target, stop_when_broken=stop_when_broken)
+        else:
+            x_adv = square_search(model, x, y, indices, attack, seed=seed + number)
         if len(starts) == 1:
             return x_adv
         logits = forward_in_chunks(model, x_adv)
@@ -240,6 +244,8 @@ def is_correct(logits: Tensor, y: Tensor) -> Tensor:
 
 def _check_start(attack: Attack, start: Tensor | np.ndarray, x: Tensor) -> Tensor:
     """Refuse a start outside the ball: APGD may return it, as its best iterate."""
+    if isinstance(attack, AttackConfig) and not attack.takes_gradients:
+        raise ValueError(f"start must be None for a random search, which has its own. Got images, for {attack}.")
     start = as_images(start, device=x.device)
     if start.shape != x.shape:
         raise ValueError(f"start must have the shape of the images, {tuple(x.shape)}. Got {tuple(start.shape)}.")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 METHODS = ("um", "at", "alp", "tla")  # the four of every figure
 VARIANTS = ("tla-rn", "tla-sa")  # of TLA, in the paper's accuracy tables
-ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw", "apgd")
+ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw", "apgd", "square")
 LOSSES = ("ce", "margin", "dlr")
 
 
@@ -22,11 +22,12 @@ class AttackConfig:
     The names set what they stand for, so that the fields always say what will run: ``fgsm`` is one step of size
     `eps` from the image itself, ``bim`` has no random start, ``mim`` a momentum of 1 unless another is given,
     ``cw`` ascends the margin, and ``apgd`` begins with steps of twice `eps`, which it halves by itself, with a momentum
-    of its own (Croce and Hein 2020); it returns the best iterate, the others the last.
+    of its own (Croce and Hein 2020); it returns the best iterate, the others the last. ``square`` takes no gradients: a
+    random search by the margin (Andriushchenko et al. 2020), of which `steps` are the queries.
 
     Parameters
     ----------
-    name : {"pgd", "fgsm", "bim", "mim", "cw", "apgd"}
+    name : {"pgd", "fgsm", "bim", "mim", "cw", "apgd", "square"}
     norm : {"linf", "l2"}
         The ball that the perturbation stays in.
     eps : float
@@ -79,6 +80,8 @@ class AttackConfig:
             implied = {"loss": "margin"}
         elif self.name == "apgd":
             implied = {"step_size": 2 * self.eps}
+        elif self.name == "square":
+            implied = {"step_size": self.eps, "random_start": True, "loss": "margin"}
         for key, value in implied.items():
             object.__setattr__(self, key, value)
         if self.name != "apgd":  # whose first step may leave the range of the images: it is cut off at the ball
@@ -89,12 +92,20 @@ class AttackConfig:
         _number("momentum", self.momentum, 0.0, math.inf)
         if self.name == "apgd" and self.momentum:
             raise ValueError(f"momentum must be 0 for apgd, which has one of its own. Got {self.momentum!r}.")
+        if self.name == "square" and (self.momentum or self.targets):
+            got = f"momentum {self.momentum!r} and targets {self.targets!r}"
+            raise ValueError(f"momentum and targets must be 0 for square, which searches at random. Got {got}.")
         if not isinstance(self.random_start, bool):
             raise ValueError(f"random_start must be True or False. Got {self.random_start!r}.")
         if self.restarts > 1 and not self.random_start:
             raise ValueError(
                 f"restarts must be 1 without a random start, since each would be the same. Got {self.restarts}."
             )
+
+    @property
+    def takes_gradients(self) -> bool:
+        """False for a random search."""
+        return self.name != "square"
 
     def scaled(self, eps: float) -> "AttackConfig":
         """The same attack at another `eps`: as many steps, of a size in proportion."""
@@ -117,6 +128,8 @@ class AttackConfig:
         restarts += f", {self.targets} targets" if self.targets else ""
         if self.name == "apgd":
             return f"APGD {self.steps}, {self.loss}, eps {format_number(self.eps)} ({self.norm}){restarts}"
+        if not self.takes_gradients:
+            return f"Square, {self.steps} queries, eps {format_number(self.eps)} ({self.norm}){restarts}"
         size = f"{self.steps} x {format_number(self.step_size)}, eps {format_number(self.eps)}"
         return f"{self.name.upper()} {size} ({self.norm}){restarts}"
 

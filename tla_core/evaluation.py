@@ -242,7 +242,11 @@ def _loss_to_check(attacks: Mapping[str, Attack]) -> str:
 
 def _gradient_attacks_beside(name: str, attacks: Mapping[str, Attack]) -> list[str]:
     """The gradient attacks in the ball of the one of that name, itself among them; none if it is no gradient attack."""
-    balls = {key: (each.norm, each.eps) for key, each in attacks.items() if isinstance(each, AttackConfig)}
+    balls = {
+        key: (each.norm, each.eps)
+        for key, each in attacks.items()
+        if isinstance(each, AttackConfig) and each.takes_gradients
+    }
     return [key for key, ball in balls.items() if name in balls and ball == balls[name]]
 
 

@@ -1,10 +1,4 @@
-"""Random searches for adversarial examples, which ask the model for outputs and never for gradients.
-
-The Square attack (Andriushchenko et al. 2020) by `pyautoattack`, and where that is not installed a short search by two
-of its ideas: vertical stripes of random signs, then random squares that are kept if they raise the margin.
-"""
-
-import importlib.util
+"""The Square attack (Andriushchenko et al. 2020): a random search that asks the model for outputs alone."""
 
 import torch
 from torch import Tensor, nn
@@ -14,63 +8,23 @@ from tla_core.chunks import forward_in_chunks
 from tla_core.config import AttackConfig
 from tla_core.random_numbers import counter_uniform
 
-# Candidates of an image that are tried at once, before the best is kept: batches of a few images waste a machine.
-_AT_ONCE = 4
-_SHARE_OF_STRIPES = 0.2
-_FIRST_SIDE, _LAST_SIDE = 0.5, 0.1  # of a square, as a fraction of the image's: large changes first
 _SEED = 0x51A7E5  # so that the search does not draw the numbers of the attack's starts
-
-
-def square_is_installed() -> bool:
-    return importlib.util.find_spec("pyautoattack") is not None
+# A square's share of the image's area; it is halved at these queries of 10,000, and earlier in a shorter search.
+_FIRST_SHARE = 0.8
+_HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_TILES = 5  # rows and columns of patterns that the L2 search begins with
+_LEAST_SIDE_L2 = 3
 
 
 @torch.no_grad()
 def square_search(
-    model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, *, seed: int, n_queries: int, batch_size: int
+    model: nn.Module, x: Tensor, y: Tensor, indices: Tensor, attack: AttackConfig, *, seed: int
 ) -> Tensor:
-    """The Square attack, from the margin. Sets torch's random state; its draws are for all images at once.
+    """Search the ball around each image until it is misclassified or the queries, `attack.steps`, are used up.
 
-    Parameters
-    ----------
-    model, x, y, attack, seed, n_queries
-        See `random_search`. In L2, images of fewer than 5 rows or columns have no room for its patterns.
-    batch_size : int
-        Images forwarded at once; changes nothing.
-
-    Returns
-    -------
-    Tensor, (n, c, h, w), float32 in [0, 1]
-        Adversarial images where it found some, and elsewhere `x`.
-
-    Raises
-    ------
-    ImportError
-        Without `pyautoattack`.
-    """
-    from pyautoattack.square import SquareAttack
-
-    def logits(images: Tensor) -> Tensor:
-        return torch.cat([forward_in_chunks(model, part) for part in images.split(batch_size)])
-
-    class Search(SquareAttack):
-        def margin_and_loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            """Outputs that are not finite and ties count as broken, below 0: at 0 the search goes on without images."""
-            found = logits(x)
-            margin = torch.where(found.isfinite().all(1), -attack_loss(found, y, "margin"), -torch.inf)
-            margin = torch.where(margin <= 0, margin.clamp(max=-1e-12), margin)
-            return margin, margin.clone()
-
-    norm = {"linf": "Linf", "l2": "L2"}[attack.norm]
-    search = Search(logits, norm=norm, eps=attack.eps, n_queries=n_queries, seed=seed, device=x.device)
-    return search.perturb(x, y)
-
-
-@torch.no_grad()
-def random_search(
-    model: nn.Module, x: Tensor, y: Tensor, indices: Tensor, attack: AttackConfig, *, seed: int, n_queries: int
-) -> Tensor:
-    """Search the ball around each image, until it is misclassified or the queries are used up.
+    Each query sets a square at random, of a size that shrinks: in L-inf to plus or minus `eps` in each channel, in L2
+    to a pattern that takes the norm of another square. It is kept where the margin rises. Outputs that are not
+    finite count as misclassified.
 
     Parameters
     ----------
@@ -81,67 +35,130 @@ def random_search(
     indices : Tensor, (n,), int64
         The draws of an image depend on (seed, index) alone.
     attack : AttackConfig
-        Its norm and `eps` are used.
+        Its norm, `eps` and `steps` are used.
     seed : int
-    n_queries : int
-        Forward passes of each image.
 
     Returns
     -------
     Tensor, (n, c, h, w), float32 in [0, 1]
         The candidate of each image with the largest margin.
+
+    Notes
+    -----
+    Beside the authors' code, each image has a place of the square of its own, where that draws one for a batch; and in
+    L2 images of fewer than five rows or columns begin with one pattern instead of 25.
     """
-    n, c, h, w = x.shape
-    best = torch.full((n,), -torch.inf, device=x.device)
-    delta = torch.zeros_like(x)
-    left = torch.arange(n, device=x.device)
-    n_stripes = max(int(n_queries * _SHARE_OF_STRIPES), 1)
-    query = 0
-    while query < n_queries and len(left):
-        stripes = query < n_stripes
-        k = min(_AT_ONCE, (n_stripes if stripes else n_queries) - query)
-        numbers = counter_uniform(seed ^ _SEED, indices[left], query, k * (c * w + 2)).view(len(left), k, c * w + 2)
-        if stripes:
-            signs = _signs(numbers[..., 2:]).view(-1, k, c, 1, w).expand(-1, k, c, h, w)
-            candidates = signs * _to_the_border(attack, signs)
-        else:
-            progress = (query - n_stripes) / max(n_queries - n_stripes - 1, 1)
-            side = _FIRST_SIDE * (_LAST_SIDE / _FIRST_SIDE) ** progress
-            candidates = _with_squares(delta[left], numbers, side, attack)
-        images = (x[left, None] + candidates).clamp(0, 1).flatten(0, 1)
-        margins = attack_loss(forward_in_chunks(model, images), y[left].repeat_interleave(k), "margin")
-        margin, which = margins.nan_to_num(torch.inf).view(-1, k).max(1)
-        better = (margin > best[left]).nonzero()[:, 0]
-        best[left[better]] = margin[better]
-        delta[left[better]] = candidates[better, which[better]]
-        left = left[best[left] <= 0]
-        query += k
-    return (x + delta).clamp_(0, 1)
+    propose = _Linf(attack, x) if attack.norm == "linf" else _L2(attack, x)
+    numbers = counter_uniform(seed ^ _SEED, indices, 0, propose.draws_at_first)
+    best = (x + propose.first(numbers)).clamp_(0, 1)
+    margin = _margin(model, best, y)
+    left = (margin <= 0).nonzero()[:, 0]
+    for query in range(1, attack.steps):
+        if not len(left):
+            break
+        numbers = counter_uniform(seed ^ _SEED, indices[left], query, propose.draws)
+        share = _FIRST_SHARE / 2 ** sum(query / attack.steps * 10_000 > at for at in _HALVED_AT)
+        images, at = x[left], best[left]
+        candidates = (images + propose.next(at - images, numbers, share)).clamp_(0, 1)
+        margins = _margin(model, candidates, y[left])
+        better = (margins > margin[left]).nonzero()[:, 0]
+        margin[left[better]] = margins[better]
+        best[left[better]] = candidates[better]
+        left = left[margin[left] <= 0]
+    return best
 
 
-def _with_squares(delta: Tensor, numbers: Tensor, side: float, attack: AttackConfig) -> Tensor:
-    """`delta`, (n, c, h, w), with k other squares in it: (n, k, c, h, w)."""
-    (n, c, h, w), k = delta.shape, numbers.shape[1]
-    high, wide = max(round(side * h), 1), max(round(side * w), 1)
-    top = (numbers[..., 0, None] * (h - high + 1)).floor()
-    left = (numbers[..., 1, None] * (w - wide + 1)).floor()
-    rows, columns = torch.arange(h, device=delta.device), torch.arange(w, device=delta.device)
-    in_rows, in_columns = (rows >= top) & (rows < top + high), (columns >= left) & (columns < left + wide)
-    inside = (in_rows[..., :, None] & in_columns[..., None, :])[:, :, None].expand(n, k, c, h, w)
-    signs = _signs(numbers[..., 2 : 2 + c])[..., None, None].expand(n, k, c, h, w)
-    if attack.norm == "linf":
-        return torch.where(inside, signs * attack.eps, delta[:, None])
-    moved = delta[:, None] + inside * signs * (attack.eps / (c * high * wide) ** 0.5)
-    return moved * _to_the_border(attack, moved)
+def _margin(model: nn.Module, images: Tensor, y: Tensor) -> Tensor:
+    """How far another class leads the true one; infinite where an output is not finite."""
+    logits = forward_in_chunks(model, images)
+    return torch.where(logits.isfinite().all(1), attack_loss(logits, y, "margin"), torch.inf)
+
+
+class _Linf:
+    """Perturbations of plus or minus eps: vertical stripes at first, then squares."""
+
+    def __init__(self, attack: AttackConfig, x: Tensor) -> None:
+        self.eps, (_, self.c, self.h, self.w) = attack.eps, x.shape
+        self.draws_at_first, self.draws = self.c * self.w, 2 + self.c
+
+    def first(self, numbers: Tensor) -> Tensor:
+        stripes = _signs(numbers).view(-1, self.c, 1, self.w) * self.eps
+        return stripes.expand(-1, -1, self.h, -1)
+
+    def next(self, delta: Tensor, numbers: Tensor, share: float) -> Tensor:
+        side = min(max(round((share * self.h * self.w) ** 0.5), 1), self.h, self.w)
+        rows, columns = _places(numbers[:, 0], self.h, side), _places(numbers[:, 1], self.w, side)
+        inside = (rows >= 0)[:, None, :, None] & (columns >= 0)[:, None, None, :]
+        return torch.where(inside, _signs(numbers[:, 2:])[..., None, None] * self.eps, delta)
+
+
+class _L2:
+    """Perturbations of norm eps: patterns in 25 tiles at first, then patterns that others give their norm to."""
+
+    def __init__(self, attack: AttackConfig, x: Tensor) -> None:
+        self.eps, (_, self.c, self.h, self.w) = attack.eps, x.shape
+        self.tiles = _TILES if min(self.h, self.w) >= _TILES else 1
+        self.draws_at_first = self.tiles**2 * (1 + self.c)
+        self.draws = 5 + self.c
+
+    def first(self, numbers: Tensor) -> Tensor:
+        side, n = min(self.h, self.w) // self.tiles, len(numbers)
+        turned, signs = numbers.view(n, self.tiles, self.tiles, 1 + self.c).split((1, self.c), dim=3)
+        tiles = _patterns(side, turned[..., 0])[..., None, :, :] * _signs(signs)[..., None, None]
+        # (n, tile row, tile column, c, side, side) -> (n, c, rows, columns), in the middle of the image.
+        block = tiles.permute(0, 3, 1, 4, 2, 5).reshape(n, self.c, self.tiles * side, self.tiles * side)
+        delta = numbers.new_zeros(n, self.c, self.h, self.w)
+        top, left = (self.h - self.tiles * side) // 2, (self.w - self.tiles * side) // 2
+        delta[:, :, top : top + self.tiles * side, left : left + self.tiles * side] = block
+        return self._of_norm_eps(delta)
+
+    def next(self, delta: Tensor, numbers: Tensor, share: float) -> Tensor:
+        side = max(round((share * self.h * self.w) ** 0.5), _LEAST_SIDE_L2)
+        side = min(side + 1 - side % 2, self.h, self.w)  # odd, where the image has room
+        new = [_places(numbers[:, 0], self.h, side), _places(numbers[:, 1], self.w, side)]
+        old = [_places(numbers[:, 2], self.h, side), _places(numbers[:, 3], self.w, side)]
+        in_new, in_old = ((r >= 0)[:, None, :, None] & (k >= 0)[:, None, None, :] for r, k in (new, old))
+        # What the second square has, and what is missing to eps, goes to the first: an equal part to each channel.
+        missing = (self.eps**2 - _squared(delta, (1, 2, 3))).clamp(min=0) / self.c
+        norm = (missing + _squared(delta * (in_new | in_old), (2, 3))).sqrt()
+        images = torch.arange(len(delta), device=delta.device)[:, None, None]
+        placed = _patterns(side, numbers[:, 4])[images, new[0].clamp(min=0)[..., None], new[1].clamp(min=0)[:, None]]
+        placed = placed[:, None] * _signs(numbers[:, 5:])[..., None, None] * in_new
+        inside = delta * in_new
+        mixed = placed + inside / (_squared(inside, (2, 3)).sqrt() + 1e-12)
+        mixed = mixed / (_squared(mixed, (2, 3)).sqrt() + 1e-12) * norm
+        return self._of_norm_eps(torch.where(in_new, mixed, delta * ~in_old))
+
+    def _of_norm_eps(self, delta: Tensor) -> Tensor:
+        return delta * (self.eps / (_squared(delta, (1, 2, 3)).sqrt() + 1e-12))
+
+
+def _squared(delta: Tensor, dims: tuple[int, ...]) -> Tensor:
+    return delta.square().sum(dims, keepdim=True)
+
+
+def _patterns(side: int, turned: Tensor) -> Tensor:
+    """Two opposite hills, one above the other or, from `turned` = 1/2 on, side by side: its shape, side, side."""
+    pattern = torch.cat([_hill(side // 2, side), -_hill(side - side // 2, side)]).to(turned.device)
+    pattern /= pattern.norm().clamp(min=1e-12)
+    return torch.where(turned[..., None, None] < 0.5, pattern, pattern.T)
+
+
+def _hill(rows: int, columns: int) -> Tensor:
+    """Nested squares around the middle, the k-th of height 1 / k**2, of norm 1 together."""
+    hill = torch.zeros(rows, columns)
+    top, left = rows // 2, columns // 2
+    for k in range(max(rows, columns) // 2 + 1):
+        hill[max(top - k, 0) : top + k + 1, max(left - k, 0) : left + k + 1] += 1 / (k + 1) ** 2
+    return hill / hill.norm().clamp(min=1e-12)
+
+
+def _places(uniform: Tensor, size: int, side: int) -> Tensor:
+    """Where each row (or column) of the image is in a square of that side at a random place, (n, size); outside, -1."""
+    first = (uniform * (size - side + 1)).floor().clamp(max=size - side)
+    place = (torch.arange(size, device=uniform.device) - first[:, None]).long()
+    return torch.where((place >= 0) & (place < side), place, -1)
 
 
 def _signs(uniform: Tensor) -> Tensor:
     return torch.where(uniform < 0.5, -1.0, 1.0)
-
-
-def _to_the_border(attack: AttackConfig, delta: Tensor) -> Tensor | float:
-    """The factor that brings perturbations, (n, k, c, h, w), to the border of the ball (signs, for linf)."""
-    if attack.norm == "linf":
-        return attack.eps
-    norms = torch.linalg.vector_norm(delta.flatten(2), dim=2).clamp(min=1e-12)
-    return (attack.eps / norms)[..., None, None, None]

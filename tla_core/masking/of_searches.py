@@ -4,17 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tla_core.attacks import run_attack
 from tla_core.config import AttackConfig
-from tla_core.folding import folded_if_equal
 from tla_core.masking.of_models import as_batch, logits_of, undisturbed
 from tla_core.masking.verdicts import GAP_TOLERANCE, MaskingCheck, share_of_all
-from tla_core.random_search import random_search, square_is_installed, square_search
-from tla_core.validation import as_labels
 
 MOST_IMAGES, MOST_QUERIES = 100, 500
 _LEAST_IMAGES, _LEAST_QUERIES = 10, 20
 _GRADIENT_COST = 3  # of a gradient, in forward passes
-_LEAST_SIDE_L2 = 5  # of an image, for Square's patterns
 
 
 def check_black_box(
@@ -33,9 +30,9 @@ def check_black_box(
 ) -> MaskingCheck:
     """Does a search without gradients break images that survived the attack?
 
-    The Square attack of `pyautoattack`, or where that is not installed a weaker search (`tla_core.random_search`), in
-    the same ball: no gradient attack that works should lose to it (Athalye et al. 2018, section 3.1). The check fails
-    if, with 99 % confidence, more than 2 % of all images fall. Outputs that are not finite count as broken.
+    The Square attack (`tla_core.random_search`) in the same ball: no gradient attack that works should lose to it
+    (Athalye et al. 2018, section 3.1). The check fails if, with 99 % confidence, more than 2 % of all images fall.
+    Outputs that are not finite count as broken.
 
     Parameters
     ----------
@@ -48,7 +45,7 @@ def check_black_box(
     survivor_share : float
         Survivors as a fraction of all images, in (0, 1]: what falls is said as a share of all.
     generator, indices
-        See `pgd`; Square uses the seed alone.
+        See `pgd`.
     n_queries : int
         Forward passes of each image.
     batch_size : int
@@ -61,29 +58,19 @@ def check_black_box(
     Returns
     -------
     MaskingCheck
-        With the share ``fell`` of the survivors, the ``lower_bound`` of the share of all images, the `queries`, and
-        whether it was ``square``.
+        With the share ``fell`` of the survivors, the ``lower_bound`` of the share of all images, and the `queries`.
     """
     x, y = as_batch(model, x, y)
     if not len(x):
         return MaskingCheck("black_box", True, "no image survived: nothing to judge.")
-    seed = 0 if generator is None else generator.initial_seed()
-    indices = torch.arange(len(x)) if indices is None else as_labels(indices, len(x), name="indices")
-    square = square_is_installed() and (attack.norm == "linf" or min(x.shape[2:]) >= _LEAST_SIDE_L2)
+    square = AttackConfig(name="square", norm=attack.norm, eps=attack.eps, steps=n_queries)
     with undisturbed(model):
-        searched = folded_if_equal(model, x) if fold else model
-        settings = {"seed": seed, "n_queries": n_queries}
-        if square:
-            found = square_search(searched, x, y, attack, batch_size=batch_size, **settings)
-        else:
-            parts = zip(*(each.split(batch_size) for each in (x, y, indices.to(x.device))), strict=True)
-            found = torch.cat([random_search(searched, *part, attack, **settings) for part in parts])
+        found = run_attack(square, model, x, y, generator=generator, indices=indices, fold=fold)
         logits = logits_of(model, found, batch_size)
     fell = (logits.argmax(1) != y) | ~logits.isfinite().all(1)
-    values = share_of_all(fell, survivor_share) | {"queries": float(n_queries), "square": float(square)}
-    name = "of Square" if square else "of a random search (pyautoattack would bring Square)"
+    values = share_of_all(fell, survivor_share) | {"queries": float(n_queries)}
     broken = f"{int(fell.sum())} of {len(x)} images that had survived {survived_by or attack}"
-    said = f"{n_queries} queries {name} broke {broken}"
+    said = f"{n_queries} queries of Square broke {broken}"
     if values["lower_bound"] <= GAP_TOLERANCE:
         return MaskingCheck("black_box", True, f"{said}.", values)
     return MaskingCheck(

@@ -237,6 +237,8 @@ def _why_not_judged(attack: Attack, survived: Tensor, known: Mapping[str, Maskin
         return "no image survived: nothing to judge."
     if not isinstance(attack, AttackConfig):
         return "not judged: only an attack that is given by an AttackConfig says which ball and how many steps it has."
+    if not attack.takes_gradients:
+        return "not judged: the attack takes no gradients."
     if attack.steps == 1 and not attack.random_start:
         return "not judged: a single step from the image is not meant to find the worst case; use PGD for that."
     if "stochastic" in known and known["stochastic"].passed is False:
