@@ -339,6 +339,7 @@ def reproduction(
 
 def ablation(
     names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME", help="Experiments; by default all.")]] = (),
+    plan: Annotated[str, arg(help="The file of workflow/ that lists them; results are named after it.")] = "ablation",
     report: Annotated[bool, arg(help="Train nothing: write the page from what was measured.")] = False,
     device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
     progress: Annotated[bool, arg(help="Show progress bars.")] = True,
@@ -352,14 +353,18 @@ def ablation(
     from analysis.scales import project_root
 
     root = project_root()
+    path = root / "workflow" / f"{plan}.yaml"
+    if not plan.startswith("ablation") or not path.is_file():
+        known = ", ".join(sorted(each.stem for each in path.parent.glob("ablation*.yaml")))
+        raise ValueError(f"no plan {plan!r} in {path.parent}. There are: {known}.")
     results = root / "docs" / "results"
-    plan = Ablation(root / "workflow" / "ablation.yaml", results / "ablation.jsonl", root / "runs" / "ablation")
-    if unknown := sorted(set(names) - {experiment.name for experiment in plan.experiments}):
-        known = ", ".join(experiment.name for experiment in plan.experiments)
+    experiments = Ablation(path, results / f"{plan}.jsonl", root / "runs" / plan)
+    if unknown := sorted(set(names) - {experiment.name for experiment in experiments.experiments}):
+        known = ", ".join(experiment.name for experiment in experiments.experiments)
         raise ValueError(f"no experiment {', '.join(unknown)}. There are: {known}.")
-    for record in () if report else plan.run(names, device=device, progress=progress):
+    for record in () if report else experiments.run(names, device=device, progress=progress):
         print(f"{record['cell']}, seed {record['seed']}: {record['clean']:.1%} clean, {record['robust']:.1%} robust")
-    for path in write_report(plan, results / "ablation.md"):
+    for path in write_report(experiments, results / f"{plan}.md"):
         print(path)
 
 
