@@ -60,6 +60,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "redraw": redraw,
         "reproduction": reproduction,
         "ablation": ablation,
+        "demo": demo,
         "publish": publish,
         "restore": restore,
         "site": site,
@@ -366,6 +367,27 @@ def ablation(
         print(f"{record['cell']}, seed {record['seed']}: {record['clean']:.1%} clean, {record['robust']:.1%} robust")
     for path in write_report(experiments, results / f"{plan}.md"):
         print(path)
+
+
+def demo(
+    out: Annotated[Path | None, arg(help="Folder; by default demo, below the project.")] = None,
+    images: Annotated[int, arg(help="Test images of MNIST, 300 to 5,000.")] = 500,
+    open_page: Annotated[bool, arg(name="open", help="Open the explorer in the browser.")] = False,
+    progress: Annotated[bool, arg(help="Show progress bars.")] = True,
+) -> None:
+    """Attack the published MNIST models and show their representations, in about a minute: nothing is trained."""
+    import webbrowser
+
+    from analysis.demo import demo as make_demo
+    from analysis.scales import project_root
+
+    paths = make_demo(out or project_root() / "demo", images=images, progress=progress)
+    print(paths[-1].with_suffix(".md").read_text(encoding="utf-8"))
+    contents = ("the explorer: open it in a browser", "maps of three classes", "ratios")
+    for path, what in zip(paths, contents, strict=True):
+        print(f"{path}  {what}")
+    if open_page:
+        webbrowser.open(paths[0].resolve().as_uri())
 
 
 def publish(

@@ -13,7 +13,7 @@ from tla_core.presets import ANALYSIS_ATTACKS, fields_in_use, list_presets, pres
 
 COMMANDS = (
     "train", "evaluate", "extract", "project", "landscape", "explore", "notebooks", "figures", "manifest", "redraw",
-    "reproduction", "ablation", "publish", "restore", "site", "status", "runs", "clean", "presets", "data",
+    "reproduction", "ablation", "demo", "publish", "restore", "site", "status", "runs", "clean", "presets", "data",
 )  # fmt: skip
 
 
