@@ -77,8 +77,9 @@ class RunAccuracy:
 
 
 def run_attacks(
-    run_dir: Path | str, *, black_box: Path | str | None = None, long_images: int | None = None,
-    restarts: int | None = None, autoattack: int = 0, only: Sequence[str] = (), device: str = "auto",
+    run_dir: Path | str, *, black_box: Path | str | None = None, images: int | None = None,
+    long_images: int | None = None, strongest_images: int | None = None, restarts: int | None = None,
+    autoattack: int = 0, only: Sequence[str] = (), device: str = "auto",
 ) -> tuple[dict[str, Attack], dict[str, int]]:  # fmt: skip
     """What `tla evaluate RUN` measures of a run.
 
@@ -88,9 +89,13 @@ def run_attacks(
     black_box : Path or str, optional
         An independently trained copy, whose adversarial examples are transferred; by default that in
         ``<method>@copy`` beside the run's own folder. Without one the black-box column is left out.
+    images : int, optional
+        Images for every attack; by default all.
     long_images : int, optional
         Images for the paper's attacks of more than 40 steps, or with restarts; by default 500 of mnist-mini, and all of
         any other dataset.
+    strongest_images : int, optional
+        Images for those of `strongest_attacks`; by default 1,000.
     restarts : int, optional
         Restarts beyond it are not run; the column's name says how many were. By default 3 on mnist-mini, elsewhere 20.
     autoattack : int
@@ -121,14 +126,15 @@ def run_attacks(
         if attack.restarts > restarts:
             name = name.replace(str(attack.restarts), str(restarts), 1)
             attack = replace(attack, restarts=restarts)
-        if long_images and (attack.steps > 40 or attack.restarts > 1):
-            limits[name] = long_images
+        if count := (long_images if attack.steps > 40 or attack.restarts > 1 else None) or images:
+            limits[name] = min(count, images or count)
         copy = black_box or _copy_of(Path(run_dir)) if column.black_box else None
         if column.black_box and copy is None:
             continue
         attacks[name] = TransferAttack(load_model(copy, device=device), attack) if copy else attack
     strong = strongest_attacks(config, RunFolder(run_dir).record()["data"]["classes"])
-    attacks, limits = attacks | strong, limits | dict.fromkeys(strong, STRONGEST_IMAGES)
+    count = strongest_images or STRONGEST_IMAGES
+    attacks, limits = attacks | strong, limits | dict.fromkeys(strong, min(count, images or count))
     if autoattack:
         attacks[AUTOATTACK] = AutoAttack(eps=strong["APGD-CE"].eps, norm=strong["APGD-CE"].norm)
         limits[AUTOATTACK] = autoattack
@@ -298,20 +304,26 @@ def accuracy_table(runs: Mapping[str, RunAccuracy], *, caption: str = "") -> Tab
     for name in names:
         title = "Clean" if name == "clean" else name
         columns.append(Column(name, title, digits=2, best="max", percent=True, error=f"{name} se"))
+    if not caption:
+        caption = f"Accuracy in %, with standard errors, {images_note(runs)}"
+        if STRONGEST in names:
+            caption += f"; {STRONGEST}: the worst case for each image of all attacks that were run"
+    return Table(columns, rows, caption)
+
+
+def images_note(runs: Mapping[str, RunAccuracy]) -> str:
+    """On how many images accuracies are: ``on 1000 images; PGD100 on 250``."""
+    total = next((len(run.correct["clean"]) for run in runs.values()), 0)
     fewer = {
         name: len(run.correct[name])
         for run in runs.values()
         for name in run.correct
         if len(run.correct[name]) < len(run.correct["clean"])
     }
-    if not caption:
-        total = next((len(run.correct["clean"]) for run in runs.values()), 0)
-        caption = f"Accuracy in %, with standard errors, on {total} images" + "".join(
-            f"; {name} on {count}" for name, count in fewer.items()
-        )
-        if STRONGEST in names:
-            caption += f"; {STRONGEST}: the worst case for each image of all attacks that were run"
-    return Table(columns, rows, caption)
+    names: dict[int, list[str]] = {}
+    for name, count in fewer.items():
+        names.setdefault(count, []).append(name)
+    return f"on {total} images" + "".join(f"; {', '.join(of)} on {count}" for count, of in names.items())
 
 
 def _counts(attacks: Mapping[str, Attack], limits: Mapping[str, int] | None, data: ImageDataset) -> dict[str, int]:

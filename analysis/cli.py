@@ -118,7 +118,9 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
     def evaluate(
         runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Run folders.")]],
         only: Annotated[tuple[str, ...], arg(help="Measure these columns alone, such as PGD20; clean is always.")] = (),
+        images: Annotated[int | None, arg(help="Images for every attack, evenly spread over the split.")] = None,
         long_images: Annotated[int | None, arg(help="Images for attacks above 40 steps, or with restarts.")] = None,
+        strongest_images: Annotated[int | None, arg(help="Images for APGD; by default 1,000.")] = None,
         restarts: Annotated[int | None, arg(help="The most restarts of an attack.")] = None,
         black_box: Annotated[Path | None, arg(help="Run whose adversarial examples are transferred.")] = None,
         autoattack: Annotated[int, arg(help="Images for AutoAttack, which takes minutes to hours.")] = 0,
@@ -152,11 +154,13 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
             if own_attack:
                 times = f" x{attack.restarts}" if attack.restarts > 1 else ""
                 name = f"{attack.name.upper()}-{attack.steps}{times}"
-                attacks, limits = {name: attack}, {name: long_images} if long_images else {}
+                count = long_images or images
+                attacks, limits = {name: attack}, {name: count} if count else {}
             else:
                 attacks, limits = run_attacks(
-                    run, black_box=black_box, long_images=long_images, restarts=restarts, autoattack=autoattack,
-                    only=only, device=device,
+                    run, black_box=black_box, images=images, long_images=long_images,
+                    strongest_images=strongest_images, restarts=restarts, autoattack=autoattack, only=only,
+                    device=device,
                 )  # fmt: skip
             options = {"split": split, "limits": limits, "batch_size": batch_size, "device": device}
             with warnings.catch_warnings():
@@ -241,13 +245,15 @@ def project(
 def landscape(
     run: Positional[RunDir],
     scale: Annotated[str, arg(help="Whose number of images, radius and resolution to use.")] = "mini",
+    rise_only: Annotated[bool, arg(help="Only those whose rise is averaged, none that are drawn.")] = False,
     device: str = "auto",
 ) -> None:
     """Store the loss of a run around a few test images, along two random directions that all runs share."""
     from analysis.run_results import landscape_run
     from analysis.scales import load_scale
 
-    print(landscape_run(run, load_scale(scale).landscape, device=device))
+    settings = load_scale(scale).landscape | ({"images": 0} if rise_only else {})
+    print(landscape_run(run, settings, device=device))
 
 
 def notebooks(

@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import published
+from analysis import published, seeds
 from analysis.scales import Scale
 from analysis.verdicts import Estimate, Group, Number, paired_difference
 from tla_core.presets import analysis_attack
@@ -18,6 +18,10 @@ _OVER_SEEDS = "Errors are over seeds. Differences between methods are judged pai
 _OVER_SEEDS_UNPAIRED = (
     "Errors are over seeds. Differences between methods are judged by Welch's t, since the sidecar lacks the values of"
     " single seeds."
+)
+_OVER_SEEDS_TOO = (
+    "Errors are over seeds and test images together where there are several seeds. Differences between methods are then"
+    " judged paired by seed."
 )
 _OVER_IMAGES = "Errors are binomial, over test images. Differences are judged as those of independent images."
 _AREAS = "Errors are Hanley and McNeil's. Differences are judged as those of independent inputs."
@@ -37,18 +41,27 @@ def read_numbers(folder: Path, stem: str) -> Any:
 
 
 def _ratios(folder: Path, scale: Scale) -> Iterator[Group]:
-    """Table 3: means over classes. Differences are over the classes that both methods have."""
+    """Table 3: means over seeds; of one seed over classes. Differences are over the classes that both methods have."""
     stored = read_numbers(folder, "table3")
     if stored is None:
         return
+    rows = {row["method"]: row for row in stored["records"]}
     by_class: dict[tuple, dict[str, dict[str, float]]] = {}
+    firsts: dict[str, int | None] = {}
     for record in stored["more"]["per_class"]:
         key = record["ratio"], record["dataset"], record["eps"]
-        if record["value"] is not None:
+        first = firsts.setdefault(record["dataset"], record.get("seed"))
+        if record["value"] is not None and record.get("seed") == first:
             by_class.setdefault(key, {}).setdefault(record["method"], {})[record["class"]] = record["value"]
     for (ratio, dataset, eps), values in by_class.items():
         printed = _printed_ratios(ratio, dataset, eps)
         if printed is None:
+            continue
+        name = f"{dataset} {ratio} {eps:g}"
+        if _has_seeds(rows, values, name):
+            yield _over_seeds("table3", dataset, _ratio_at(ratio, dataset, eps), rows, name, {
+                method: Estimate(printed[method], 0) for method in values if method in printed
+            }, _OVER_SEEDS)  # fmt: skip
             continue
         numbers = {
             method: Number(Estimate.of_mean(list(ratios.values())), Estimate(printed[method], 0))
@@ -62,8 +75,24 @@ def _ratios(folder: Path, scale: Scale) -> Iterator[Group]:
         yield Group("table3", dataset, _ratio_at(ratio, dataset, eps), numbers, _OVER_CLASSES, differ)
 
 
+def _has_seeds(rows: Mapping[str, Any], names: Iterable[str], key: str) -> bool:
+    """Whether the rows of these names have a number of several seeds; those made before there were any have not."""
+    return all(name in rows and seeds.is_over_seeds(rows[name], key) for name in names)
+
+
+def _over_seeds(artefact, dataset, quantity, rows, key: str, papers: Mapping[str, Estimate], basis: str) -> Group:
+    """A column of numbers of several seeds."""
+    numbers = {name: Number(seeds.estimate(rows[name], key), paper) for name, paper in papers.items()}
+    return Group(
+        artefact, dataset, quantity, numbers, basis, lambda one, other: seeds.difference(rows[one], rows[other], key)
+    )
+
+
 def _ratios_over_seeds(folder: Path, scale: Scale) -> Iterator[Group]:
-    """The same of several trainings, at the level of a dataset's own attack: means over seeds."""
+    """The same of several trainings, at the level of a dataset's own attack, where Table 3 is of one seed."""
+    main = (read_numbers(folder, "table3") or {"records": []})["records"]
+    if any(seeds.is_over_seeds(row, key.removesuffix(" by seed")) for row in main for key in row if "by seed" in key):
+        return
     records = (read_numbers(folder, "table3-seeds") or {"records": []})["records"]
     for dataset in dict.fromkeys(row["dataset"] for row in records):
         eps = analysis_attack(scale.config(dataset, scale.methods[0])).eps
@@ -114,41 +143,47 @@ def _sweeps(folder: Path, scale: Scale) -> Iterator[Group]:
     dataset = scale.dataset_of("sweeps")
     for name in ("table4", "table5", "table6"):
         records = (read_numbers(folder, name) or {"records": []})["records"]
-        numbers = {
-            row["value"]: Number(Estimate(row["robust"], row["robust se"]), _share(row["paper"], 10_000))
-            for row in records
-            if row.get("paper") is not None
-        }
-        if numbers:
-            yield Group(name, dataset, "TLA under PGD100", numbers, f"{_OVER_IMAGES} One seed each.")
+        rows = {row["value"]: row for row in records if row.get("paper") is not None}
+        papers = {value: _share(row["paper"], 10_000) for value, row in rows.items()}
+        basis = f"{_OVER_IMAGES} One seed each."
+        if rows and _has_seeds(rows, rows, "robust"):
+            basis = _OVER_SEEDS_TOO
+        elif any("robust error seeds" in row for row in rows.values()):
+            basis = "One seed each; errors are the standard deviation of TLA's main runs over seeds."
+        if rows:
+            yield _over_seeds(name, dataset, "TLA under PGD100", rows, "robust", papers, basis)
 
 
 def _accuracies(folder: Path, scale: Scale) -> Iterator[Group]:
     for dataset in scale.datasets:
         records = (read_numbers(folder, f"main_accuracy-{dataset}") or {"records": []})["records"]
         for column, printed in published.published_accuracies(dataset).items():
-            yield from _shares("main_accuracy", dataset, column, printed, {
-                row["model"]: (row[column], row[f"{column} se"]) for row in records if row.get(column) is not None
-            })  # fmt: skip
+            rows = {row["model"]: row for row in records if row.get(column) is not None}
+            yield from _shares("main_accuracy", dataset, column, printed, rows, column)
 
 
 def _neighbours(folder: Path, scale: Scale) -> Iterator[Group]:
     for dataset, printed in published.KNN.items():
         records = (read_numbers(folder, f"knn-{dataset}") or {"records": []})["records"]
         for kind, of in printed.items():
-            ours = {row["method"]: (row[kind], row[f"{kind} se"]) for row in records}
-            yield from _shares("knn", dataset, f"kNN, {kind}", of, ours)
+            rows = {row["method"]: row for row in records}
+            yield from _shares("knn", dataset, f"kNN, {kind}", of, rows, kind)
 
 
 def _detections(folder: Path, scale: Scale) -> Iterator[Group]:
     """The paper does not say of how many inputs its areas are: they are taken to be as exact as ours."""
     for dataset, printed in published.DETECTION.items():
-        ours = {row["name"]: (row["auc"], row["auc se"]) for row in read_numbers(folder, f"detection-{dataset}") or ()}
-        yield from _shares("detection", dataset, "AUC", printed, ours, as_exact_as_ours=True)
         records = (read_numbers(folder, f"detection-densities-{dataset}") or {"records": []})["records"]
-        kind = "own, unit length"  # of those in the table the closest to the paper's numbers
-        ours = {row["method"]: (row[kind], row[f"{kind} se"]) for row in records}
-        yield from _shares("detection-densities", dataset, "AUC", printed, ours, as_exact_as_ours=True)
+        rows = {row["method"]: row for row in records}
+        if rows and _has_seeds(rows, rows, "shared"):  # the figure shows the first seed alone
+            yield from _shares("detection", dataset, "AUC", printed, rows, "shared", as_exact_as_ours=True)
+        else:
+            curves = {curve["name"]: curve for curve in read_numbers(folder, f"detection-{dataset}") or ()}
+            yield from _shares("detection", dataset, "AUC", printed, curves, "auc", as_exact_as_ours=True)
+        # Of those in the table the closest to the paper's numbers.
+        yield from _shares(
+            "detection-densities", dataset, "AUC", printed, rows, "own, unit length", as_exact_as_ours=True
+        )
 
 
 def _share(share: float, n: int) -> Estimate:
@@ -156,18 +191,22 @@ def _share(share: float, n: int) -> Estimate:
     return Estimate(share, math.sqrt(max(share * (1 - share), 0) / n))
 
 
-def _shares(artefact, dataset, quantity, printed, ours, as_exact_as_ours: bool = False) -> Iterator[Group]:
-    """A column of shares; the paper's are in percent, of all test images."""
-    numbers = {}
+def _shares(artefact, dataset, quantity, printed, rows, key: str, as_exact_as_ours: bool = False) -> Iterator[Group]:
+    """A column of shares, in rows by method; the paper's are in percent, of all test images."""
+    papers = {}
     for method, percent in printed.items():
-        if method not in ours:
+        if method not in rows:
             continue
         paper = _share(percent / 100, published.TEST_IMAGES[dataset])
         if as_exact_as_ours:
-            paper = Estimate(paper.value, ours[method][1])
-        numbers[method] = Number(Estimate(*ours[method]), paper)
-    if numbers:
-        yield Group(artefact, dataset, quantity, numbers, _AREAS if as_exact_as_ours else _OVER_IMAGES)
+            row = rows[method]
+            paper = Estimate(paper.value, row[f"{key} se of images" if seeds.is_over_seeds(row, key) else f"{key} se"])
+        papers[method] = paper
+    if papers:
+        basis = _AREAS if as_exact_as_ours else _OVER_IMAGES
+        over = any(seeds.is_over_seeds(rows[method], key) for method in papers)
+        basis = f"{_OVER_SEEDS_TOO} {basis}" if over else basis
+        yield _over_seeds(artefact, dataset, quantity, rows, key, papers, basis)
 
 
 # What the paper claims ------------------------------------------------------------------------------------------------
@@ -192,12 +231,18 @@ def claims(folder: Path | str, found: Sequence[Group]) -> list[Claim]:
         if group.artefact == "table3" and group.dataset == "cifar10" and group.quantity.startswith("r′"):
             judged.append(_is_least(f"TLA has the lowest {group.quantity} on CIFAR-10", group))
     rises: dict[str, dict[int, float]] = {}
-    for each in ((read_numbers(folder, "fig8-rise") or {}).get("more") or {}).get("per_image", ()):
+    rise = read_numbers(folder, "fig8-rise") or {"records": ()}
+    by_model = {row["model"]: row for row in rise["records"]}
+    for each in (rise.get("more") or {}).get("per_image", ()):
         rises.setdefault(each["model"], {})[each["row"]] = each["rise"]
     if {"AT", "ALP", "TLA"} <= set(rises):
         means = {name: Estimate.of_mean(list(by_image.values())) for name, by_image in rises.items()}
         text = "The loss around an image rises least with TLA (Fig. 8)"
-        judged.append(_is_least(text, _unpublished("fig8", means, lambda a, b: paired_difference(rises[a], rises[b]))))
+        group = _unpublished("fig8", means, lambda a, b: paired_difference(rises[a], rises[b]))
+        if _has_seeds(by_model, rises, "rise"):
+            papers = dict.fromkeys(rises, Estimate(math.nan, math.nan))
+            group = _over_seeds("fig8", "", "", by_model, "rise", papers, _OVER_SEEDS_TOO)
+        judged.append(_is_least(text, group))
     if retrieval := read_numbers(folder, "fig7-precision"):
         # Lower is what is judged: of a precision the share that is wrong.
         n = retrieval["more"]["queries"]  # not times three: the neighbours of one query are no independent trials

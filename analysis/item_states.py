@@ -105,11 +105,13 @@ class ItemState:
         """What the metadata of a result must say, by the settings of a scale."""
         run, eps = self.scale.run_dir(self.item.dataset, self.item.method, self.item.seed), float(self.item.eps or 0)
         targets = {
-            "representations": lambda: representations_target(run, eps, scale.images_at(self.item.dataset, eps)),
+            "representations": lambda: representations_target(
+                run, eps, scale.images_at(self.item.dataset, self.item.method, eps, self.item.seed)
+            ),
             "train representations": lambda: train_representations_target(run),
             "class maps": lambda: maps_target(run, eps, scale.map_settings()),
             "pair maps": lambda: pair_maps_target(run, eps, scale.pair_settings(self.item.dataset)),
-            "landscapes": lambda: landscapes_target(run, scale.landscape),
+            "landscapes": lambda: landscapes_target(run, scale.landscape_of(self.item.dataset, self.item.seed)),
         }
         return targets[self.item.kind]()[1]
 

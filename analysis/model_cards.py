@@ -131,8 +131,8 @@ def restore_runs(scale: Scale) -> list[Path]:
     for dataset in scale.datasets:
         for method in scale.methods:
             published = scale.root / "checkpoints" / f"{dataset}-{method}"
-            run = RunFolder(scale.run_dir(dataset, method, scale.seeds[0]))
-            settings = scale.config(dataset, method, scale.seeds[0])
+            run = RunFolder(scale.run_dir(dataset, method, scale.seeds_of(dataset)[0]))
+            settings = scale.config(dataset, method, scale.seeds_of(dataset)[0])
             if not (published / CARD).is_file() or run_config(published).identity != settings.identity:
                 continue
             with run.locked():

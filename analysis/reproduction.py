@@ -1,5 +1,6 @@
 """The document that puts the numbers of a scale beside the paper's, with the verdicts of `analysis.verdicts`."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -60,8 +61,9 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
     if differences := _differences(folder):
         parts += [
             "## Differences of r′ between methods",
-            "Standard errors are of a bootstrap over the test images of these classes, the same of both methods; in the"
-            " other sections those of Table 3 are over classes, or over seeds.",
+            "Standard errors are over seeds, paired, where there are several; of one training they are of a bootstrap"
+            " over the test images of these classes, the same of both methods. In the other sections those of Table 3"
+            " are over classes, or over seeds.",
             differences,
         ]
     for artefact, title in _TITLES.items():
@@ -115,12 +117,10 @@ def _settings(scale: Scale) -> str:
     rows = []
     for dataset in scale.datasets:
         config = scale.config(dataset, scale.methods[-1])
-        counts = {len(scale.spread_runs(dataset, method)) or len(scale.seeds) for method in scale.methods}
-        seeds = "–".join(map(str, sorted({min(counts), max(counts)})))
         rows.append({
             "dataset": dataset, "data": config.dataset, "network": f"{config.network}, width {config.width:g}",
             "blocks": "-".join(map(str, config.blocks)) or "–", "length": config.length, "attack": str(config.attack),
-            "batch": config.batch_size, "seeds": seeds,
+            "batch": config.batch_size, "seeds": str(len(scale.seeds_of(dataset))),
         })  # fmt: skip
     columns = [Column(key, key, align="left") for key in rows[0]]
     return Table(columns, rows).to_markdown().strip()
@@ -131,7 +131,8 @@ def _differences(folder: Path) -> str:
     rows = []
     for record in (read_numbers(folder, "table3-differences") or {"records": []})["records"]:
         for name in (key.removesuffix(" se") for key in record if key.endswith(" se")):
-            difference = Estimate(record[name], record[f"{name} se"])
+            freedom = record["seeds"] - 1 if record.get("seeds", 1) > 1 else math.inf
+            difference = Estimate(record[name], record[f"{name} se"], freedom)
             found = "within noise" if not difference.is_not_zero else "higher" if difference.value > 0 else "lower"
             where = f"{record['dataset']}, ε {level_text(record['dataset'], record['eps'])}"
             pair = " − ".join(name.upper().split())

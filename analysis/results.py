@@ -70,7 +70,8 @@ class Results:
 
     def __repr__(self) -> str:
         s = self.scale
-        return f"Results({s.name!r}: {', '.join(s.datasets)}; {', '.join(s.methods)}; seeds {list(s.seeds)})"
+        seeds = s.seeds if isinstance(s.seeds, dict) else list(s.seeds)
+        return f"Results({s.name!r}: {', '.join(s.datasets)}; {', '.join(s.methods)}; seeds {seeds})"
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -93,6 +94,8 @@ class Results:
         from analysis.accuracy import STRONGEST, stored_outcomes
 
         attack, dataset = self.attack(dataset=dataset), dataset or self.scale.datasets[0]
+        seeds = self.scale.seeds_of(dataset)
+        of_seed = f" of seed {seeds[0]}" if len(seeds) > 1 else ""
         ours, strongest = [], []
         for method in methods or self.methods:
             worst = stored_outcomes(self.run(method, dataset=dataset)).get(STRONGEST)
@@ -106,19 +109,36 @@ class Results:
             ours.append(f"{method.upper()} {100 * float(np.mean(np.asarray(right)[rows])):.1f}")
             strongest.append(f"{100 * np.mean([by_index[int(reps.indices[row])] for row in rows]):.1f}")
         return (
-            f"{attack}, which leaves {', '.join(ours)} % of {len(rows):,} test images right, where the strongest attack"
-            f" leaves {', '.join(strongest)} %"
+            f"{attack}, which{of_seed} leaves {', '.join(ours)} % of {len(rows):,} test images right, where the"
+            f" strongest attack leaves {', '.join(strongest)} %"
+        )
+
+    def seed_note(self, dataset: str | None = None, methods: Sequence[str] | None = None) -> str:
+        """Which training a figure shows, and how it stands among those of the other seeds: for captions."""
+        dataset = dataset or self.scale.datasets[0]
+        first, *others = self.scale.seeds_of(dataset)
+        if not others:
+            return f"one training each, seed {first}"
+        stand = []
+        for method in methods or self.methods:
+            of_seeds = self.representations_of_seeds(method, dataset=dataset)
+            robust = [f"{100 * reps.robust_accuracy:.1f}" for reps in of_seeds.values()]
+            stand.append(f"{method.upper()} {robust[0]}, the others {' and '.join(robust[1:])}")
+        return (
+            f"seed {first} of {1 + len(others)}; robust accuracy on {len(of_seeds[first]):,} test images, %:"
+            f" {'; '.join(stand)}"
         )
 
     def run(self, method: str, *, dataset: str | None = None, seed: int | None = None) -> Path:
         """The run folder of a method or variant, trained if it is missing or was trained with other settings."""
         from tla_core.training import train
 
-        dataset, seed = dataset or self.scale.datasets[0], self.scale.seeds[0] if seed is None else seed
+        dataset = dataset or self.scale.datasets[0]
+        seed = self.scale.seeds_of(dataset)[0] if seed is None else seed
         config = self.scale.config(dataset, method, seed)
         path = self.scale.run_dir(dataset, method, seed)
-        if not is_trained(path, config):
-            start = self.run("at", dataset=dataset, seed=seed) if config.fine_tune else None
+        start = self.run("at", dataset=dataset, seed=seed) if config.fine_tune else None
+        if not is_trained(path, config, start):
             preset, flags = self.scale.preset(dataset, method), self.scale.flags(dataset, method)
             flags = f"{flags} --init-from {quote(str(start))}" if start else flags
             command = f"tla train {preset} --seed {seed} --out {quote(str(path))} --replace {flags}"
@@ -131,13 +151,24 @@ class Results:
     ) -> RepresentationSet:
         """Clean and adversarial test representations of a method at a perturbation level."""
         run = self.run(method, dataset=dataset, seed=seed)
-        images = self.scale.images_at(dataset or self.scale.datasets[0], eps)
+        images = self.scale.images_at(dataset or self.scale.datasets[0], method, eps, seed)
         path, expected = representations_target(run, eps, images)
         if not is_current(path, expected):
             few = f" --images {images}" if images else ""
             self._may_make(path, f"tla extract {quote(str(run))} --eps {expected['attack']['eps']:g}{few}")
             extract_run(run, eps, images=images, progress=self.progress)
         return RepresentationSet.load(path)
+
+    def representations_of_seeds(
+        self, method: str, *, dataset: str | None = None, seeds: Sequence[int] = ()
+    ) -> dict[int, RepresentationSet]:
+        """Representations at the main level of each seed of a method, or of those named, all of the same images."""
+        found = {
+            seed: self.representations(method, dataset=dataset, seed=seed)
+            for seed in seeds or self.scale.seeds_of(dataset or self.scale.datasets[0])
+        }
+        fewest = min(found.values(), key=len).indices
+        return {seed: reps.subset(np.flatnonzero(np.isin(reps.indices, fewest))) for seed, reps in found.items()}
 
     def train_representations(
         self, method: str, *, dataset: str | None = None, seed: int | None = None
@@ -195,10 +226,12 @@ class Results:
         from analysis.landscape import load_landscapes
 
         run = self.run(method, dataset=dataset or self.scale.dataset_of("landscapes"), seed=seed)
-        path, expected = landscapes_target(run, self.scale.landscape)
+        settings = self.scale.landscape_of(dataset or self.scale.dataset_of("landscapes"), seed)
+        path, expected = landscapes_target(run, settings)
         if not is_current(path, expected):
-            self._may_make(path, f"tla landscape {quote(str(run))} --scale {self.scale.name}")
-            landscape_run(run, self.scale.landscape)
+            few = "" if settings["images"] else " --rise-only"
+            self._may_make(path, f"tla landscape {quote(str(run))} --scale {self.scale.name}{few}")
+            landscape_run(run, settings)
         return load_landscapes(path)
 
     def accuracy(
@@ -209,7 +242,9 @@ class Results:
 
         dataset = dataset or self.scale.datasets[0]
         run = self.run(method, dataset=dataset, seed=seed)
-        options = self.scale.accuracy_options(dataset, method, self.scale.seeds[0] if seed is None else seed)
+        options = self.scale.accuracy_options(
+            dataset, method, self.scale.seeds_of(dataset)[0] if seed is None else seed
+        )
         options |= {"only": only, "black_box": None} if only else {}
         if options["black_box"]:
             copy, copy_seed = options["black_box"]

@@ -21,11 +21,13 @@ from tla_core.run_folder import RunFolder
 from tla_core.schedule import split_holdout
 
 
-def is_trained(run_dir: Path | str, config: TrainConfig) -> bool:
-    """Whether the folder holds a finished run of these settings."""
+def is_trained(run_dir: Path | str, config: TrainConfig, start: Path | str | None = None) -> bool:
+    """Whether the folder holds a finished run of these settings, which went on from the weights of the run `start`."""
     folder = RunFolder(run_dir)
     record = folder.record()
-    return record is not None and record["config_identity"] == config.identity and folder.model_path.exists()
+    if record is None or record["config_identity"] != config.identity or not folder.model_path.exists():
+        return False
+    return start is None or record["start"]["init_from"] == file_sha256(RunFolder(start).finished_model())
 
 
 def run_config(run_dir: Path | str) -> TrainConfig:
@@ -221,9 +223,9 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
     ----------
     run_dir : Path or str
     settings : dict
-        ``images``, their number, evenly spread over the test set; ``radius`` in units of the dataset's eps;
-        ``resolution``; and ``rise``: the ``images`` and ``resolution`` of the coarser ones that only their rise is
-        wanted of.
+        ``images``, their number, evenly spread over the test set, which may be none; ``radius`` in units of the
+        dataset's eps; ``resolution``; and ``rise``: the ``images`` and ``resolution`` of the coarser ones that only
+        their rise is wanted of.
     device : str
 
     Returns
@@ -241,7 +243,7 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
     model = load_model(run_dir, device=device)
     found = {}
     for kind, wanted in (("", settings), (OF_RISE, settings["rise"])):
-        rows = np.arange(wanted["images"]) * len(data.labels) // wanted["images"]
+        rows = np.arange(wanted["images"]) * len(data.labels) // max(wanted["images"], 1)
         shape = {"radius": settings["radius"] * expected["eps"], "resolution": wanted["resolution"]}
         for place, row in enumerate(rows.tolist()):
             image, label = data.images[row], int(data.labels[row])

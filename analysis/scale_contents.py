@@ -65,24 +65,26 @@ class _Items:
 
     def __init__(self, scale: Scale) -> None:
         self.scale, self.found = scale, {}
-        self.first = scale.seeds[:1]
-        self.of_table = [
-            run
-            for dataset in scale.datasets
-            for run in self.runs([dataset], scale.table_methods(dataset), self.first)
-        ]
+        self.of_table = [run for dataset in scale.datasets for run in scale.table_runs(dataset)]
 
     def all(self) -> tuple[Item, ...]:
-        for run in self.runs(self.scale.datasets, self.scale.methods, self.scale.seeds):
+        for run in self.runs(self.scale.datasets, self.scale.methods):
             self.model(*run)
         notebooks = [self.notebook(name) for name in self.scale.notebooks]
         path = f"figures/{self.scale.name}/manifest.json"
         self.found[path] = Item("manifest", path, f"tla manifest --scale {self.scale.name}", tuple(notebooks))
         return tuple(sorted(self.found.values(), key=lambda item: KINDS.index(item.kind)))
 
-    @staticmethod
-    def runs(datasets: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, str, int]]:
-        return [(dataset, method, seed) for dataset in datasets for method in methods for seed in seeds]
+    def runs(
+        self, datasets: Sequence[str], methods: Sequence[str], seeds: int | None = None
+    ) -> list[tuple[str, str, int]]:
+        """Runs of all seeds of each dataset, or of the first so many."""
+        return [
+            (dataset, method, seed)
+            for dataset in datasets
+            for method in methods
+            for seed in self.scale.seeds_of(dataset)[:seeds]
+        ]
 
     def levels(self, dataset: str) -> list[str]:
         return [f"{eps:g}" for eps in ANALYSIS_LEVELS[self.scale.config(dataset, self.scale.methods[0]).dataset]]
@@ -110,7 +112,7 @@ class _Items:
 
     def representations(self, run: tuple[str, str, int], eps: str) -> str:
         command, name = f"tla extract {self.folder(run)} --eps {eps}", f"representations-eps{eps}.safetensors"
-        if images := self.scale.images_at(run[0], float(eps)):
+        if images := self.scale.images_at(run[0], run[1], float(eps), run[2]):
             command += f" --images {images}"
         return self.add("representations", run, name, command, [self.model(*run)], eps)
 
@@ -128,7 +130,8 @@ class _Items:
         return self.add("class maps", run, f"class-maps-eps{eps}.safetensors", command, needs, eps)
 
     def landscapes(self, run: tuple[str, str, int]) -> str:
-        command = f"tla landscape {self.folder(run)} --scale {self.scale.name}"
+        few = "" if self.scale.landscape_of(run[0], run[2])["images"] else "--rise-only"
+        command = f"tla landscape {self.folder(run)} --scale {self.scale.name} {few}"
         return self.add("landscapes", run, "landscapes.safetensors", command, [self.model(*run)])
 
     def accuracy(self, run: tuple[str, str, int]) -> str:
@@ -150,17 +153,19 @@ class _Items:
     def reads(self) -> dict[str, Callable[[], list[str]]]:
         """Notebook -> what it reads. One that is not here reads everything that the others do."""
         scale = self.scale
-        of_first = self.runs(scale.datasets, scale.methods, self.first)
-        of_neighbours = self.runs(scale.neighbour_datasets(), scale.methods, self.first)
-        of_maps = self.runs([scale.dataset_of("maps")], scale.methods, self.first)
-        attacked = [method for method in scale.methods if method != "um"]
-        of_landscapes = self.runs([scale.dataset_of("landscapes")], attacked, self.first)
-        spread = [(d, *run) for d in scale.datasets for m in scale.methods for run in scale.spread_runs(d, m)]
+        every, of_first = self.runs(scale.datasets, scale.methods), self.runs(scale.datasets, scale.methods, 1)
+        of_neighbours = self.runs(scale.neighbour_datasets(), scale.methods)
+        of_maps = self.runs([scale.dataset_of("maps")], scale.methods)
+        mapped = self.runs([scale.dataset_of("maps")], scale.methods, 1)
+        landscapes = scale.dataset_of("landscapes")
+        of_landscapes = self.runs([landscapes], [method for method in scale.methods if method != "um"])
+        beside_landscapes = of_landscapes if len(scale.seeds_of(landscapes)) > 1 else []
         swept = dict.fromkeys(method for name in scale.sweeps for method in scale.sweep(name).values())
-        of_sweeps = self.runs([scale.dataset_of("sweeps")], tuple(swept), self.first)
+        of_sweeps = [run for method in swept for run in scale.sweep_runs(method)]
+        of_sweeps += scale.spread_runs() if scale.sweeps else []
 
         def maps() -> list[str]:
-            return [self.maps(run) for run in of_maps]
+            return [self.maps(run) for run in mapped]
 
         def at_main_level(runs: list[tuple[str, str, int]]) -> list[str]:
             return [self.representations(run, self.main_level(run[0])) for run in runs]
@@ -172,24 +177,28 @@ class _Items:
 
         return {
             "00_quickstart": lambda: [
-                self.model(*run) for run in self.runs(scale.datasets[:1], ("um", "tla"), self.first)
+                self.model(*run) for run in self.runs(scale.datasets[:1], ("um", "tla"), 1)
             ],
-            "fig1_3_false_classes": lambda: maps() + at_main_level(of_maps) + noted(of_maps),
-            "fig4_6_class_pairs": lambda: maps() + at_main_level(of_maps) + noted(of_maps),
-            "fig7_retrieval": lambda: at_main_level(of_maps) + noted(of_maps),
-            "fig8_loss_landscape": lambda: [self.landscapes(run) for run in of_landscapes],
+            "fig1_3_false_classes": lambda: maps() + at_main_level(of_maps) + noted(mapped),
+            "fig4_6_class_pairs": lambda: maps() + at_main_level(of_maps) + noted(mapped),
+            "fig7_retrieval": lambda: at_main_level(of_maps) + noted(mapped),
+            "fig8_loss_landscape": lambda: (
+                [self.landscapes(run) for run in of_landscapes] + at_main_level(beside_landscapes)
+            ),
             "table1_2_architectures": list,
             "table3_distance_ratios": lambda: (
                 [self.representations(run, eps) for run in of_first for eps in self.levels(run[0])]
-                + at_main_level(spread)
+                + at_main_level(every)
                 + noted(of_first)
             ),
-            "table4_6_hyperparameters": lambda: [self.accuracy(run) for run in of_sweeps],
+            "table4_6_hyperparameters": lambda: (
+                [self.accuracy(run) for run in of_sweeps] + at_main_level(of_sweeps)
+            ),
             "main_accuracy": lambda: [self.accuracy(run) for run in self.of_table],
             "knn_and_detection": lambda: (
                 at_main_level(of_neighbours)
                 + [self.train_representations(run) for run in of_neighbours]
-                + noted(of_neighbours)
+                + noted(self.runs(scale.neighbour_datasets(), scale.methods, 1))
             ),
             "your_own_model": list,
             "explore_embeddings": lambda: at_main_level(of_maps),

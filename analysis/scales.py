@@ -16,7 +16,7 @@ from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig, parse_
 from tla_core.presets import SWEEPS, analysis_attack, preset_fields
 
 FIGURE_KINDS = ("maps", "landscapes", "sweeps")
-SWEEP_COLUMN = "PGD100"  # the attack that sweeps are compared by
+SWEEP_COLUMNS = ("PGD100", "APGD-CE", "APGD-T")  # the attack that sweeps are compared by, and the strongest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +29,21 @@ class Scale:
     root : Path
         Root of the project.
     datasets, methods, notebooks : tuple of str
-    seeds : tuple of int
-        Of the main runs; the first is that of the figures.
+    seeds : tuple of int, or dict
+        Of the main runs of every dataset, or dataset -> seeds; the first is that of the figures.
     points_per_class : dict
         ``clean`` and ``adversarial`` points of each map.
     tsne_iterations : int or "auto"
     analysis_images : dict
         Dataset -> test images that representations are taken of, evenly spread over the set; by default all. What
-        the maps are drawn from is always taken of all.
+        the maps are drawn from, which is of the first seed, is always taken of all.
     presets : str
         First part of the presets' names; by default the scale's own name.
     overrides : dict
         Method -> fields that differ from its preset.
     variant_overrides : dict
-        Fields that every variant has otherwise, such as a shorter training.
+        Fields that every variant on the dataset of the sweeps has otherwise, such as a shorter training; with
+        ``fine_tune: true`` it goes on from the AT run of its seed.
     figure_datasets : dict
         ``maps``, ``landscapes``, ``sweeps`` -> dataset of those figures; by default the first.
     class_pairs : dict
@@ -54,20 +55,23 @@ class Scale:
         mean is taken over.
     sweeps : tuple of str
         See `tla_core.presets.SWEEPS`.
-    spread : dict
-        ``variant`` (may be empty) and ``seeds``, of all methods or of each that they name, of the runs whose spread
-        Table 3 shows, of all datasets or of those of ``datasets``; no seeds, no spread.
+    sweep_seeds : tuple of int
+        Of the sweeps' runs; by default the first of their dataset.
     accuracy : dict
-        ``methods`` of the main table; ``long_images`` and ``restarts``, limits of costly attacks; ``autoattack``, the
-        number of images for it; ``black_box``, the ``variant`` and ``seed`` of the copies. Methods, AutoAttack and
-        copies are for all datasets, or for each that they name. Null is no limit, and none.
+        ``methods`` of the main table, and ``variant_seeds``, ``first`` or ``all``: of which seeds those of them are
+        that are not among the scale's; ``other_seeds``, the columns of seeds but the first, by default all that need
+        neither AutoAttack nor a copy; ``images`` of every attack, ``long_images``, ``strongest_images`` and
+        ``restarts``, limits of costly ones; ``sweep_images`` of every attack on the sweeps' runs; ``autoattack``, the
+        number of images for it; ``black_box``, the ``variant``, ``seed`` and, where not all have one, ``methods`` of
+        the copies. Methods, AutoAttack and copies are for all datasets, or for each that they name. Null is no limit,
+        and none.
     """
 
     name: str
     root: Path
     datasets: tuple[str, ...]
     methods: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] | dict[str, list[int]]
     notebooks: tuple[str, ...]
     points_per_class: dict[str, int]
     tsne_iterations: int | str = "auto"
@@ -82,7 +86,7 @@ class Scale:
         default_factory=lambda: {"images": 3, "resolution": 41, "radius": 2, "rise": {"images": 20, "resolution": 11}}
     )
     sweeps: tuple[str, ...] = ()
-    spread: dict[str, Any] = field(default_factory=lambda: {"variant": "", "seeds": []})
+    sweep_seeds: tuple[int, ...] = ()
     accuracy: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,12 +99,20 @@ class Scale:
         if unknown := sorted(set(self.figure_datasets) - set(FIGURE_KINDS)):
             raise ValueError(f"figure_datasets must be of {', '.join(FIGURE_KINDS)}. Got {', '.join(unknown)}.")
         by_dataset = [value for key in ("autoattack", "methods") if isinstance(value := self.accuracy.get(key), dict)]
-        named = {*self.spread.get("datasets", ()), *(self.accuracy.get("black_box") or {}), *chain(*by_dataset)}
-        if unknown := sorted(named - {"variant", "seed", *self.datasets}):
-            names = ", ".join(self.datasets)
-            raise ValueError(
-                f"spread, black_box, autoattack and methods need datasets of the scale ({names}). Got {unknown}."
-            )
+        named = {*(self.accuracy.get("black_box") or {}), *chain(*by_dataset)}
+        names = ", ".join(self.datasets)
+        if unknown := sorted(named - {"variant", "seed", "methods", *self.datasets}):
+            raise ValueError(f"black_box, autoattack and methods need datasets of the scale ({names}). Got {unknown}.")
+        of_seeds = self.seeds if isinstance(self.seeds, dict) else dict.fromkeys(self.datasets, self.seeds)
+        if set(of_seeds) != set(self.datasets) or not all(map(len, of_seeds.values())):
+            raise ValueError(f"seeds must be a list, or one for each dataset ({names}). Got {self.seeds}.")
+        if (wanted := self.accuracy.get("variant_seeds", "first")) not in ("first", "all"):
+            raise ValueError(f"variant_seeds must be first or all. Got {wanted!r}.")
+        if unknown := sorted(set(self.sweep_seeds) - set(self.seeds_of(self.dataset_of("sweeps")))):
+            raise ValueError(f"sweep_seeds must be among the seeds of {self.dataset_of('sweeps')}. Got {unknown}.")
+        copy = self.copy_of(self.dataset_of("sweeps"), self.methods[0])
+        if self.variant_overrides.get("fine_tune") and copy and "@" in copy[0]:
+            raise ValueError(f"copies of a black-box attack are independent: none goes on from AT. Got {copy[0]}.")
         if unknown := sorted(set(self.sweeps) - set(SWEEPS)):
             raise ValueError(f"sweeps must be among {', '.join(SWEEPS)}. Got {', '.join(unknown)}.")
 
@@ -111,7 +123,8 @@ class Scale:
         config = replaced_settings(preset, self.overrides.get(name, {}), f"overrides of {name}")
         if not variant:
             return config
-        config = replaced_settings(config, self.variant_overrides, "variant_overrides")
+        if dataset == self.dataset_of("sweeps"):
+            config = replaced_settings(config, self.variant_overrides, "variant_overrides")
         return replaced_settings(config, variant_fields(variant), f"the variant {variant}")
 
     def preset(self, dataset: str, method: str) -> str:
@@ -147,21 +160,27 @@ class Scale:
             found[value] = f"tla@{variant_name(changed)}" if changed else own
         return found
 
-    def spread_runs(self, dataset: str, method: str) -> list[tuple[str, int]]:
-        """Methods with their variant, and seeds, of the runs whose spread is shown."""
-        if dataset not in self.spread.get("datasets", self.datasets):
-            return []
-        variant = self.spread.get("variant")
-        seeds = self.spread.get("seeds", ())
-        seeds = seeds.get(method, ()) if isinstance(seeds, dict) else seeds
-        return [(f"{method}@{variant}" if variant else method, seed) for seed in seeds]
+    def sweep_runs(self, method: str) -> list[tuple[str, str, int]]:
+        """Dataset, method and seed of the runs of one value of a sweep."""
+        dataset = self.dataset_of("sweeps")
+        return [(dataset, method, seed) for seed in self.sweep_seeds or self.seeds_of(dataset)[:1]]
+
+    def spread_runs(self) -> list[tuple[str, str, int]]:
+        """The runs whose spread is the error of the sweeps where these have one seed: TLA's own of all seeds."""
+        dataset = self.dataset_of("sweeps")
+        seeds = self.seeds_of(dataset) if len(self.sweep_seeds) < 2 else ()
+        return [(dataset, "tla", seed) for seed in seeds if len(seeds) > 1]
+
+    def seeds_of(self, dataset: str) -> tuple[int, ...]:
+        """The seeds of a dataset's main runs; the first is that of the figures."""
+        return tuple(self.seeds[dataset] if isinstance(self.seeds, dict) else self.seeds)
 
     def copy_of(self, dataset: str, method: str) -> tuple[str, int] | None:
         """Method with its variant, and seed, of the independently trained copy of a method; None if there is none."""
         copy = self.accuracy.get("black_box")
         if copy and "seed" not in copy:
             copy = copy.get(dataset)
-        if not copy:
+        if not copy or method not in copy.get("methods", (method,)):
             return None
         return (f"{method}@{copy['variant']}" if copy.get("variant") else method), int(copy["seed"])
 
@@ -169,6 +188,15 @@ class Scale:
         """The methods of a dataset's main table; by default the scale's."""
         methods = self.accuracy.get("methods", self.methods)
         return tuple(methods.get(dataset, self.methods) if isinstance(methods, dict) else methods)
+
+    def table_runs(self, dataset: str) -> list[tuple[str, str, int]]:
+        """Dataset, method and seed of each run of a dataset's main table."""
+        seeds, every = self.seeds_of(dataset), self.accuracy.get("variant_seeds") == "all"
+        return [
+            (dataset, method, seed)
+            for method in self.table_methods(dataset)
+            for seed in (seeds if every or method in self.methods else seeds[:1])
+        ]
 
     def autoattack_images(self, dataset: str, method: str) -> int | None:
         """The number of images for AutoAttack; None for no AutoAttack, as for the main table's variants of TLA."""
@@ -184,11 +212,20 @@ class Scale:
         """Folder of a training: ``runs/<scale>/<dataset>/<method>[@<variant>]/seed<n>``."""
         return self.root / "runs" / self.name / dataset / method / f"seed{seed}"
 
-    def images_at(self, dataset: str, eps: float | None = None) -> int | None:
-        """How many test images representations at a perturbation level are of; None for all, as of the maps' level."""
+    def images_at(self, dataset: str, method: str, eps: float | None = None, seed: int | None = None) -> int | None:
+        """How many test images representations at a perturbation level are of; None for all.
+
+        Of all are those that the maps are drawn from: of the methods' first seed, at the main level.
+        """
         main = analysis_attack(self.config(dataset, self.methods[0])).eps
         of_maps = dataset == self.dataset_of("maps") and (eps is None or f"{eps:g}" == f"{main:g}")
-        return None if of_maps else self.analysis_images.get(dataset)
+        first = method in self.methods and seed in (None, self.seeds_of(dataset)[0])
+        return None if of_maps and first else self.analysis_images.get(dataset)
+
+    def landscape_of(self, dataset: str, seed: int | None = None) -> dict[str, Any]:
+        """What this scale passes to `landscape_run`: of seeds but the first, none that are drawn."""
+        first = seed is None or seed == self.seeds_of(dataset)[0]
+        return self.landscape if first else {**self.landscape, "images": 0}
 
     def map_settings(self) -> dict[str, Any]:
         """What this scale passes to `map_classes`."""
@@ -203,13 +240,17 @@ class Scale:
     def accuracy_options(self, dataset: str, method: str, seed: int) -> dict[str, Any]:
         """What `analysis.accuracy.run_attacks` is told of a run; ``black_box`` is (method, seed) of the copy, or None.
 
-        All columns of the runs of the main table, and of others the one that sweeps are compared by.
+        All columns of the first seed's runs of the main table, of its other seeds those that the scale names for them,
+        and of others those that sweeps are compared by.
         """
-        limits = {name: self.accuracy.get(name) for name in ("long_images", "restarts")}
-        if seed != self.seeds[0] or method not in self.table_methods(dataset):
-            return {**limits, "only": (SWEEP_COLUMN,), "autoattack": 0, "black_box": None}
+        limits = {name: self.accuracy.get(name) for name in ("images", "long_images", "strongest_images", "restarts")}
+        options = {**limits, "only": SWEEP_COLUMNS, "autoattack": 0, "black_box": None}
+        if (dataset, method, seed) not in self.table_runs(dataset):
+            return options | {"images": self.accuracy.get("sweep_images") or limits["images"]}
+        if seed != self.seeds_of(dataset)[0]:
+            return options | {"only": tuple(self.accuracy.get("other_seeds") or ())}
         autoattack = self.autoattack_images(dataset, method) or 0
-        return {**limits, "only": (), "autoattack": autoattack, "black_box": self.copy_of(dataset, method)}
+        return options | {"only": (), "autoattack": autoattack, "black_box": self.copy_of(dataset, method)}
 
     @property
     def figures_dir(self) -> Path:

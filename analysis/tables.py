@@ -29,6 +29,8 @@ class Column:
         Print a fraction as a percentage.
     error : str, optional
         Key of the standard error, printed behind the value as ``± error``.
+    mark : str, optional
+        Key of what is printed behind the error, such as ``*``; the caption says what it means.
     align : {"left", "right"}
         The first column is always on the left.
     """
@@ -39,6 +41,7 @@ class Column:
     best: Literal["min", "max"] | None = None
     percent: bool = False
     error: str | None = None
+    mark: str | None = None
     align: Literal["left", "right"] = "right"
 
     def text(self, value: Any) -> str:
@@ -86,7 +89,7 @@ class Table:
     def to_csv(self) -> str:
         """Full precision, one line per record, keys as the header; a missing value is an empty field."""
         buffer = io.StringIO()
-        keys = [key for c in self.columns for key in (c.key, c.error) if key]
+        keys = [key for c in self.columns for key in (c.key, c.error, c.mark) if key]
         writer = csv.DictWriter(buffer, keys, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: None if _is_missing(v) else v for k, v in row.items()} for row in self.rows)
@@ -128,9 +131,10 @@ class Table:
         text = escape(column.text(row.get(column.key)))
         text = mark.format(text) if self.is_best(row, column) else text
         error = row.get(column.error) if column.error else None
-        if _is_missing(error) or _is_missing(row.get(column.key)):
-            return text
-        return f"{text} {escape('±')} {column.text(error)}"
+        if not (_is_missing(error) or _is_missing(row.get(column.key))):
+            text = f"{text} {escape('±')} {column.text(error)}"
+        sign = row.get(column.mark) if column.mark else None
+        return f"{text} {escape(sign)}" if sign else text
 
 
 _LATEX = str.maketrans({

@@ -14,7 +14,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
 
 AGREES, ORDERED, NOISE, DISAGREES = "agrees", "same ordering", "too close to order", "disagrees"
 CONFIDENCE = 0.95
@@ -48,6 +47,8 @@ class Estimate:
     @property
     def margin(self) -> float:
         """Half the width of the interval of 95 %, by Student's t: 1.96 errors, or 4.30 with 2 degrees of freedom."""
+        from scipy import stats  # which takes half a second to import
+
         return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * self.error
 
     @property

@@ -7,9 +7,10 @@ import nbformat
 import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from scipy import stats
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis import bootstrap_r_prime, cli, input_landscape, ratio_r_prime, sweep_table
+from analysis import bootstrap_r_prime, cli, detection_of, input_landscape, ratio_r_prime, run_accuracies, sweep_table
 from analysis.detection import detection_auc
 from analysis.manifest import check_manifest
 from analysis.notebook_runner import NotebookError, run_notebook
@@ -24,7 +25,9 @@ from tla_core.training import load_model
 pytestmark = pytest.mark.timeout(1200)
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
-FIGURES = [f"fig{k}" for k in range(1, 9)] + ["detection-mnist", "your_own_model"]
+FIGURES = [
+    *(f"fig{k}" for k in range(1, 9)), *(f"table{k}-plot" for k in (4, 5, 6)), "detection-mnist", "your_own_model",
+]  # fmt: skip
 TABLES = [
     *(f"table{k}" for k in range(1, 7)), "table3-seeds", "table3-differences", "table3-distances", "fig7-precision",
     "fig8-rise", "main_accuracy-mnist", "knn-mnist", "detection-densities-mnist",
@@ -36,10 +39,12 @@ SCALE = {
     "pair_points": 40,
     "landscape": {"images": 2, "resolution": 5, "radius": 2, "rise": {"images": 4, "resolution": 3}},
     "sweeps": ["table4", "table5", "table6"],
-    "spread": {"variant": "short", "seeds": [0, 1]},
+    "variant_overrides": {"fine_tune": True},
+    "seeds": [0, 1],
+    "analysis_images": {"mnist": 200},
     "accuracy": {
-        "methods": ["um", "tla-rn", "tla"], "long_images": 10, "restarts": 2,
-        "black_box": {"variant": "copy", "seed": 1},
+        "methods": ["um", "tla-rn", "tla"], "images": 100, "long_images": 10, "strongest_images": 10, "restarts": 2,
+        "black_box": {"variant": "", "seed": 1, "methods": ["um", "tla"]},
     },
     "overrides": {method: tiny_training() for method in (*METHODS, *VARIANTS)},
 }  # fmt: skip
@@ -133,12 +138,12 @@ def make_everything(results):
             results.train_representations(method)
             for eps in results.levels():
                 results.representations(method, eps)
-            for variant, seed in results.scale.spread_runs("mnist", method):
-                results.representations(variant, seed=seed)
+            results.representations_of_seeds(method)
+            results.train_representations(method, seed=1)
         for method in results.methods[1:]:
-            results.landscapes(method)
-        for method in results.scale.table_methods("mnist"):
-            results.accuracy(method)
+            for seed in results.scale.seeds_of("mnist"):
+                results.loss_rises(method, seed=seed)
+        run_accuracies(results)
         for name in results.scale.sweeps:
             sweep_table(results, name)
 
@@ -179,7 +184,7 @@ def test_executed_copies_are_kept_with_their_outputs_and_the_scale(executed):
         pictures = [out for cell in copy.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
         drawn = {"fig1_3_false_classes": 3, "fig4_6_class_pairs": 3, "your_own_model": 1} | dict.fromkeys(
             ("fig7_retrieval", "fig8_loss_landscape", "knn_and_detection"), 1
-        )
+        ) | {"table4_6_hyperparameters": 3}
         assert len(pictures) >= drawn.get(path.stem, 0), f"{path.stem} does not show its figures"
 
 
@@ -191,24 +196,36 @@ def test_a_failing_notebook_is_named_and_the_others_go_on(executed, capsys):
     assert not (root / "never").exists()
 
 
-def test_sidecars_name_the_notebook_the_runs_and_the_numbers(executed):
+def test_sidecars_name_the_notebook_the_runs_and_the_numbers(executed, monkeypatch):
     root, _ = executed
+    use_few_images(monkeypatch)
     results = Results("mini", root=root, make=False)
     figure, table = (json.loads((root / f"figures/mini/{name}.json").read_text()) for name in ("fig1", "table3"))
     assert figure["provenance"]["command"] == "tla notebooks fig1_3_false_classes --scale mini"
     assert table["provenance"]["command"] == "tla notebooks table3_distance_ratios --scale mini"
-    assert figure["sources"] == table["sources"] == [results.source(method) for method in results.methods]
+    assert figure["sources"] == [results.source(method) for method in results.methods]
+    assert table["sources"] == [results.source(method, seed=seed) for method in results.methods for seed in (0, 1)]
+    robust = [f"{100 * reps.robust_accuracy:.1f}" for reps in results.representations_of_seeds("at").values()]
+    assert "seed 0 of 2; robust accuracy on 200 test images, %: UM" in figure["caption"]
+    assert f"AT {robust[0]}, the others {robust[1]}; TLA" in figure["caption"]
+    assert "mean ± standard error over 2 trainings (seeds 0, 1)" in table["caption"]
     assert len(figure["numbers"]["panels"]) == 3 * 3
     for panel in figure["numbers"]["panels"]:
         assert panel["adversarial_points"] == 12 == sum(panel["predicted_as"].values())
     records = {record["method"]: record for record in table["numbers"]["records"]}
     for method in results.methods:
         reps = results.representations(method, 0.3)
-        assert records[method.upper()]["mnist r_prime 0.3"] == ratio_r_prime(reps).value
+        sets = results.representations_of_seeds(method)
+        ratios = [ratio_r_prime(each, drawn_from=400).value for each in sets.values()]
+        assert [len(each) for each in sets.values()] == [200, 200] and len(reps) == 400
+        np.testing.assert_array_equal(sets[0].indices, sets[1].indices)
+        record = records[method.upper()]
+        assert record["mnist r_prime 0.3"] == np.mean(ratios)
+        assert record["mnist r_prime 0.3 se"] == pytest.approx(np.std(ratios, ddof=1) / 2**0.5)
+        assert record["mnist r_prime 0.03 by seed"].keys() == {"0"} and record["mnist r_prime 0.03 se"] is None
         assert figure["numbers"]["robust_accuracy"][method] == reps.robust_accuracy
     accuracies = json.loads((root / "figures/mini/main_accuracy-mnist.json").read_text())
-    assert accuracies["caption"].endswith("BB from a copy of the same method, seed 1 with the shorter training of the"
-                                          " variant 'copy'.")  # fmt: skip
+    assert accuracies["caption"].endswith("BB from a copy of the same method, seed 1.")
     assert {record["model"] for record in accuracies["numbers"]["records"]} == {"UM", "TLA-RN", "TLA"}
     assert "eps 0.3" in figure["caption"] and "MNIST (5,000 + 5,000 subset)" in figure["caption"]
 
@@ -227,11 +244,18 @@ def test_distances_and_rises_are_those_of_the_runs(executed, monkeypatch):
     assert record["within"] == pytest.approx(np.mean(within), rel=1e-5)
     assert record["apart"] == pytest.approx(np.mean([far[np.ix_(~own, own)].mean() for own in classes]), rel=1e-5)
     assert record["attacked"] == pytest.approx(ratio_r_prime(reps).cross.mean())
-    (record,) = (each for each in stored["table3-differences"]["records"] if each["eps"] == 0.3)
-    others = results.representations("at", 0.3)
-    assert record["at tla"] == pytest.approx(ratio_r_prime(others).value - ratio_r_prime(reps).value)
-    between = bootstrap_r_prime(others) - bootstrap_r_prime(reps)
-    assert record["at tla se"] == pytest.approx(np.nanstd(between, ddof=1))
+    at_003, at_03 = stored["table3-differences"]["records"]
+    one, other = (results.representations(method, 0.03) for method in ("at", "tla"))
+    between = bootstrap_r_prime(one, drawn_from=400) - bootstrap_r_prime(other, drawn_from=400)
+    assert (at_003["eps"], at_003["seeds"]) == (0.03, 1)
+    assert at_003["at tla se"] == pytest.approx(np.nanstd(between, ddof=1))
+    sets = {method: results.representations_of_seeds(method).values() for method in ("at", "tla")}
+    ratios = {method: [ratio_r_prime(each, drawn_from=400).value for each in sets[method]] for method in sets}
+    paired = stats.ttest_rel(ratios["at"], ratios["tla"])
+    assert (at_03["eps"], at_03["seeds"]) == (0.3, 2)
+    assert at_03["at tla"] == pytest.approx(np.mean(ratios["at"]) - np.mean(ratios["tla"]))
+    assert at_03["at tla"] / at_03["at tla se"] == pytest.approx(paired.statistic)
+    assert (at_03["at tla mark"] == "*") == (paired.pvalue < 0.05)
     test, eps = results.test_images(), results.attack().eps
     found = {(each["model"], each["row"]): each["rise"] for each in stored["fig8-rise"]["more"]["per_image"]}
     rows = [len(test.labels) * place // 4 for place in range(4)]
@@ -245,8 +269,11 @@ def test_distances_and_rises_are_those_of_the_runs(executed, monkeypatch):
     ]  # fmt: skip
     assert [found["TLA", row] for row in rows] == pytest.approx(rises, abs=1e-5)
     record = stored["fig8-rise"]["records"][1]
-    assert record["rise"] == pytest.approx(np.mean(rises), abs=1e-5)
-    assert record["rise se"] == pytest.approx(np.std(rises, ddof=1) / 2, abs=1e-5)
+    of_seeds = np.array([list(results.loss_rises("tla", seed=seed).values()) for seed in (0, 1)])
+    assert record["rise by seed"] == pytest.approx({"0": np.mean(rises), "1": of_seeds[1].mean()}, abs=1e-5)
+    assert record["rise"] == pytest.approx(of_seeds.mean(), abs=1e-5)
+    assert record["rise se"] == pytest.approx(abs(np.diff(of_seeds.mean(axis=1))[0]) / 2, abs=1e-5)
+    assert record["rise se of images"] == pytest.approx(np.std(of_seeds.mean(axis=0), ddof=1) / 2, abs=1e-5)
     assert record["least"] == np.mean([found["TLA", row] < found["AT", row] for row in rows])
 
 
@@ -258,13 +285,13 @@ def test_densities_are_of_the_gaussians_and_representations_that_columns_name(ex
               for name in ("detection-mnist", "detection-densities-mnist")}  # fmt: skip
     areas = {curve["name"]: curve["auc"] for curve in stored["detection-mnist"]}
     records = stored["detection-densities-mnist"]["records"]
-    assert {record["method"]: record["shared"] for record in records} == pytest.approx(areas)
-    train, reps = results.train_representations("tla"), results.representations("tla")
+    assert areas == {method.upper(): detection_of(results, method).auc for method in results.methods}
+    train, reps = results.train_representations("tla"), results.representations_of_seeds("tla")[0]
     scaled = [each / np.linalg.norm(each, axis=1, keepdims=True)
               for each in (train.features, np.concatenate([reps.features, reps.adv_features]))]  # fmt: skip
     wrong = np.concatenate([reps.predictions, reps.adv_predictions]) != np.tile(reps.labels, 2)
     expected = detection_auc(scaled[0], train.labels, scaled[1], wrong, covariance="own")
-    assert records[-1]["method"] == "TLA" and records[-1]["own, unit length"] == pytest.approx(expected)
+    assert records[-1]["method"] == "TLA" and records[-1]["own, unit length by seed"]["0"] == pytest.approx(expected)
 
 
 def run_one(root, name):
@@ -282,6 +309,7 @@ def run_one(root, name):
         ("fig1_3_false_classes", ["fig1", "fig2", "fig3"]), ("fig4_6_class_pairs", ["fig4", "fig5", "fig6"]),
         ("fig7_retrieval", ["fig7", "fig7-precision"]), ("fig8_loss_landscape", ["fig8", "fig8-rise"]),
         ("knn_and_detection", ["knn-mnist", "detection-mnist", "detection-densities-mnist"]),
+        ("table4_6_hyperparameters", ["table4", "table6-plot"]),
         ("table3_distance_ratios", ["table3", "table3-seeds", "table3-differences", "table3-distances"]),
     ],
 )  # fmt: skip

@@ -38,14 +38,14 @@ esac
 # Fewer runs than the scale has: of each kind some.
 FEWER = {
     "sweeps": ["table6"],
-    "spread": {"variant": "short", "seeds": [0, 1]},
-    "accuracy": {"methods": list(METHODS), "long_images": 500, "black_box": {"variant": "copy", "seed": 1}},
+    "seeds": [0, 1],
+    "accuracy": {"methods": list(METHODS), "long_images": 500, "black_box": {"variant": "", "seed": 1}},
 }
 N_NOTEBOOKS = len(list((REPOSITORY / "notebooks").glob("*.ipynb")))
-# Methods, copies of them, layers at lambda1 = 2, and two seeds of the shorter training; two levels of each method, and
-# one of each of the eight short runs, and the training images.
+# Two seeds of the methods, and layers at lambda1 = 2; one level of each run, of the first seed another
+# one too, and the training images.
 FROM_NOTHING = {
-    "train": 4 + 4 + 4 + 8, "extract": 8 + 8 + 4, "project": 4, "landscape": 3, "evaluate": 4 + 4,
+    "train": 8 + 4, "extract": 8 + 4 + 8 + 4, "project": 4, "landscape": 6, "evaluate": 8 + 4,
     "notebooks": N_NOTEBOOKS, "manifest": 1,
 }  # fmt: skip
 
@@ -97,19 +97,20 @@ def test_a_dry_run_from_nothing_lists_every_job_and_makes_nothing(pipeline, chec
     assert pipeline("-n") == []
     listed = jobs_of_a_dry_run(capfd)
     assert listed == {
-        "train": 20, "extract": 16, "extract_train": 4, "project": 4, "landscape": 3, "evaluate": 8,
-        "notebook": N_NOTEBOOKS, "manifest": 1, "all": 1, "total": 57 + N_NOTEBOOKS,
+        "train": 12, "extract": 16, "extract_train": 8, "project": 4, "landscape": 6, "evaluate": 12,
+        "notebook": N_NOTEBOOKS, "manifest": 1, "all": 1, "total": 60 + N_NOTEBOOKS,
     }  # fmt: skip
     assert not (checkout / "runs").exists()
 
 
-# Datasets x (methods, rn and sa, their copies, seeds), and the sweeps on MNIST, of which one value is among these; at
-# small, three seeds on MNIST and copies on CIFAR-10 alone, and every value of the sweeps; at medium, none of these.
+# Datasets x (methods, rn and sa) x seeds, of which one is the copy, and the sweeps on MNIST; at mini, rn and sa have
+# one seed, at small, MNIST alone has three, also in the sweeps, and CIFAR-10 has copies; at medium, none of these. At
+# paper one value of the sweeps is among the main runs.
 TRAININGS = {
-    "mini": 4 + 2 + 2 + 12 + 12,
-    "small": 2 * 6 + 4 + (2 * 4 + 2) + 6 + 13,
+    "mini": 3 * 4 + 2 + 13,
+    "small": 3 * 6 + 2 * 6 + 4 + 3 * 13,
     "medium": 6,
-    "paper": 2 * (4 + 2 + 2 + 8) + (4 + 8) + 12,
+    "paper": 3 * (2 * 6 + 4) + 12,
 }
 
 
@@ -120,7 +121,8 @@ def test_every_scale_can_be_planned(scale, tmp_path, capfd):
     run_pipeline(scale, root=tmp_path, cores=2, extra=["-n"])
     listed = jobs_of_a_dry_run(capfd)
     assert listed["train"] == TRAININGS[scale] and listed["notebook"] == N_NOTEBOOKS - (scale == "medium")
-    assert listed["project"] == 4 and listed["landscape"] == 3 and listed["manifest"] == 1
+    seeds = {"mini": 3, "paper": 3}.get(scale, 1)
+    assert listed["project"] == 4 and listed["landscape"] == 3 * seeds and listed["manifest"] == 1
 
 
 def test_it_makes_everything_once(pipeline, checkout):
@@ -128,7 +130,8 @@ def test_it_makes_everything_once(pipeline, checkout):
     assert by_command(calls) == FROM_NOTHING
     # Each is a command that works without Snakemake, and says all that it needs.
     assert "train mini/mnist/um --seed 0 --out runs/mini/mnist/um/seed0 --replace --no-progress" in calls
-    assert "extract runs/mini/mnist/at/seed0 --eps 0.03 --no-progress" in calls
+    assert "extract runs/mini/mnist/at/seed0 --eps 0.03 --images 1000 --no-progress" in calls
+    assert "landscape runs/mini/mnist/at/seed1 --scale mini --rise-only" in calls
     assert "project runs/mini/mnist/tla/seed0 --eps 0.3 --scale mini --no-progress" in calls
     assert "notebooks table3_distance_ratios --scale mini" in calls
     order = {call: place for place, call in enumerate(calls)}
@@ -141,16 +144,17 @@ def test_it_makes_everything_once(pipeline, checkout):
 def test_a_changed_setting_of_one_method_makes_only_what_depends_on_it(pipeline, checkout):
     change_scale(checkout, overrides={"at": {"margin": 0.05, "epochs": 7, "attack": {"steps": 4, "eps": "1/4"}}})
     calls = pipeline()
-    # Its copy and its two short runs have these settings too, but for the length.
+    # Its two seeds have these settings, and the sweep's four runs go on from the first.
     assert by_command(calls) == {
-        "train": 4, "extract": 5, "project": 1, "landscape": 1, "evaluate": 1, "notebooks": 8, "manifest": 1
+        "train": 6, "extract": 9, "project": 1, "landscape": 2, "evaluate": 6, "notebooks": 9, "manifest": 1
     }  # fmt: skip
-    train = next(call for call in calls if call.startswith("train") and "@" not in call)
+    train = next(call for call in calls if call.startswith("train") and "at/seed0" in call)
     assert train == (
         "train mini/mnist/at --seed 0 --out runs/mini/mnist/at/seed0 --epochs 7 --attack.eps 0.25 --attack.steps 4"
         " --replace --no-progress"
     )
-    assert all("/at" in call for call in calls if call.startswith(("extract", "project", "landscape", "evaluate")))
+    made = [call for call in calls if call.startswith(("extract", "project", "landscape", "evaluate"))]
+    assert all("/at/" in call or "/tla@" in call for call in made)
 
 
 def test_other_map_settings_make_maps_and_their_figures_only(pipeline, checkout):
@@ -199,7 +203,8 @@ def test_every_setting_of_a_training_reaches_its_command(pipeline, checkout, mon
         m: {"margin": 0.2, "selection_attack": {"name": "cw", "steps": 2}, "milestones": [0.5]} for m in METHODS
     }
     change_scale(checkout, overrides=overrides)
-    calls = pipeline("--until", "train")
+    # Not --until train: a training that goes on from another would be left out.
+    calls = pipeline("--omit-from", "extract", "extract_train", "evaluate", "landscape", "notebook")
     assert by_command(calls) == {"train": FROM_NOTHING["train"]}
     trained = []
     monkeypatch.setattr("tla_core.training.train", lambda config, out, **options: trained.append(config))
@@ -209,6 +214,6 @@ def test_every_setting_of_a_training_reaches_its_command(pipeline, checkout, mon
     scale = load_scale("mini", checkout)
     runs = [(method, 0) for method in (*METHODS, *scale.sweep("table6").values())]
     for method in METHODS:
-        runs += [scale.copy_of("mnist", method), *scale.spread_runs("mnist", method)]
+        runs += [(method, 1)]
     assert {c.identity for c in trained} == {scale.config("mnist", *run).identity for run in runs}
     assert {c.identity for c in trained}.isdisjoint(TrainConfig.preset(f"mini/mnist/{m}").identity for m in METHODS)

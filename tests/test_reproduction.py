@@ -9,7 +9,7 @@ from test_scales import make_scale
 from analysis import published
 from analysis.comparison import claims, groups
 from analysis.figures import save_table
-from analysis.paper_tables import ratio_spread_table
+from analysis.ratio_tables import ratio_spread_table
 from analysis.ratios import ratio_r_prime
 from analysis.reproduction import report
 from analysis.verdicts import AGREES, DISAGREES, ORDERED, Estimate, Number
@@ -117,11 +117,12 @@ def test_the_table_over_seeds_keeps_the_values_that_differences_are_paired_by(fo
         return SimpleNamespace(**parts, class_names=("0", "1"), accuracy=0.9, robust_accuracy=0.5)
 
     seeds = {"at": (0, 1, 2), "tla": (1, 2, 5)}
-    scale = SimpleNamespace(
-        datasets=["mnist"], spread={}, spread_runs=lambda _, method: [(method, seed) for seed in seeds[method]],
-        images_at=lambda *_: None,
+    scale = SimpleNamespace(datasets=["mnist"], seeds_of=lambda _: (0, 1, 2), analysis_images={})
+    results = SimpleNamespace(
+        scale=scale, methods=["at", "tla"], representations_of_seeds=lambda method, *, dataset: {
+            seed: representations(method, dataset=dataset, seed=seed) for seed in seeds[method]
+        },
     )  # fmt: skip
-    results = SimpleNamespace(scale=scale, methods=["at", "tla"], representations=representations)
     save_table(ratio_spread_table(results), folder / "table3-seeds")
     by_seed = {
         (method, seed): ratio_r_prime(representations(method, dataset="mnist", seed=seed)).value

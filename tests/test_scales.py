@@ -119,6 +119,23 @@ def test_each_value_of_a_sweep_is_trained_with_itself_whatever_the_scale_changes
     assert len({config.identity for config in found}) == len(SWEEPS[name].values)
 
 
+def test_a_sweep_has_the_seeds_that_a_scale_names_or_the_spread_of_the_main_runs():
+    scale = make_scale(seeds=(0, 1, 2), variant_overrides=SHORT)
+    assert scale.sweep_runs("tla@short") == [("mnist", "tla@short", 0)]
+    assert scale.spread_runs() == [("mnist", "tla", seed) for seed in (0, 1, 2)]
+    scale = make_scale(seeds=(0, 1, 2), sweep_seeds=(0, 1))
+    assert [seed for *_, seed in scale.sweep_runs("tla")] == [0, 1] and scale.spread_runs() == []
+    assert make_scale().spread_runs() == []  # of one seed there is no spread
+    with pytest.raises(ValueError, match=r"sweep_seeds must be among the seeds of mnist\. Got \[3\]"):
+        make_scale(sweep_seeds=(0, 3))
+
+
+def test_what_variants_have_otherwise_is_for_the_dataset_of_the_sweeps():
+    scale = three_datasets(variant_overrides=SHORT)
+    assert scale.config("mnist", "at@copy").iterations == 70
+    assert scale.config("cifar10", "at@copy") == scale.config("cifar10", "at")
+
+
 def test_without_a_shorter_training_a_sweep_takes_the_main_run():
     """A second training with the same settings, at the scale `paper`, would take a day and a half."""
     scale = make_scale()
@@ -142,15 +159,44 @@ def test_unknown_sweeps_are_refused():
 # Seeds and copies -----------------------------------------------------------------------------------------------------
 
 
-def test_the_runs_of_a_spread():
-    spread = make_scale(spread={"variant": "short", "seeds": [0, 1]})
-    assert spread.spread_runs("mnist", "at") == [("at@short", 0), ("at@short", 1)]
-    spread = make_scale(spread={"variant": "", "seeds": [0, 2]})
-    assert spread.spread_runs("mnist", "at") == [("at", 0), ("at", 2)]
-    spread = make_scale(spread={"variant": "", "seeds": {"at": [0, 1, 2], "alp": [0]}})
-    assert [len(spread.spread_runs("mnist", method)) for method in ("um", "at", "alp")] == [0, 3, 1]
-    for changes in ({}, {"spread": {"variant": "short"}}):
-        assert make_scale(**changes).spread_runs("mnist", "at") == []
+def test_seeds_are_of_all_datasets_or_of_each():
+    assert make_scale(seeds=(0, 1)).seeds_of("mnist") == (0, 1)
+    scale = three_datasets(seeds={"mnist": [0, 1, 2], "cifar10": [3], "tiny-imagenet": [0]})
+    assert [scale.seeds_of(dataset) for dataset in scale.datasets] == [(0, 1, 2), (3,), (0,)]
+    for seeds in ({"mnist": [0]}, {"mnist": [0], "cifar10": [], "tiny-imagenet": [0]}, ()):
+        with pytest.raises(ValueError, match=r"seeds must be a list, or one for each dataset \(mnist, cifar10, tiny"):
+            three_datasets(seeds=seeds)
+
+
+def test_the_runs_of_a_table_are_of_all_seeds_but_of_variants_only_where_a_scale_says_so():
+    accuracy = {"methods": ["at", "tla-rn"]}
+    scale = make_scale(seeds=(4, 1), accuracy=accuracy)
+    assert scale.table_runs("mnist") == [("mnist", "at", 4), ("mnist", "at", 1), ("mnist", "tla-rn", 4)]
+    scale = make_scale(seeds=(4, 1), accuracy={**accuracy, "variant_seeds": "all"})
+    assert scale.table_runs("mnist")[-1] == ("mnist", "tla-rn", 1)
+    with pytest.raises(ValueError, match=r"variant_seeds must be first or all\. Got 'some'"):
+        make_scale(accuracy={"variant_seeds": "some"})
+
+
+def test_the_first_seed_has_all_columns_and_the_others_those_that_are_named():
+    accuracy = {"autoattack": 9, "black_box": {"variant": "", "seed": 1, "methods": ["at"]}, "other_seeds": ["PGD40"]}
+    scale = make_scale(seeds=(0, 1), accuracy=accuracy)
+    assert scale.accuracy_options("mnist", "at", 0) | {"images": 0} == {
+        "images": 0, "long_images": None, "strongest_images": None, "restarts": None, "only": (), "autoattack": 9,
+        "black_box": ("at", 1),
+    }  # fmt: skip
+    found = scale.accuracy_options("mnist", "at", 1)
+    assert found["only"] == ("PGD40",) and not found["autoattack"] and not found["black_box"]
+    assert scale.accuracy_options("mnist", "tla", 0)["black_box"] is None  # which has no copy
+    found = scale.accuracy_options("mnist", "at", 2)  # a run that is not in the table
+    assert found["only"] == ("PGD100", "APGD-CE", "APGD-T")
+
+
+def test_of_other_seeds_representations_are_limited_and_no_landscape_is_drawn():
+    scale = make_scale(seeds=(3, 1), analysis_images={"mnist": 100})
+    assert [scale.images_at("mnist", "at", None, seed) for seed in (None, 3, 1)] == [None, None, 100]
+    assert scale.landscape_of("mnist") == scale.landscape_of("mnist", 3) == scale.landscape
+    assert scale.landscape_of("mnist", 1) == {**scale.landscape, "images": 0}
 
 
 def test_the_copy_of_a_method():
@@ -161,18 +207,24 @@ def test_the_copy_of_a_method():
     assert make_scale(accuracy={"black_box": {"seed": "3"}}).copy_of("mnist", "at") == ("at", 3)
 
 
+def test_a_copy_that_would_go_on_from_at_is_refused():
+    copy = {"black_box": {"variant": "copy", "seed": 1}}
+    with pytest.raises(ValueError, match=r"independent: none goes on from AT\. Got um@copy"):
+        make_scale(accuracy=copy, variant_overrides={"fine_tune": True})
+
+
 def test_images_of_the_analysis_are_limited_but_for_the_maps():
     scale = three_datasets(analysis_images={"mnist": 2000, "cifar10": 1000}, figure_datasets={"maps": "cifar10"})
-    assert [scale.images_at("mnist", eps) for eps in (None, 0.03, 0.3)] == [2000] * 3
-    assert [scale.images_at("cifar10", eps) for eps in (None, 0.0313725, 8 / 255, 25 / 255)] == [None] * 3 + [1000]
-    assert scale.images_at("tiny-imagenet", 8 / 255) is None
+    assert [scale.images_at("mnist", "at", eps) for eps in (None, 0.03, 0.3)] == [2000] * 3
+    levels = (None, 0.0313725, 8 / 255, 25 / 255)
+    assert [scale.images_at("cifar10", "at", eps) for eps in levels] == [None] * 3 + [1000]
+    assert scale.images_at("cifar10", "tla@margin=0.1") == 1000  # of which no map is drawn
+    assert scale.images_at("tiny-imagenet", "at", 8 / 255) is None
     with pytest.raises(ValueError, match=r"figures need datasets of the scale .*\['svhn'\]"):
         three_datasets(analysis_images={"svhn": 5})
 
 
-def test_spreads_and_copies_of_some_datasets():
-    scale = three_datasets(spread={"variant": "", "seeds": [0, 1], "datasets": ["mnist"]})
-    assert scale.spread_runs("mnist", "at") == [("at", 0), ("at", 1)] and scale.spread_runs("cifar10", "at") == []
+def test_copies_and_attacks_of_some_datasets():
     copies = {"mnist": {"variant": "", "seed": 1}, "cifar10": {"variant": "short", "seed": 2}}
     scale = three_datasets(accuracy={"black_box": copies})
     found = [scale.copy_of(dataset, "at") for dataset in scale.datasets]
@@ -186,12 +238,11 @@ def test_spreads_and_copies_of_some_datasets():
     named = three_datasets(accuracy={"methods": {"mnist": ["um", "tla-rn"]}})
     assert named.table_methods("mnist") == ("um", "tla-rn") and named.table_methods("cifar10") == named.methods
     for changes in (
-        {"spread": {"datasets": ["svhn"]}},
         {"accuracy": {"black_box": {"svhn": {"seed": 1}}}},
         {"accuracy": {"autoattack": {"svhn": 5}}},
         {"accuracy": {"methods": {"svhn": ["um"]}}},
     ):
-        with pytest.raises(ValueError, match=r"spread, black_box, autoattack and methods need datasets .*\['svhn'\]"):
+        with pytest.raises(ValueError, match=r"black_box, autoattack and methods need datasets .*\['svhn'\]"):
             three_datasets(**changes)
 
 
@@ -270,24 +321,21 @@ def test_a_key_without_a_value_counts_as_missing(tmp_path):
 
 def test_lists_are_read_as_tuples_and_what_is_inside_as_it_is(tmp_path):
     changes = {
-        "sweeps": ["table4"], "class_pairs": {"mnist": [["4", "9"]]}, "spread": {"variant": "", "seeds": [0, 1]},
-        "pair_points": 7,
+        "sweeps": ["table4"], "class_pairs": {"mnist": [["4", "9"]]}, "seeds": {"mnist": [0, 1]}, "pair_points": 7,
     }  # fmt: skip
     scale = load_scale("mini", project_folder(tmp_path, **changes))
-    assert scale.methods == ("um", "tla") and scale.seeds == (0,) and scale.sweeps == ("table4",)
-    assert scale.class_pairs == changes["class_pairs"] and scale.spread == changes["spread"] and scale.pair_points == 7
+    assert scale.methods == ("um", "tla") and scale.sweeps == ("table4",) and scale.seeds_of("mnist") == (0, 1)
+    assert scale.class_pairs == changes["class_pairs"] and scale.pair_points == 7
 
 
 def all_runs(scale):
     """Dataset, method and seed of every run that a scale names; what for -> runs."""
-    table = [(d, m, scale.seeds[0]) for d in scale.datasets for m in scale.table_methods(d)]
-    sweeps = scale.dataset_of("sweeps")
+    table = [run for d in scale.datasets for run in scale.table_runs(d)]
     return {
-        "main": [(d, m, s) for d in scale.datasets for m in scale.methods for s in scale.seeds],
+        "main": [(d, m, s) for d in scale.datasets for m in scale.methods for s in scale.seeds_of(d)],
         "table": table,
-        "copies": [(d, *scale.copy_of(d, m)) for d, m, _ in table if scale.copy_of(d, m)],
-        "spread": [(d, *run) for d in scale.datasets for m in scale.methods for run in scale.spread_runs(d, m)],
-        "sweeps": [(sweeps, m, scale.seeds[0]) for name in scale.sweeps for m in scale.sweep(name).values()],
+        "copies": [(d, *scale.copy_of(d, m)) for d, m, s in table if s == scale.seeds_of(d)[0] and scale.copy_of(d, m)],
+        "sweeps": [run for name in scale.sweeps for m in scale.sweep(name).values() for run in scale.sweep_runs(m)],
     }
 
 
@@ -305,7 +353,7 @@ def test_every_run_of_a_scale_of_the_repository_has_valid_settings(name):
         assert scale.dataset_of_run(config.dataset) == dataset
     # The example of a black-box attack is not made with the model that it attacks.
     for dataset, method, seed in runs["table"]:
-        if copy := scale.copy_of(dataset, method):
+        if copy := scale.accuracy_options(dataset, method, seed)["black_box"]:
             assert configs[dataset, *copy].identity != configs[dataset, method, seed].identity
     # Runs of one kind are no accidental repetitions of each other.
     for kind, found in runs.items():
@@ -318,18 +366,18 @@ def test_settings_of_a_scale_of_the_repository_are_complete(name):
     assert set(scale.points_per_class) == {"clean", "adversarial"}
     assert set(scale.landscape) == {"images", "resolution", "radius", "rise"}
     assert set(scale.landscape["rise"]) == {"images", "resolution"}
-    assert {"variant", "seeds"} <= set(scale.spread) <= {"variant", "seeds", "datasets"}
-    assert set(scale.accuracy) == {"methods", "long_images", "restarts", "autoattack", "black_box"}
+    keys = {"methods", "long_images", "restarts", "autoattack", "black_box"}
+    others = {"variant_seeds", "other_seeds", "images", "strongest_images", "sweep_images"}
+    assert keys <= set(scale.accuracy) <= keys | others
     assert scale.pair_settings(scale.dataset_of("maps"))
     for dataset, pairs in scale.class_pairs.items():
         assert all(len(set(pair)) == 2 and set(pair) <= set(CLASSES[dataset]) for pair in pairs)
 
 
-def test_at_mini_variants_have_a_quarter_of_the_training_at_the_most():
-    scale = load_scale("mini", REPOSITORY)
-    runs = all_runs(scale)
-    for dataset, method, seed in [*runs["copies"], *runs["spread"], *runs["sweeps"]]:
-        main, variant = scale.config(dataset, method.partition("@")[0], seed), scale.config(dataset, method, seed)
-        steps = main.epochs * ((5000 - main.holdout) // main.batch_size)  # of the embedded subset
-        short = variant.iterations or variant.epochs * (steps // main.epochs)
-        assert variant.epochs == 1 and 0 < short <= steps / 4
+def test_at_mini_and_small_sweeps_go_on_from_at_for_a_quarter_of_the_training_at_the_most():
+    for name in ("mini", "small"):
+        scale = load_scale(name, REPOSITORY)
+        for dataset, method, seed in all_runs(scale)["sweeps"]:
+            main, variant = scale.config(dataset, "tla", seed), scale.config(dataset, method, seed)
+            assert variant.fine_tune and not main.fine_tune
+            assert 0 < variant.epochs <= main.epochs / 4 and variant.learning_rate < main.learning_rate

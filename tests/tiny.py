@@ -50,7 +50,8 @@ def project_folder(root: Path, **changes) -> Path:
 def tiny_training(**changes) -> dict:
     """Overrides of a preset that make one epoch a matter of a second."""
     attack = {"steps": 1}
-    return {"width": 0.0625, "epochs": 1, "holdout": 20, "attack": attack, "selection_attack": attack} | changes
+    short = {"width": 0.0625, "epochs": 1, "batch_size": 100, "holdout": 20}
+    return {**short, "attack": attack, "selection_attack": attack, **changes}
 
 
 def use_few_images(monkeypatch, n_train: int = 200, n_test: int = 400) -> None:

@@ -7,6 +7,7 @@ from analysis.display.false_classes import FalseClassesDisplay, FalseClassPanel
 from analysis.display.landscape import SURFACE_CONFIG, LandscapeDisplay, LandscapesDisplay
 from analysis.display.projection import ProjectionDisplay
 from analysis.display.retrieval import RetrievalDisplay, RetrievalStrip
+from analysis.display.sweep import SweepDisplay
 
 __all__ = [
     "SURFACE_CONFIG",
@@ -22,4 +23,5 @@ __all__ = [
     "RetrievalStrip",
     "RocCurve",
     "RocDisplay",
+    "SweepDisplay",
 ]

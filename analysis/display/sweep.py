@@ -1,0 +1,94 @@
+"""What a setting does to a model: accuracies and distance ratios for each of its values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.display.style import TEXT_WIDTH, class_colour, figure_style
+
+# Panel -> key in the rows, name in the legend, colour and marker: told apart in grey as well.
+_PANELS = {
+    "accuracy, %": (
+        ("clean", "clean", 0, "o"), ("robust", "PGD100", 6, "s"), ("strongest", "strongest", 3, "^"),
+        ("paper", "paper, PGD100", 9, "x"),
+    ),
+    "r′": (("r_prime", "r′", 0, "o"),),
+    "r": (("r", "r", 0, "o"),),
+}  # fmt: skip
+
+
+class SweepDisplay:
+    """Accuracies, r′ and r against the values of a setting, with error bars.
+
+    Values are evenly spaced: those of the supplement go over orders of magnitude, and some are words.
+
+    Parameters
+    ----------
+    setting : str
+        Name of the setting, below the axes.
+    rows : sequence of dict
+        As those of `sweep_table`: ``value``; ``clean``, ``robust``, ``strongest`` and ``paper``, fractions; ``r_prime``
+        and ``r``; errors under ``clean se`` and so on. What is missing or None is not drawn.
+
+    Attributes
+    ----------
+    figure_, axes_
+        Set by `plot`.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
+    """
+
+    def __init__(self, setting: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        kept = {"value", *(end for panel in _PANELS.values() for key, *_ in panel for end in (key, f"{key} se"))}
+        self.setting = setting
+        self.rows = [{key: _or_none(value) for key, value in row.items() if key in kept} for row in rows]
+        if not self.rows:
+            raise ValueError("a SweepDisplay needs at least one value. Got none.")
+
+    def plot(self, axes=None) -> SweepDisplay:
+        """Draw into three axes, or into a new figure."""
+        import matplotlib.pyplot as plt
+
+        with figure_style():
+            if axes is None:
+                shape = {"figsize": (TEXT_WIDTH, 2.6), "layout": "constrained", "width_ratios": (2, 1, 1)}
+                _, axes = plt.subplots(1, 3, **shape)
+            for ax, (title, lines) in zip(axes, _PANELS.items(), strict=True):
+                places = np.arange(len(self.rows))
+                shown = [line for line in lines if np.isfinite(self._values(line[0])).any()]
+                for number, (key, name, colour, marker) in enumerate(shown):
+                    factor = 100 if title.endswith("%") else 1
+                    shift = 0.12 * (number - (len(shown) - 1) / 2)  # so that error bars do not hide each other
+                    errors = factor * np.nan_to_num(self._values(f"{key} se"))
+                    ax.errorbar(
+                        places + shift, factor * self._values(key), yerr=errors, color=class_colour(colour),
+                        marker=marker, markersize=4, linewidth=0.8, elinewidth=0.8, capsize=2,
+                        linestyle="none" if key == "paper" else "-", label=name,
+                    )  # fmt: skip
+                ax.set_xticks(places, [str(row["value"]) for row in self.rows], rotation=45)
+                ax.set(xlabel=self.setting, title=title)
+                ax.spines[["top", "right"]].set_visible(False)
+                if len(lines) > 1:
+                    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=2)
+        self.axes_, self.figure_ = axes, axes[0].figure
+        return self
+
+    def _values(self, key: str) -> np.ndarray:
+        return np.array([np.nan if row.get(key) is None else row[key] for row in self.rows], dtype=np.float64)
+
+    def numbers(self) -> list[dict]:
+        """What the figure shows, as records."""
+        return [dict(row) for row in self.rows]
+
+    def __repr__(self) -> str:
+        return f"SweepDisplay({self.setting}: {', '.join(str(row['value']) for row in self.rows)})"
+
+
+def _or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and np.isnan(value) else value
