@@ -24,7 +24,7 @@ from tla_core.presets import STRONGEST_IMAGES, accuracy_columns, strongest_attac
 from tla_core.run_folder import RunFolder
 from tla_core.training import load_model
 
-AUTOATTACK, STRONGEST = "AutoAttack", "strongest"
+AUTOATTACK, SQUARE, STRONGEST = "AutoAttack", "Square", "strongest"
 STRONG = ("APGD-CE", "APGD-T")  # what the worst case of all must be taken with
 
 
@@ -79,7 +79,7 @@ class RunAccuracy:
 def run_attacks(
     run_dir: Path | str, *, black_box: Path | str | None = None, images: int | None = None,
     long_images: int | None = None, strongest_images: int | None = None, restarts: int | None = None,
-    autoattack: int = 0, only: Sequence[str] = (), device: str = "auto",
+    square: int = 1000, autoattack: int = 0, only: Sequence[str] = (), device: str = "auto",
 ) -> tuple[dict[str, Attack], dict[str, int]]:  # fmt: skip
     """What `tla evaluate RUN` measures of a run.
 
@@ -95,7 +95,9 @@ def run_attacks(
         Images for the paper's attacks of more than 40 steps, or with restarts; by default 500 of mnist-mini, and all of
         any other dataset.
     strongest_images : int, optional
-        Images for those of `strongest_attacks`; by default 1,000.
+        Images for those of `strongest_attacks`, and for Square; by default 1,000.
+    square : int
+        Queries of Square, which needs no gradients; 0 leaves it out.
     restarts : int, optional
         Restarts beyond it are not run; the column's name says how many were. By default 3 on mnist-mini, elsewhere 20.
     autoattack : int
@@ -107,7 +109,7 @@ def run_attacks(
     Returns
     -------
     attacks : dict of str to attack
-        Column -> attack: the paper's for the dataset of the run, those of `strongest_attacks`, and AutoAttack.
+        Column -> attack: the paper's for the dataset of the run, those of `strongest_attacks`, Square and AutoAttack.
     limits : dict of str to int
         Column -> images that the attack is run on, where they are not all.
 
@@ -134,6 +136,8 @@ def run_attacks(
         attacks[name] = TransferAttack(load_model(copy, device=device), attack) if copy else attack
     strong = strongest_attacks(config, RunFolder(run_dir).record()["data"]["classes"])
     count = strongest_images or STRONGEST_IMAGES
+    if square:
+        strong[SQUARE] = replace(strong["APGD-CE"], name="square", steps=square)
     attacks, limits = attacks | strong, limits | dict.fromkeys(strong, min(count, images or count))
     if autoattack:
         attacks[AUTOATTACK] = AutoAttack(eps=strong["APGD-CE"].eps, norm=strong["APGD-CE"].norm)

@@ -121,6 +121,7 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         images: Annotated[int | None, arg(help="Images for every attack, evenly spread over the split.")] = None,
         long_images: Annotated[int | None, arg(help="Images for attacks above 40 steps, or with restarts.")] = None,
         strongest_images: Annotated[int | None, arg(help="Images for APGD; by default 1,000.")] = None,
+        square: Annotated[int, arg(help="Queries of Square, which needs no gradients; 0 for none.")] = 1000,
         restarts: Annotated[int | None, arg(help="The most restarts of an attack.")] = None,
         black_box: Annotated[Path | None, arg(help="Run whose adversarial examples are transferred.")] = None,
         autoattack: Annotated[int, arg(help="Images for AutoAttack, which takes minutes to hours.")] = 0,
@@ -136,9 +137,9 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         """Measure and store the paper's accuracy table of one run or several, with standard errors.
 
         What is stored already is not measured again, so that an interrupted call goes on at the attack where it was.
-        APGD (Croce and Hein 2020), untargeted and towards nine classes, is run on 1,000 images beside it: the column
-        "strongest" is the worst case of each of them over all attacks. With any flag --attack.X, that attack alone is
-        measured. For mnist-mini, long attacks take 500 images and at most 3 restarts unless flags say otherwise;
+        APGD (Croce and Hein 2020), untargeted and towards nine classes, and Square are run on 1,000 images beside it:
+        the column "strongest" is the worst case of each of them over all attacks. With any flag --attack.X, that attack
+        alone is measured. For mnist-mini, long attacks take 500 images and at most 3 restarts unless flags say otherwise;
         elsewhere all images, and the paper's 20.
         """
         from analysis.accuracy import STRONGEST, accuracy_table, evaluate_run, run_attacks
@@ -159,8 +160,8 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
             else:
                 attacks, limits = run_attacks(
                     run, black_box=black_box, images=images, long_images=long_images,
-                    strongest_images=strongest_images, restarts=restarts, autoattack=autoattack, only=only,
-                    device=device,
+                    strongest_images=strongest_images, square=square, restarts=restarts, autoattack=autoattack,
+                    only=only, device=device,
                 )  # fmt: skip
             options = {"split": split, "limits": limits, "batch_size": batch_size, "device": device}
             with warnings.catch_warnings():

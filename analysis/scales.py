@@ -61,10 +61,10 @@ class Scale:
         ``methods`` of the main table, and ``variant_seeds``, ``first`` or ``all``: of which seeds those of them are
         that are not among the scale's; ``other_seeds``, the columns of seeds but the first, by default all that need
         neither AutoAttack nor a copy; ``images`` of every attack, ``long_images``, ``strongest_images`` and
-        ``restarts``, limits of costly ones; ``sweep_images`` of every attack on the sweeps' runs; ``autoattack``, the
-        number of images for it; ``black_box``, the ``variant``, ``seed`` and, where not all have one, ``methods`` of
-        the copies. Methods, AutoAttack and copies are for all datasets, or for each that they name. Null is no limit,
-        and none.
+        ``restarts``, limits of costly ones; ``square``, the queries of Square, by default none; ``sweep_images`` of
+        every attack on the sweeps' runs; ``autoattack``, the number of images for it; ``black_box``, the ``variant``,
+        ``seed`` and, where not all have one, ``methods`` of the copies. Methods, AutoAttack and copies are for all
+        datasets, or for each that they name. Null is no limit, and none.
     """
 
     name: str
@@ -244,7 +244,8 @@ class Scale:
         and of others those that sweeps are compared by.
         """
         limits = {name: self.accuracy.get(name) for name in ("images", "long_images", "strongest_images", "restarts")}
-        options = {**limits, "only": SWEEP_COLUMNS, "autoattack": 0, "black_box": None}
+        square = self.accuracy.get("square", 0)
+        options = {**limits, "only": SWEEP_COLUMNS, "square": square, "autoattack": 0, "black_box": None}
         if (dataset, method, seed) not in self.table_runs(dataset):
             return options | {"images": self.accuracy.get("sweep_images") or limits["images"]}
         if seed != self.seeds_of(dataset)[0]:
@@ -318,7 +319,7 @@ def accuracy_flags(options: dict[str, Any]) -> str:
     """What `tla evaluate RUN` must be told for these options of `run_attacks`, quoted for the shell."""
     words = []
     for name, value in options.items():
-        if value:
+        if value or name == "square":  # which the command does unless it is told not to
             words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)
 
