@@ -139,8 +139,8 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         What is stored already is not measured again, so that an interrupted call goes on at the attack where it was.
         APGD (Croce and Hein 2020), untargeted and towards nine classes, and Square are run on 1,000 images beside it:
         the column "strongest" is the worst case of each of them over all attacks. With any flag --attack.X, that attack
-        alone is measured. For mnist-mini, long attacks take 500 images and at most 3 restarts unless flags say otherwise;
-        elsewhere all images, and the paper's 20.
+        alone is measured. For mnist-mini, long attacks take 500 images and at most 3 restarts unless flags say
+        otherwise; elsewhere all images, and the paper's 20.
         """
         from analysis.accuracy import STRONGEST, accuracy_table, evaluate_run, run_attacks
         from tla_core.attacks import TransferAttack
