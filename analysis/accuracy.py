@@ -20,7 +20,7 @@ from tla_core.config import canonical_json
 from tla_core.datasets import ImageDataset
 from tla_core.evaluation import describe_attack, evaluate, image_steps
 from tla_core.masking import COMPARISONS, compare_attacks, failure_lines, gap_lines
-from tla_core.presets import STRONGEST_IMAGES, accuracy_columns, strongest_attacks
+from tla_core.protocol import STRONGEST_IMAGES, accuracy_columns, strongest_attacks
 from tla_core.run_folder import RunFolder
 from tla_core.training import load_model
 

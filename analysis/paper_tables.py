@@ -16,7 +16,7 @@ from analysis.results import Results
 from analysis.scales import SWEEP_COLUMN
 from analysis.tables import Column, Table
 from analysis.variants import PLAIN, split_variant
-from tla_core.presets import SWEEPS
+from tla_core.protocol import SWEEPS
 
 _RATIOS = {"r_prime": ratio_r_prime, "r": ratio_r}
 _TITLES = {"r_prime": "r′", "r": "r"}

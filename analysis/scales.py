@@ -12,8 +12,10 @@ import yaml
 
 from analysis.published import KNN
 from analysis.variants import split_variant, variant_fields, variant_name
-from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig, parse_number
-from tla_core.presets import SWEEPS, analysis_attack, preset_fields
+from tla_core.attack_config import AttackConfig, parse_number
+from tla_core.config import TrainConfig
+from tla_core.presets import METHODS, VARIANTS, preset_fields
+from tla_core.protocol import SWEEPS, analysis_attack
 
 FIGURE_KINDS = ("maps", "landscapes", "sweeps")
 SWEEP_COLUMN = "PGD100"  # the attack that sweeps are compared by
@@ -53,7 +55,7 @@ class Scale:
         ``images``, ``resolution``, and ``radius`` in units of eps; ``rise``, the ``images`` and ``resolution`` that its
         mean is taken over.
     sweeps : tuple of str
-        See `tla_core.presets.SWEEPS`.
+        See `tla_core.protocol.SWEEPS`.
     spread : dict
         ``variant`` (may be empty) and ``seeds``, of all methods or of each that they name, of the runs whose spread
         Table 3 shows, of all datasets or of those of ``datasets``; no seeds, no spread.

@@ -15,8 +15,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import tla_core as tla
 from tla_core import training
-from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig
+from tla_core.attack_config import AttackConfig
+from tla_core.config import TrainConfig
 from tla_core.models import LeNet
+from tla_core.presets import METHODS, VARIANTS
 
 STEPS_PER_EPOCH = 3
 

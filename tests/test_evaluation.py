@@ -247,7 +247,7 @@ def test_autoattack_finds_what_arithmetic_says_and_leaves_no_trace(monkeypatch):
 
 @pytest.mark.parametrize(
     "settings, message",
-    [({"eps": 8}, "did you mean 8/255"), ({"norm": "l1"}, "linf or l2"), ({"version": "x"}, "rand")],
+    [({"eps": 8}, "did you mean 8/255"), ({"norm": "l1"}, "norm must be one of linf, l2"), ({"version": "x"}, "rand")],
 )
 def test_autoattack_refuses(settings, message):
     with pytest.raises(ValueError, match=message):

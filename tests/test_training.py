@@ -15,10 +15,12 @@ from torch.nn.utils import parametrizations, prune
 
 import tla_core as tla
 from tla_core import methods, run_folder, training
+from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
-from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig
+from tla_core.config import TrainConfig
 from tla_core.evaluation import Evaluation
 from tla_core.models import LeNet, Normalize
+from tla_core.presets import METHODS, VARIANTS
 from tla_core.run_folder import RunConflictError, RunFolder
 from tla_core.runtime import full_precision
 from tla_core.schedule import learning_rate, make_optimizer, ramped_attack, split_holdout

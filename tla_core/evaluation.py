@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from tla_core.attack_config import LOSSES, AttackConfig
 from tla_core.attacks import Attack, TransferAttack, attack_mode, is_correct, run_attack
 from tla_core.chunks import forward_in_chunks
-from tla_core.config import LOSSES, AttackConfig
 from tla_core.layers import model_device
 from tla_core.masking import (
     MaskingCheck,
@@ -26,7 +26,7 @@ from tla_core.masking import (
     warn_of_masking,
 )
 from tla_core.runtime import full_precision
-from tla_core.validation import as_labels, check_images, check_label_range, scale_images
+from tla_core.validation import as_labels, check_images, check_label_range, check_whole, scale_images
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,7 @@ def evaluate(
         raise ValueError(f"an attack cannot be called {reserved!r}: that is what is measured without attack.")
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1. Got {batch_size!r}.")
+    batch_size = check_whole("batch_size", batch_size, 1)
     for name, outcome in known.items():
         if outcome.shape != labels.shape or outcome.dtype != torch.bool:
             got = f"{tuple(outcome.shape)} {outcome.dtype}"

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import attack_mode, run_attack
 from tla_core.batches import Batch, BatchSource
 from tla_core.collapse import Triplets
-from tla_core.config import AttackConfig, TrainConfig
+from tla_core.config import TrainConfig
 from tla_core.distributed import gather_rows, share_of_rows
 from tla_core.folding import fold_batch_norm
 from tla_core.layers import forward_with_layer, resolve_layer, statistics_kept

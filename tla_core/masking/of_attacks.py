@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tla_core.ascent import attack_loss
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import run_attack
 from tla_core.chunks import images_at_once
-from tla_core.config import AttackConfig
 from tla_core.folding import folded_if_equal
 from tla_core.layers import model_device
 from tla_core.masking.of_models import as_batch, how_many_not_finite, logits_of, undisturbed

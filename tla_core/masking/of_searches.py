@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import run_attack
-from tla_core.config import AttackConfig
 from tla_core.masking.of_models import as_batch, logits_of, undisturbed
 from tla_core.masking.verdicts import GAP_TOLERANCE, MaskingCheck, share_of_all
 

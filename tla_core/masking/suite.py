@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import Attack, TransferAttack
 from tla_core.chunks import images_at_once
-from tla_core.config import AttackConfig
 from tla_core.layers import model_device
 from tla_core.masking.of_attacks import (
     another_start,
@@ -25,7 +25,7 @@ from tla_core.masking.of_models import check_batch, check_outputs, check_stochas
 from tla_core.masking.of_searches import affordable_search, check_black_box
 from tla_core.masking.verdicts import MaskingCheck, as_outcome
 from tla_core.random_numbers import counter_uniform
-from tla_core.validation import as_labels, check_images, scale_images
+from tla_core.validation import as_labels, check_images, check_whole, scale_images
 
 _OF_SURVIVORS = ("ascent", "steps", "restarts", "unbounded")
 _RANDOM = "not judged: the model is random, so that images fall by chance; see the check 'stochastic'."
@@ -253,8 +253,7 @@ def _sample(rows: Tensor, n_images: int | None, n_evaluated: int) -> Tensor:
     """
     if n_images is None:
         n_images = min(max(n_evaluated // 100, 10), 256)
-    elif isinstance(n_images, bool) or not isinstance(n_images, int) or n_images < 1:
-        raise ValueError(f"n_images must be a whole number of at least 1. Got {n_images!r}.")
+    n_images = check_whole("n_images", n_images, 1)
     if len(rows) <= n_images:
         return rows
     stretch = torch.arange(n_images)
