@@ -144,80 +144,44 @@ def evaluate(
     MaskingWarning
         Where a check of the model or of an attack's outcome failed.
     """
+    # Check the arguments.
     images = check_images(images)
     labels = as_labels(labels, len(images))
     attacks, known = dict(attacks or {}), dict(known or {})
-    for reserved in {"clean", "model"} & set(attacks):
-        raise ValueError(f"an attack cannot be called {reserved!r}: that is what is measured without attack.")
+    batch_size = check_whole("batch_size", batch_size, 1)
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
-    batch_size = check_whole("batch_size", batch_size, 1)
-    for name, outcome in known.items():
-        if outcome.shape != labels.shape or outcome.dtype != torch.bool:
-            got = f"{tuple(outcome.shape)} {outcome.dtype}"
-            raise ValueError(f"known[{name!r}] must be bool, ({len(labels)},), as in .correct. Got {got}.")
-    device = model_device(model)
-    todo = {name: attack for name, attack in attacks.items() if name not in known}
-    total = len(images) * (("clean" not in known) + sum(image_steps(attack) for attack in todo.values()))
-    batches = [rows.to(device) for rows in torch.arange(len(images)).split(batch_size)]
-    correct, found = {}, {}
+    _check_names_and_outcomes(attacks, known, len(images))
+
+    # Measure the clean accuracy, then attack by attack.
+    run = _Run(
+        model, images, labels, attacks, known, batch_size=batch_size, generator=generator, fold=fold,
+        early_stop=early_stop,
+    )  # fmt: skip
     with (
         attack_mode(model),
-        full_precision(device),
-        _advancing(progress, total) as bar,
+        full_precision(run.device),
+        _advancing(progress, run.total_steps()) as run.bar,
         _explained_out_of_memory(batch_size),
     ):
-
-        def measure(outcome_of: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int) -> Tensor:
-            outcomes = []
-            for rows in batches:
-                x, y = scale_images(images[rows.cpu()].to(device)), labels[rows.cpu()].to(device)
-                outcomes.append(outcome_of(x, y, rows))
-                bar.update(steps * len(rows))
-            return torch.cat(outcomes).cpu()
-
-        judge = _Judge(model, twice=True)
-        if "clean" in known:
-            correct["clean"] = known["clean"]
-        else:
-            correct["clean"] = measure(lambda x, y, _: judge(x, y), 1)
-        if checks and todo:
-            found["model"] = model_checks(model, images, labels, loss=_loss_to_check(attacks), batch_size=batch_size)
-        found["model"] = {**found.get("model", {}), **judge.check()}
-        unstable = any(check.values.get("changed_share", 0) > 0 for check in found["model"].values())
-        for name, attack in attacks.items():
+        run.measure_clean(check_model=checks)
+        for name in attacks:
             if name in known:
-                correct[name] = known[name]
+                run.correct[name] = known[name]
                 continue
-            survivors, tried = _outcome_so_far(attack, attacks, correct)
-            judge = _Judge(model, twice=unstable)
-            survivors = partial(_survivors, judge, attack, survivors.to(device), tried, generator, fold, early_stop)
-            correct[name] = measure(survivors, image_steps(attack))
-            found[name] = {}
-            if checks:
-                found[name] = attack_checks(
-                    model, images, labels, attack, correct[name], generator=generator, batch_size=batch_size, fold=fold,
-                    known=found["model"],
-                )  # fmt: skip
-                beside = _gradient_attacks_beside(name, attacks)
-                last = beside and name == [other for other in beside if other in todo][-1]
-                if search and last:  # once for all attacks of a ball
-                    survived = torch.stack([known[other] if other in known else correct[other] for other in beside])
-                    found[name]["black_box"] = search_check(
-                        model, images, labels, {other: attacks[other] for other in beside}, survived.all(0),
-                        generator=generator, batch_size=batch_size, fold=fold, known=found["model"],
-                    )  # fmt: skip
-            found[name] |= judge.check()
+            run.measure_attack(name, check=checks, search=search)
             if on_outcome is not None:
-                on_outcome(name, correct[name], found[name])
-    found = {name: checked for name, checked in found.items() if checked}
+                on_outcome(name, run.correct[name], run.checks[name])
+
+    # Compare the attacks, and warn of all that failed.
+    results = {name: checks_of_name for name, checks_of_name in run.checks.items() if checks_of_name}
     described = {name: describe_attack(attack) for name, attack in attacks.items()}
     if checks:
-        for name, check in compare_attacks(correct, described).items():
-            found.setdefault(name, {})[check.name] = check
-    for name, checked in found.items():
-        warn_of_masking("every attack" if name == "model" else name, checked, stacklevel=2)
-    return Evaluation(correct, described, found)
+        for name, check in compare_attacks(run.correct, described).items():
+            results.setdefault(name, {})[check.name] = check
+    for name, checks_of_name in results.items():
+        warn_of_masking("every attack" if name == "model" else name, checks_of_name, stacklevel=2)
+    return Evaluation(run.correct, described, results)
 
 
 def describe_attack(attack: Attack) -> dict[str, Any]:
@@ -272,28 +236,106 @@ def _outcome_so_far(attack: Attack, attacks: Mapping[str, Attack], correct: Mapp
     return correct["clean"], 0
 
 
-def _survivors(
-    judge: "_Judge", attack: Attack, survived: Tensor, tried: int, generator, fold: bool, early_stop: bool,
-    x: Tensor, y: Tensor, rows: Tensor,
-) -> Tensor:  # fmt: skip
-    """Which of the images that survived so many restarts survive all; bool."""
-    alive = survived[rows].clone()
-    with torch.no_grad():
-        n_classes = judge.model(x[:1]).shape[1]
-    starts = range(1)
-    inner = attack.attack if isinstance(attack, TransferAttack) else attack
-    if isinstance(inner, AttackConfig):
-        starts = range(tried * max(inner.n_targets(n_classes), 1), inner.n_starts(n_classes))
-    for start in starts:
-        left = alive.nonzero()[:, 0]
-        if not len(left):
-            break
-        x_adv = run_attack(
-            attack, judge.model, x[left], y[left], generator=generator, indices=rows[left], restart=start, fold=fold,
-            stop_when_broken=early_stop,
-        )  # fmt: skip
-        alive[left] = judge(x_adv, y[left])
-    return alive
+def _check_names_and_outcomes(attacks: Mapping[str, Attack], known: Mapping[str, Tensor], n_images: int) -> None:
+    for reserved in {"clean", "model"} & set(attacks):
+        raise ValueError(f"an attack cannot be called {reserved!r}: that is what is measured without attack.")
+    for name, outcome in known.items():
+        if outcome.shape != (n_images,) or outcome.dtype != torch.bool:
+            got = f"{tuple(outcome.shape)} {outcome.dtype}"
+            raise ValueError(f"known[{name!r}] must be bool, ({n_images},), as in .correct. Got {got}.")
+
+
+class _Run:
+    """One evaluation: its images, its settings, and what has been measured so far."""
+
+    def __init__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, attacks: dict[str, Attack], known: dict[str, Tensor], *,
+        batch_size: int, generator: torch.Generator | None, fold: bool, early_stop: bool,
+    ) -> None:  # fmt: skip
+        self.model, self.images, self.labels, self.attacks, self.known = model, images, labels, attacks, known
+        self.batch_size, self.generator, self.fold, self.early_stop = batch_size, generator, fold, early_stop
+        self.device = model_device(model)
+        self.batches = [rows.to(self.device) for rows in torch.arange(len(images)).split(batch_size)]
+        self.correct: dict[str, Tensor] = {}
+        self.checks: dict[str, dict[str, MaskingCheck]] = {}
+        self.is_unstable = False
+        self.bar: tqdm | None = None
+
+    def total_steps(self) -> int:
+        """What the progress bar counts to."""
+        steps = [image_steps(attack) for name, attack in self.attacks.items() if name not in self.known]
+        return len(self.images) * (("clean" not in self.known) + sum(steps))
+
+    def measure_clean(self, *, check_model: bool) -> None:
+        """Who is classified correctly, and the checks of the model."""
+        judge = _Judge(self.model, twice=True)
+        if "clean" in self.known:
+            self.correct["clean"] = self.known["clean"]
+        else:
+            self.correct["clean"] = self._outcome(lambda x, y, rows: judge(x, y), 1)
+        checks = {}
+        if check_model and not set(self.attacks) <= set(self.known):
+            loss = _loss_to_check(self.attacks)
+            checks = model_checks(self.model, self.images, self.labels, loss=loss, batch_size=self.batch_size)
+        self.checks["model"] = checks | judge.check()
+        self.is_unstable = any(check.values.get("changed_share", 0) > 0 for check in self.checks["model"].values())
+
+    def measure_attack(self, name: str, *, check: bool, search: bool) -> None:
+        """Who survives an attack, and the checks of that outcome."""
+        attack = self.attacks[name]
+        survived, tried = _outcome_so_far(attack, self.attacks, self.correct)
+        judge = _Judge(self.model, twice=self.is_unstable)
+        survivors = partial(self._survivors, judge, attack, survived.to(self.device), tried)
+        self.correct[name] = self._outcome(survivors, image_steps(attack))
+        checks = self._checks_of(name, search) if check else {}
+        self.checks[name] = checks | judge.check()
+
+    def _outcome(self, outcome_of_batch: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int) -> Tensor:
+        """Batch by batch, from images, labels and their rows; (n,), bool, on the CPU."""
+        outcomes = []
+        for rows in self.batches:
+            x = scale_images(self.images[rows.cpu()].to(self.device))
+            y = self.labels[rows.cpu()].to(self.device)
+            outcomes.append(outcome_of_batch(x, y, rows))
+            self.bar.update(steps * len(rows))
+        return torch.cat(outcomes).cpu()
+
+    def _survivors(
+        self, judge: "_Judge", attack: Attack, survived: Tensor, tried: int, x: Tensor, y: Tensor, rows: Tensor
+    ) -> Tensor:
+        """Which images of a batch survive all restarts, out of those that survived the ones tried before; bool."""
+        alive = survived[rows].clone()
+        with torch.no_grad():
+            n_classes = self.model(x[:1]).shape[1]
+        starts = range(1)
+        inner = attack.attack if isinstance(attack, TransferAttack) else attack
+        if isinstance(inner, AttackConfig):
+            starts = range(tried * max(inner.n_targets(n_classes), 1), inner.n_starts(n_classes))
+        for start in starts:
+            left = alive.nonzero()[:, 0]
+            if not len(left):
+                break
+            x_adv = run_attack(
+                attack, self.model, x[left], y[left], generator=self.generator, indices=rows[left], restart=start,
+                fold=self.fold, stop_when_broken=self.early_stop,
+            )  # fmt: skip
+            alive[left] = judge(x_adv, y[left])
+        return alive
+
+    def _checks_of(self, name: str, search: bool) -> dict[str, MaskingCheck]:
+        """The checks of an attack; of the last one in its ball also the search, which is one for all of them."""
+        shared = {
+            "generator": self.generator, "batch_size": self.batch_size, "fold": self.fold,
+            "known": self.checks["model"],
+        }  # fmt: skip
+        checks = attack_checks(self.model, self.images, self.labels, self.attacks[name], self.correct[name], **shared)
+        beside = _gradient_attacks_beside(name, self.attacks)
+        if search and beside and name == [other for other in beside if other not in self.known][-1]:
+            outcomes = self.correct | self.known
+            survived = torch.stack([outcomes[other] for other in beside]).all(0)
+            attacks = {other: self.attacks[other] for other in beside}
+            checks["black_box"] = search_check(self.model, self.images, self.labels, attacks, survived, **shared)
+        return checks
 
 
 class _Judge:
