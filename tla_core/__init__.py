@@ -37,7 +37,7 @@ _PUBLIC = {
     "train": "training",
     "load_model": "training",
     "TrainResult": "training",
-    "TrainingDivergedError": "training",
+    "TrainingDivergedError": "training_loop",
     "RunConflictError": "run_folder",
     "RankError": "distributed",
     "Evaluation": "evaluation",
