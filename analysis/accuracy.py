@@ -18,9 +18,10 @@ from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, save_tensors, write_json
 from tla_core.config import canonical_json
 from tla_core.datasets import ImageDataset
-from tla_core.evaluation import describe_attack, evaluate, image_steps
+from tla_core.evaluation import describe_attack, evaluate
+from tla_core.evaluation_run import image_steps
 from tla_core.masking import COMPARISONS, compare_attacks, failure_lines, gap_lines
-from tla_core.presets import STRONGEST_IMAGES, accuracy_columns, strongest_attacks
+from tla_core.protocol import STRONGEST_IMAGES, accuracy_columns, strongest_attacks
 from tla_core.run_folder import RunFolder
 from tla_core.training import load_model
 

@@ -13,7 +13,8 @@ from tyro.conf import Positional, arg
 
 from analysis.explore.command import explore
 from analysis.job_server import run_served
-from tla_core.config import AttackConfig, TrainConfig, format_number, parse_number
+from tla_core.attack_config import AttackConfig, format_number, parse_number
+from tla_core.config import TrainConfig
 
 DESCRIPTION = """Train UM, AT, ALP and TLA classifiers and look into their clean and adversarial representations.
 
@@ -111,7 +112,7 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
     own_attack = any(word.startswith("--attack.") for word in args)
     if named:
         from analysis.run_results import run_config
-        from tla_core.presets import analysis_attack
+        from tla_core.protocol import analysis_attack
 
         default = analysis_attack(run_config(named))
 
@@ -216,7 +217,7 @@ def extract(
 ) -> None:
     """Store the representations of a run: of the test images, clean and adversarial, or of the training images."""
     from analysis.run_results import extract_run, run_config
-    from tla_core.presets import ANALYSIS_LEVELS
+    from tla_core.protocol import ANALYSIS_LEVELS
 
     if split == "train":
         print(extract_run(run, split=split, device=device, progress=progress))
@@ -475,7 +476,9 @@ def presets(
     name: Positional[Annotated[str | None, arg(metavar="PRESET", help="Show this one in full.")]] = None,
 ) -> None:
     """List the presets and the published sweeps, or show one preset with the source of each value."""
-    from tla_core.presets import SWEEPS, fields_in_use, list_presets, preset_sources
+    from tla_core.config import fields_in_use
+    from tla_core.presets import list_presets, preset_sources
+    from tla_core.protocol import SWEEPS
 
     def text(config: TrainConfig, field: str) -> str:
         value = getattr(config, field)

@@ -16,9 +16,10 @@ from analysis.ratios import ratio_r, ratio_r_prime
 from analysis.representations import RepresentationSet
 from analysis.scales import project_root
 from analysis.tables import Column, Table
+from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import CheckpointError
-from tla_core.config import METHODS, AttackConfig
 from tla_core.datasets import load_dataset
+from tla_core.presets import METHODS
 from tla_core.training import load_model
 
 ATTACK = AttackConfig(eps=0.3, step_size=0.06, steps=10)

@@ -12,8 +12,10 @@ import yaml
 
 from analysis.published import KNN
 from analysis.variants import split_variant, variant_fields, variant_name
-from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig, parse_number
-from tla_core.presets import SWEEPS, analysis_attack, preset_fields
+from tla_core.attack_config import AttackConfig, parse_number
+from tla_core.config import TrainConfig
+from tla_core.presets import METHODS, VARIANTS, preset_fields
+from tla_core.protocol import SWEEPS, analysis_attack
 
 FIGURE_KINDS = ("maps", "landscapes", "sweeps")
 SWEEP_COLUMNS = ("PGD100", "APGD-CE", "APGD-T")  # the attack that sweeps are compared by, and the strongest
@@ -54,7 +56,7 @@ class Scale:
         ``images``, ``resolution``, and ``radius`` in units of eps; ``rise``, the ``images`` and ``resolution`` that its
         mean is taken over.
     sweeps : tuple of str
-        See `tla_core.presets.SWEEPS`.
+        See `tla_core.protocol.SWEEPS`.
     sweep_seeds : tuple of int
         Of the sweeps' runs; by default the first of their dataset.
     accuracy : dict

@@ -21,10 +21,10 @@ from analysis.accuracy import (
 )
 from analysis.results import Results
 from analysis.run_results import run_config, run_images
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import TransferAttack
 from tla_core.batches import BatchSource
 from tla_core.checkpoint import file_sha256
-from tla_core.config import AttackConfig
 from tla_core.training import load_model, train
 
 ATTACKS = {

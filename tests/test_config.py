@@ -8,7 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tla_core.config import AttackConfig, TrainConfig, canonical_json, format_number, identity_of, parse_number
+from tla_core.attack_config import AttackConfig, format_number, parse_number
+from tla_core.config import TrainConfig, canonical_json, identity_of
 from tla_core.presets import list_presets
 
 # Attacks --------------------------------------------------------------------------------------------------------------

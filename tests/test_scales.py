@@ -9,9 +9,10 @@ from tiny import REPOSITORY, project_folder
 
 from analysis import cli
 from analysis.scales import Scale, accuracy_flags, load_scale
-from tla_core.config import METHODS, TrainConfig
+from tla_core.config import TrainConfig
 from tla_core.dataset_files import CIFAR10_CLASSES, DIGITS
-from tla_core.presets import SWEEPS, sweep_configs
+from tla_core.presets import METHODS
+from tla_core.protocol import SWEEPS, sweep_configs
 
 ROOT = Path("/project")
 SHORT = {"epochs": 1, "iterations": 70}
