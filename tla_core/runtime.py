@@ -31,8 +31,8 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N. Got {device!r}.") from error
     if picked.type == "cuda" and (not torch.cuda.is_available() or (picked.index or 0) >= torch.cuda.device_count()):
         raise ValueError(
-            f"torch finds {torch.cuda.device_count()} CUDA devices. Got {str(device)!r}; use device='cpu' or 'auto', and"
-            " with torchrun one process for each."
+            f"torch finds {torch.cuda.device_count()} CUDA devices. Got {str(device)!r}; use device='cpu' or 'auto',"
+            " and with torchrun one process for each."
         )
     return picked
 
