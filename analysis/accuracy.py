@@ -79,8 +79,9 @@ class RunAccuracy:
 
 def run_attacks(
     run_dir: Path | str, *, black_box: Path | str | None = None, images: int | None = None,
-    long_images: int | None = None, strongest_images: int | None = None, restarts: int | None = None,
-    square: int = 1000, autoattack: int = 0, only: Sequence[str] = (), device: str = "auto",
+    long_images: int | None = None, strongest_images: int | None = None, strongest_steps: int | None = None,
+    strongest_targets: int | None = None, square: int = 1000, restarts: int | None = None, autoattack: int = 0,
+    only: Sequence[str] = (), device: str = "auto",
 ) -> tuple[dict[str, Attack], dict[str, int]]:  # fmt: skip
     """What `tla evaluate RUN` measures of a run.
 
@@ -95,8 +96,9 @@ def run_attacks(
     long_images : int, optional
         Images for the paper's attacks of more than 40 steps, or with restarts; by default 500 of mnist-mini, and all of
         any other dataset.
-    strongest_images : int, optional
-        Images for those of `strongest_attacks`, and for Square; by default 1,000.
+    strongest_images, strongest_steps, strongest_targets : int, optional
+        Images for those of `strongest_attacks`, and for Square, by default 1,000; the steps of the former, by default
+        100; and the classes that the targeted one goes towards, by default 9.
     square : int
         Queries of Square, which needs no gradients; 0 leaves it out.
     restarts : int, optional
@@ -136,6 +138,9 @@ def run_attacks(
             continue
         attacks[name] = TransferAttack(load_model(copy, device=device), attack) if copy else attack
     strong = strongest_attacks(config, RunFolder(run_dir).record()["data"]["classes"])
+    for name, attack in strong.items():
+        targets = strongest_targets if attack.targets else None
+        strong[name] = replace(attack, steps=strongest_steps or attack.steps, targets=targets or attack.targets)
     count = strongest_images or STRONGEST_IMAGES
     if square:
         strong[SQUARE] = replace(strong["APGD-CE"], name="square", steps=square)

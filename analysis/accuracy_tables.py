@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from analysis.accuracy import STRONGEST, RunAccuracy, accuracy_table, images_note, with_strongest
+from analysis.accuracy import STRONG, STRONGEST, RunAccuracy, accuracy_table, images_note, with_strongest
 from analysis.results import Results
 from analysis.seeds import OverSeeds, error_words, images_words, is_over_seeds
 from analysis.tables import Column, Table
@@ -96,7 +96,17 @@ def _caption(rows: list[dict[str, Any]], columns: list[Column], firsts: Mapping[
             f"{STRONGEST}: the worst case for each image of all attacks that were run, over seeds of those that every"
             f" seed has ({', '.join(names)})"
         )
+    if strong := strongest_words(next(iter(firsts.values()))):
+        parts.append(strong)
     return "; ".join(parts)
+
+
+def strongest_words(run: RunAccuracy) -> str:
+    """Steps and targets of APGD: ``APGD with 100 steps, towards 9 classes``; empty where it was not run."""
+    settings = [run.attacks.get(name) or {} for name in STRONG]
+    if not all("steps" in each for each in settings):
+        return ""
+    return f"APGD with {settings[0]['steps']} steps, towards {settings[1].get('targets', 0)} classes"
 
 
 def _copy_words(results: Results, dataset: str) -> str:

@@ -122,6 +122,8 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         images: Annotated[int | None, arg(help="Images for every attack, evenly spread over the split.")] = None,
         long_images: Annotated[int | None, arg(help="Images for attacks above 40 steps, or with restarts.")] = None,
         strongest_images: Annotated[int | None, arg(help="Images for APGD; by default 1,000.")] = None,
+        strongest_steps: Annotated[int | None, arg(help="Its steps; by default 100.")] = None,
+        strongest_targets: Annotated[int | None, arg(help="Classes that it is targeted at; by default 9.")] = None,
         square: Annotated[int, arg(help="Queries of Square, which needs no gradients; 0 for none.")] = 1000,
         restarts: Annotated[int | None, arg(help="The most restarts of an attack.")] = None,
         black_box: Annotated[Path | None, arg(help="Run whose adversarial examples are transferred.")] = None,
@@ -161,7 +163,8 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
             else:
                 attacks, limits = run_attacks(
                     run, black_box=black_box, images=images, long_images=long_images,
-                    strongest_images=strongest_images, square=square, restarts=restarts, autoattack=autoattack,
+                    strongest_images=strongest_images, strongest_steps=strongest_steps,
+                    strongest_targets=strongest_targets, square=square, restarts=restarts, autoattack=autoattack,
                     only=only, device=device,
                 )  # fmt: skip
             options = {"split": split, "limits": limits, "batch_size": batch_size, "device": device}

@@ -21,11 +21,15 @@ from importlib import import_module
 from pathlib import Path
 
 ADDRESS = "TLA_JOB_SERVER"
-SERVED = ("train", "extract", "evaluate", "project", "landscape")
-# What the jobs import; torch._dynamo belongs to the optimisers. Importing starts no thread while each library has one.
+KERNEL = "kernel"  # no command of `tla`: see `analysis.served_kernel`
+SERVED = ("train", "extract", "evaluate", "project", "landscape", "notebooks", KERNEL)
+# What the jobs and notebooks import; torch._dynamo belongs to the optimisers. Importing starts no thread while each
+# library has one. pyplot is left out: it would choose the backend, which a kernel has another of.
 _IMPORTS = (
     "torch", "torch._dynamo", "sklearn.decomposition", "openTSNE", "tla_core.training", "tla_core.evaluation",
     "analysis.accuracy", "analysis.extraction", "analysis.class_maps", "analysis.tsne_gradient", "analysis.landscape",
+    "papermill", "ipykernel.kernelapp", "matplotlib.backends.backend_agg", "sklearn.covariance", "scipy.stats",
+    "analysis.accuracy_tables", "analysis.sweep_tables", "analysis.paper_tables",
 )  # fmt: skip
 
 
@@ -167,7 +171,12 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     return b"".join(parts)
 
 
-if __name__ == "__main__":
+def _run(arguments: Sequence[str]) -> int:
     from analysis.cli import main
+    from analysis.served_kernel import launch
 
-    serve(socket.socket(fileno=int(sys.argv[1])), main, sys.stdin.fileno(), _IMPORTS)
+    return launch(arguments[1:]) if arguments[0] == KERNEL else main(arguments)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])), _run, sys.stdin.fileno(), _IMPORTS)

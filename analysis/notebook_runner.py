@@ -38,6 +38,8 @@ def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from analysis.served_kernel import kernel_manager_class
+
     source, target = Path(source), Path(target)
     if not source.is_file():
         known = ", ".join(sorted(p.stem for p in source.parent.glob("*.ipynb"))) or "none"
@@ -53,6 +55,7 @@ def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str
             papermill.execute_notebook(
                 str(source), str(unfinished), parameters=parameters, cwd=str(root), kernel_name="python3",
                 language="python", progress_bar=False, store_widget_state=False,  # it would hold the explorer's images
+                kernel_manager_class=kernel_manager_class(), start_timeout=300,  # on a machine that is busy
             )  # fmt: skip
     except (PapermillExecutionError, DeadKernelError) as error:
         failed = target.with_suffix(".failed.ipynb")

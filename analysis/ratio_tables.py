@@ -1,5 +1,6 @@
 """Table 3 and what belongs to it: r′ and r of each method, over seeds, their differences, and the distances behind."""
 
+import math
 from itertools import combinations
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from analysis.ratios import RatioResult, bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
 from analysis.representations import RepresentationSet
 from analysis.results import Results
-from analysis.seeds import OverSeeds, error_words
+from analysis.seeds import OverSeeds, error_words, images_words
 from analysis.tables import Column, Table
 from analysis.verdicts import Estimate
 
@@ -63,8 +64,8 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
         counts[-1] += f"; {results.attack_note(dataset)}, and as many steps at the other level"
     caption = (
         "Table 3: ratios r′ (lower is better) and r (higher is better) of mean angular distances, penultimate layer; "
-        f"{'; '.join(counts)}. What test images alone make of r′: table3-differences. Classes left out, for want of"
-        f" adversarial examples: {'; '.join(left_out) or 'none'}."
+        f"{'; '.join(counts)}. What test images alone make of differences of r′: table3-differences. Classes left out,"
+        f" for want of adversarial examples: {'; '.join(left_out) or 'none'}."
     )
     return Table(columns, list(rows.values()), caption), per_class
 
@@ -121,49 +122,43 @@ def difference_table(results: Results) -> Table:
     Of several seeds they are paired by seed; of one the error is that of a bootstrap over the test images, where both
     methods' r′ are of the same resamples, so that what is hard about an image is not taken for a difference.
     """
-    pairs, rows, notes = list(combinations(results.methods, 2)), [], {}
+    pairs, rows = list(combinations(results.methods, 2)), []
+    names = [f"{one} {other}" for one, other in pairs]
     for dataset in results.scale.datasets:
         for eps in results.levels(dataset):
-            sets = {method: _sets(results, method, dataset, eps) for method in results.methods}
-            seeds = tuple(sets[results.methods[0]])
-            values = {
-                method: {seed: _ratio(results, dataset, reps, "r_prime").value for seed, reps in of_seeds.items()}
-                for method, of_seeds in sets.items()
-            }
+            values: dict[str, dict[int, float]] = {}
             resamples = {}
-            if len(seeds) == 1:
-                for method, of_seeds in sets.items():
-                    reps = of_seeds[seeds[0]]
-                    resamples[method] = bootstrap_r_prime(reps, **_drawn_from(results, dataset, reps, "r_prime"))
-                n = len(resamples[method])
-                notes[1] = f"of one training, over {n} bootstrap resamples of the test images, class by class, the same"
-                notes[1] += " of every method"
-            else:
-                notes[len(seeds)] = f"over {len(seeds)} trainings (seeds {', '.join(map(str, seeds))}), paired by seed"
+            for method in results.methods:
+                sets = _sets(results, method, dataset, eps)
+                values[method] = {seed: _ratio(results, dataset, reps, "r_prime").value for seed, reps in sets.items()}
+                # The same resamples of every method and seed, so that they can be averaged and subtracted.
+                resamples[method] = np.mean([
+                    bootstrap_r_prime(reps, **_drawn_from(results, dataset, reps, "r_prime")) for reps in sets.values()
+                ], axis=0)  # fmt: skip
             row: dict[str, Any] = {
-                "dataset": dataset, "eps": eps, "images": len(sets[results.methods[0]][seeds[0]]), "seeds": len(seeds),
+                "dataset": dataset, "eps": eps, "images": len(next(iter(sets.values()))), "seeds": len(sets),
             }  # fmt: skip
-            for one, other in pairs:
-                by_seed = {seed: values[one][seed] - values[other][seed] for seed in seeds}
-                if len(seeds) == 1:
-                    found = Estimate(by_seed[seeds[0]], float(np.nanstd(resamples[one] - resamples[other], ddof=1)))
-                else:
-                    found = Estimate.of_mean(list(by_seed.values()))
-                name = f"{one} {other}"
-                row |= {
-                    name: found.value, f"{name} se": found.error, f"{name} margin": found.margin,
-                    f"{name} mark": "*" if found.is_not_zero else "", f"{name} by seed": by_seed,
-                }  # fmt: skip
+            for name, (one, other) in zip(names, pairs, strict=True):
+                images_error = float(np.nanstd(resamples[one] - resamples[other], ddof=1))
+                number = OverSeeds.of({seed: values[one][seed] - values[other][seed] for seed in sets}, images_error)
+                several = len(number.by_seed) > 1
+                found = Estimate(number.value, number.error, len(number.by_seed) - 1 if several else math.inf)
+                mark = "*" if found.is_not_zero else ""
+                row |= {**number.record(name), f"{name} margin": found.margin, f"{name} mark": mark}
             rows.append(row)
     columns = [Column("dataset", "dataset"), Column("eps", "ε", digits=4), Column("images", "test images")]
     columns.append(Column("seeds", "trainings"))
-    for one, other in pairs:
-        name, title = f"{one} {other}", f"{one.upper()} − {other.upper()}"
+    for name, (one, other) in zip(names, pairs, strict=True):
+        title = f"{one.upper()} − {other.upper()}"
         columns.append(Column(name, title, digits=4, error=f"{name} se", mark=f"{name} mark"))
+    alone = images_words(rows, names, "{:.4f}".format)
+    seeds = sorted({len(row[f"{names[0]} by seed"]) for row in rows})
+    over = f"over seeds, paired, where there are {seeds[-1]} trainings ({alone}); " if alone else ""
     caption = (
-        f"Table 3, differences of r′ between methods, ± standard error: {'; '.join(notes[n] for n in sorted(notes))}."
-        " *: the interval of 95 % does not hold 0, by Student's t with n − 1 degrees of freedom over n trainings, by"
-        " the normal distribution for the bootstrap."
+        f"Table 3, differences of r′ between methods, ± standard error: {over}of one training over test images. Over"
+        f" these by a bootstrap: {len(resamples[method])} resamples, class by class, the same of every method. *: the"
+        " interval of 95 % does not hold 0, by Student's t with n − 1 degrees of freedom over n trainings, by the"
+        " normal distribution for the bootstrap."
     )
     return Table(columns, rows, caption)
 

@@ -124,7 +124,7 @@ class Results:
         for method in methods or self.methods:
             of_seeds = self.representations_of_seeds(method, dataset=dataset)
             robust = [f"{100 * reps.robust_accuracy:.1f}" for reps in of_seeds.values()]
-            stand.append(f"{method.upper()} {robust[0]}, the others {' and '.join(robust[1:])}")
+            stand.append(f"{method.upper()} {robust[0]}, the other{'s' * (len(others) > 1)} {' and '.join(robust[1:])}")
         return (
             f"seed {first} of {1 + len(others)}; robust accuracy on {len(of_seeds[first]):,} test images, %:"
             f" {'; '.join(stand)}"

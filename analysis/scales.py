@@ -17,6 +17,7 @@ from tla_core.config import TrainConfig
 from tla_core.presets import METHODS, VARIANTS, preset_fields
 from tla_core.protocol import SWEEPS, analysis_attack
 
+STRONGEST_LIMITS = ("images", "steps", "targets")
 FIGURE_KINDS = ("maps", "landscapes", "sweeps")
 SWEEP_COLUMNS = ("PGD100", "APGD-CE", "APGD-T")  # the attack that sweeps are compared by, and the strongest
 
@@ -62,11 +63,12 @@ class Scale:
     accuracy : dict
         ``methods`` of the main table, and ``variant_seeds``, ``first`` or ``all``: of which seeds those of them are
         that are not among the scale's; ``other_seeds``, the columns of seeds but the first, by default all that need
-        neither AutoAttack nor a copy; ``images`` of every attack, ``long_images``, ``strongest_images`` and
-        ``restarts``, limits of costly ones; ``square``, the queries of Square, by default none; ``sweep_images`` of
-        every attack on the sweeps' runs; ``autoattack``, the number of images for it; ``black_box``, the ``variant``,
-        ``seed`` and, where not all have one, ``methods`` of the copies. Methods, AutoAttack and copies are for all
-        datasets, or for each that they name. Null is no limit, and none.
+        neither AutoAttack nor a copy; ``images`` of every attack, ``long_images`` and ``restarts``, limits of costly
+        ones; ``strongest``, the ``images``, ``steps`` and ``targets`` of APGD, by default 1,000, 100 and 9;
+        ``square``, the queries of Square, by default none; ``sweep_images`` of every attack on the sweeps' runs;
+        ``autoattack``, the number of images for it; ``black_box``, the ``variant``, ``seed`` and, where not all have
+        one, ``methods`` of the copies. Methods, AutoAttack and copies are for all datasets, or for each that they name.
+        Null is no limit, and none.
     """
 
     name: str
@@ -108,6 +110,8 @@ class Scale:
         of_seeds = self.seeds if isinstance(self.seeds, dict) else dict.fromkeys(self.datasets, self.seeds)
         if set(of_seeds) != set(self.datasets) or not all(map(len, of_seeds.values())):
             raise ValueError(f"seeds must be a list, or one for each dataset ({names}). Got {self.seeds}.")
+        if unknown := sorted(set(self.accuracy.get("strongest") or {}) - set(STRONGEST_LIMITS)):
+            raise ValueError(f"strongest has {', '.join(STRONGEST_LIMITS)}. Got {', '.join(unknown)}.")
         if (wanted := self.accuracy.get("variant_seeds", "first")) not in ("first", "all"):
             raise ValueError(f"variant_seeds must be first or all. Got {wanted!r}.")
         if unknown := sorted(set(self.sweep_seeds) - set(self.seeds_of(self.dataset_of("sweeps")))):
@@ -245,7 +249,9 @@ class Scale:
         All columns of the first seed's runs of the main table, of its other seeds those that the scale names for them,
         and of others those that sweeps are compared by.
         """
-        limits = {name: self.accuracy.get(name) for name in ("images", "long_images", "strongest_images", "restarts")}
+        limits = {name: self.accuracy.get(name) for name in ("images", "long_images", "restarts")}
+        strongest = self.accuracy.get("strongest") or {}
+        limits |= {f"strongest_{name}": strongest.get(name) for name in STRONGEST_LIMITS}
         square = self.accuracy.get("square", 0)
         options = {**limits, "only": SWEEP_COLUMNS, "square": square, "autoattack": 0, "black_box": None}
         if (dataset, method, seed) not in self.table_runs(dataset):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from analysis.accuracy import STRONGEST, RunAccuracy
-from analysis.accuracy_tables import accuracies_over_seeds
+from analysis.accuracy_tables import accuracies_over_seeds, strongest_words
 from analysis.ratio_tables import ratio_numbers
 from analysis.results import Results
 from analysis.scales import SWEEP_COLUMNS
@@ -124,6 +124,7 @@ def _caption(results: Results, name: str, own: Any, spread_seeds: tuple[int, ...
     title = f"Table {name[-1]}" if name.startswith("table") else "Beyond the supplement"
     start = ", each from the AT run of its seed" if config.fine_tune else ""
     images = ", ".join(f"{column} on {len(found.correct[column]):,}" for column in (*SWEEP_COLUMNS[:1], STRONGEST))
+    images = f"{images} test images ({strongest_words(found)})"
     error = error_words(seeds)
     if spread_seeds:
         error = (
@@ -132,7 +133,7 @@ def _caption(results: Results, name: str, own: Any, spread_seeds: tuple[int, ...
         )
     return (
         f"{title}: TLA with different values of {SWEPT[sweep.field]}{fixed}; {dataset}, {config.length} of"
-        f" training{start}; {images} test images, {error}; r′ and r under {results.attack(dataset=dataset)}. {_MARK}:"
+        f" training{start}; {images}, {error}; r′ and r under {results.attack(dataset=dataset)}. {_MARK}:"
         f" differs from the row {own} by more than two standard errors of the"
         f" difference{' (paired by seed)' if len(seeds) > 1 else ''}."
         " The paper's column: its full network and training."

@@ -300,3 +300,12 @@ def test_gaps_are_one_line_each_and_stored_comparisons_are_made_again():
     assert shown.gaps == [
         "AutoAttack leaves 80.0% of 50 images, 20.0 ± 5.7 points less than PGD: believe the lower number."
     ]
+
+
+def test_limits_of_the_strongest_attacks_and_of_all(run):
+    options = {"images": 30, "long_images": 50, "strongest_steps": 7, "strongest_targets": 2, "restarts": 2}
+    attacks, limits = run_attacks(run, **options)
+    assert (attacks["APGD-CE"].steps, attacks["APGD-CE"].targets) == (7, 0)
+    assert (attacks["APGD-T"].steps, attacks["APGD-T"].targets) == (7, 2)
+    assert set(limits) == set(attacks) and set(limits.values()) == {30}  # no attack on more than those of all
+    assert run_attacks(run, strongest_images=20)[1]["APGD-T"] == 20

@@ -1,5 +1,6 @@
 """Jobs that a server forks behave like processes of their own: streams, folder, environment, status, and their end."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,9 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 from analysis import job_server
+from analysis.notebook_runner import run_notebook
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or any(Path("/dev").glob("nvidia[0-9]*")),
@@ -83,7 +87,7 @@ def test_the_status_is_that_of_the_job(server, what, status, said):
 @pytest.mark.parametrize(
     ("change", "arguments"),
     [
-        ({}, ("notebooks", "say")),
+        ({}, ("figures", "say")),
         ({}, ()),
         ({"OMP_NUM_THREADS": "2"}, ("train", "say")),
         ({job_server.ADDRESS: "/nowhere"}, ("train", "say")),
@@ -136,3 +140,21 @@ def test_the_server_of_a_pipeline_does_what_tla_does(tmp_path):
         served = subprocess.run(tla, env=environment, capture_output=True, text=True, timeout=120)
     assert (served.returncode, served.stderr) == (alone.returncode, alone.stderr) == (1, alone.stderr)
     assert not os.path.exists(address[job_server.ADDRESS])
+
+
+def test_a_kernel_is_a_fork_that_has_imported_torch_and_draws_into_the_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # as the Makefile has it: the server's, not the kernel's
+    said = "import os, sys; print('torch' in sys.modules, os.environ['TLA_COMMAND'], SCALE)"
+    cells = [new_code_cell('SCALE = "mini"', metadata={"tags": ["parameters"]}), new_code_cell(said)]
+    cells += [new_code_cell("import matplotlib.pyplot as plt\nplt.plot([1, 2]);")]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "mine.ipynb")
+    for served in (True, False):
+        server = job_server.job_server() if served else contextlib.nullcontext({})
+        with server as address, monkeypatch.context() as patch:
+            for name, value in {**address, "OMP_NUM_THREADS": "1"}.items():
+                patch.setenv(name, value)
+            target = tmp_path / f"{served}.ipynb"
+            run_notebook(tmp_path / "mine.ipynb", target, parameters={"SCALE": "small"}, root=tmp_path)
+        *_, told, drawn = nbformat.read(target, as_version=4).cells
+        assert told.outputs[0].text == f"{served} tla notebooks mine --scale small small\n"
+        assert "image/png" in drawn.outputs[0].data

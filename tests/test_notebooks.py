@@ -43,7 +43,8 @@ SCALE = {
     "seeds": [0, 1],
     "analysis_images": {"mnist": 200},
     "accuracy": {
-        "methods": ["um", "tla-rn", "tla"], "images": 100, "long_images": 10, "strongest_images": 10, "restarts": 2,
+        "methods": ["um", "tla-rn", "tla"], "images": 100, "long_images": 10, "restarts": 2,
+        "strongest": {"images": 10, "steps": 5, "targets": 2},
         "black_box": {"variant": "", "seed": 1, "methods": ["um", "tla"]},
     },
     "overrides": {method: tiny_training() for method in (*METHODS, *VARIANTS)},
@@ -207,7 +208,7 @@ def test_sidecars_name_the_notebook_the_runs_and_the_numbers(executed, monkeypat
     assert table["sources"] == [results.source(method, seed=seed) for method in results.methods for seed in (0, 1)]
     robust = [f"{100 * reps.robust_accuracy:.1f}" for reps in results.representations_of_seeds("at").values()]
     assert "seed 0 of 2; robust accuracy on 200 test images, %: UM" in figure["caption"]
-    assert f"AT {robust[0]}, the others {robust[1]}; TLA" in figure["caption"]
+    assert f"AT {robust[0]}, the other {robust[1]}; TLA" in figure["caption"]
     assert "mean ± standard error over 2 trainings (seeds 0, 1)" in table["caption"]
     assert len(figure["numbers"]["panels"]) == 3 * 3
     for panel in figure["numbers"]["panels"]:
@@ -255,6 +256,10 @@ def test_distances_and_rises_are_those_of_the_runs(executed, monkeypatch):
     assert (at_03["eps"], at_03["seeds"]) == (0.3, 2)
     assert at_03["at tla"] == pytest.approx(np.mean(ratios["at"]) - np.mean(ratios["tla"]))
     assert at_03["at tla"] / at_03["at tla se"] == pytest.approx(paired.statistic)
+    means = {
+        method: np.mean([bootstrap_r_prime(each, drawn_from=400) for each in sets[method]], axis=0) for method in sets
+    }
+    assert at_03["at tla se of images"] == pytest.approx(np.nanstd(means["at"] - means["tla"], ddof=1))
     assert (at_03["at tla mark"] == "*") == (paired.pvalue < 0.05)
     test, eps = results.test_images(), results.attack().eps
     found = {(each["model"], each["row"]): each["rise"] for each in stored["fig8-rise"]["more"]["per_image"]}

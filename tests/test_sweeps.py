@@ -25,7 +25,9 @@ pytestmark = pytest.mark.filterwarnings(f"ignore::{MaskingWarning.__module__}.{M
 SCALE = {
     "methods": ["um", "at", "tla"], "seeds": [0, 1], "sweeps": ["table6"], "analysis_images": {"mnist": 60},
     "variant_overrides": {"fine_tune": True, "learning_rate": 0.001},
-    "accuracy": {"images": 60, "long_images": 40, "strongest_images": 20, "sweep_images": 30},
+    "accuracy": {
+        "images": 60, "long_images": 40, "strongest": {"images": 20, "steps": 5, "targets": 2}, "sweep_images": 30,
+    },
     "overrides": {method: tiny_training() for method in METHODS},
 }  # fmt: skip
 
