@@ -18,9 +18,10 @@ export MPLBACKEND := Agg
 export PIP_USER := 0
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help figures status site test bench env lint FORCE
+.PHONY: help demo figures status site test bench env lint FORCE
 
 help:
+	@echo 'make demo      published MNIST models under attack, in a minute: an explorer, maps, ratios -> demo/'
 	@echo 'make figures   train the four methods, analyse them, and execute the notebooks: figures and tables.'
 	@echo '               SCALE=mini (the default: no data to fetch, minutes); CORES=2; SNAKEMAKE_ARGS=-n;'
 	@echo '               PROFILE=slurm for a cluster, see workflow/profiles'
@@ -34,6 +35,9 @@ help:
 	@echo 'make lint      check the source files with ruff'
 	@echo 'Any of them:   PYTHON=/path/to/python3.12 the Python (3.11 or newer) that .venv is made with'
 	@echo '               FAISS=cpu or FAISS=gpu     which FAISS (default: gpu if this machine shows an NVIDIA GPU)'
+
+demo: .venv/.stamp-run
+	.venv/bin/tla demo
 
 figures: .venv/.stamp-run
 	PATH="$$(pwd)/.venv/bin:$$PATH" .venv/bin/tla figures --scale $(SCALE) \

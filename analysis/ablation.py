@@ -21,11 +21,11 @@ from torch import nn
 
 from analysis.scales import replaced_settings
 from analysis.variants import variant_name
-from tla_core.config import AttackConfig, TrainConfig, identity_of
+from tla_core.attack_config import AttackConfig
+from tla_core.config import TrainConfig, fields_in_use, identity_of
 from tla_core.dataset_download import other_copy
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.evaluation import evaluate
-from tla_core.presets import fields_in_use
 from tla_core.schedule import split_holdout
 from tla_core.training import load_model, train
 

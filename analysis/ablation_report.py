@@ -57,12 +57,15 @@ def effects_table(ablation: Ablation) -> Table:
 
 def update_page(text: str, ablation: Ablation) -> str:
     """A page with its tables made anew: between ``<!-- cells -->``, ``<!-- effects -->`` and ``<!-- end -->``."""
+    none = "Nothing was measured yet.\n"
     effects = ablation.effects()
     chance = sum(not math.isnan(effect.low) for effect in effects) * 0.05
     parts = {
-        "cells": cells_table(ablation).to_markdown(),
+        "cells": cells_table(ablation).to_markdown() if ablation.records() else none,
         "effects": effects_table(ablation).to_markdown()
-        + f"\nOf {len(effects)} comparisons, {chance:.1f} intervals would exclude zero by chance alone.\n",
+        + f"\nOf {len(effects)} comparisons, {chance:.1f} intervals would exclude zero by chance alone.\n"
+        if effects
+        else none,
     }
     for name, part in parts.items():
         text, n = re.subn(
@@ -74,10 +77,12 @@ def update_page(text: str, ablation: Ablation) -> str:
 
 
 def write_report(ablation: Ablation, page: Path) -> list[Path]:
-    """Make the tables of the page anew, and the figure beside it; returns both paths."""
+    """Make the tables of the page anew, and, where there are effects, the figure beside it; returns their paths."""
     import matplotlib.pyplot as plt
 
     write_atomic(page, update_page(page.read_text(encoding="utf-8"), ablation).encode())
+    if not ablation.effects():
+        return [page]
     figure = effects_display(ablation).plot().figure_
     path = page.with_suffix(".png")
     figure.savefig(path, dpi=150, metadata={"Software": None})

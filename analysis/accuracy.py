@@ -18,13 +18,14 @@ from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, save_tensors, write_json
 from tla_core.config import canonical_json
 from tla_core.datasets import ImageDataset
-from tla_core.evaluation import describe_attack, evaluate, image_steps
+from tla_core.evaluation import describe_attack, evaluate
+from tla_core.evaluation_run import image_steps
 from tla_core.masking import COMPARISONS, compare_attacks, failure_lines, gap_lines
-from tla_core.presets import STRONGEST_IMAGES, accuracy_columns, strongest_attacks
+from tla_core.protocol import STRONGEST_IMAGES, accuracy_columns, strongest_attacks
 from tla_core.run_folder import RunFolder
 from tla_core.training import load_model
 
-AUTOATTACK, STRONGEST = "AutoAttack", "strongest"
+AUTOATTACK, SQUARE, STRONGEST = "AutoAttack", "Square", "strongest"
 STRONG = ("APGD-CE", "APGD-T")  # what the worst case of all must be taken with
 
 
@@ -79,8 +80,8 @@ class RunAccuracy:
 def run_attacks(
     run_dir: Path | str, *, black_box: Path | str | None = None, images: int | None = None,
     long_images: int | None = None, strongest_images: int | None = None, strongest_steps: int | None = None,
-    strongest_targets: int | None = None, restarts: int | None = None, autoattack: int = 0, only: Sequence[str] = (),
-    device: str = "auto",
+    strongest_targets: int | None = None, square: int = 1000, restarts: int | None = None, autoattack: int = 0,
+    only: Sequence[str] = (), device: str = "auto",
 ) -> tuple[dict[str, Attack], dict[str, int]]:  # fmt: skip
     """What `tla evaluate RUN` measures of a run.
 
@@ -96,8 +97,10 @@ def run_attacks(
         Images for the paper's attacks of more than 40 steps, or with restarts; by default 500 of mnist-mini, and all of
         any other dataset.
     strongest_images, strongest_steps, strongest_targets : int, optional
-        Images for those of `strongest_attacks`, by default 1,000; their steps, by default 100; and the classes that the
-        targeted one goes towards, by default 9.
+        Images for those of `strongest_attacks`, and for Square, by default 1,000; steps of the former, by default 100;
+        and the classes that the targeted one goes towards, by default 9.
+    square : int
+        Queries of Square, which needs no gradients; 0 leaves it out.
     restarts : int, optional
         Restarts beyond it are not run; the column's name says how many were. By default 3 on mnist-mini, elsewhere 20.
     autoattack : int
@@ -109,7 +112,7 @@ def run_attacks(
     Returns
     -------
     attacks : dict of str to attack
-        Column -> attack: the paper's for the dataset of the run, those of `strongest_attacks`, and AutoAttack.
+        Column -> attack: the paper's for the dataset of the run, those of `strongest_attacks`, Square and AutoAttack.
     limits : dict of str to int
         Column -> images that the attack is run on, where they are not all.
 
@@ -139,6 +142,8 @@ def run_attacks(
         targets = strongest_targets if attack.targets else None
         strong[name] = replace(attack, steps=strongest_steps or attack.steps, targets=targets or attack.targets)
     count = strongest_images or STRONGEST_IMAGES
+    if square:
+        strong[SQUARE] = replace(strong["APGD-CE"], name="square", steps=square)
     attacks, limits = attacks | strong, limits | dict.fromkeys(strong, min(count, images or count))
     if autoattack:
         attacks[AUTOATTACK] = AutoAttack(eps=strong["APGD-CE"].eps, norm=strong["APGD-CE"].norm)

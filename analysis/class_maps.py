@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from analysis.projection import Projection, align, project
 from analysis.representations import RepresentationSet
+from tla_core.validation import check_whole
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -86,8 +87,7 @@ def map_classes(
     **projection
         Passed to `project`.
     """
-    if isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs < 1:
-        raise ValueError(f"n_jobs must be a whole number of at least 1. Got {n_jobs!r}.")
+    n_jobs = check_whole("n_jobs", n_jobs, 1)
     from joblib import Parallel, delayed
 
     classes = [int(k) for k in np.unique(reps.labels)]
@@ -125,9 +125,8 @@ def _rows_of_class(
 ) -> tuple[np.ndarray, np.ndarray]:
     if reps.adv_features is None or reps.adv_predictions is None:
         raise ValueError("the set has no adversarial part: pass attack= to extract.")
-    for name, value in (("n_clean", n_clean), ("n_adversarial", n_adversarial)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1. Got {value!r}.")
+    check_whole("n_clean", n_clean, 1)
+    check_whole("n_adversarial", n_adversarial, 1)
     of_class = np.flatnonzero(reps.labels == true_class)
     if not len(of_class):
         raise ValueError(f"the set holds no image of class {true_class}. There are: {np.unique(reps.labels).tolist()}.")

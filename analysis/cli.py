@@ -13,7 +13,8 @@ from tyro.conf import Positional, arg
 
 from analysis.explore.command import explore
 from analysis.job_server import run_served
-from tla_core.config import AttackConfig, TrainConfig, format_number, parse_number
+from tla_core.attack_config import AttackConfig, format_number, parse_number
+from tla_core.config import TrainConfig
 
 DESCRIPTION = """Train UM, AT, ALP and TLA classifiers and look into their clean and adversarial representations.
 
@@ -60,6 +61,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "redraw": redraw,
         "reproduction": reproduction,
         "ablation": ablation,
+        "demo": demo,
         "publish": publish,
         "restore": restore,
         "site": site,
@@ -110,7 +112,7 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
     own_attack = any(word.startswith("--attack.") for word in args)
     if named:
         from analysis.run_results import run_config
-        from tla_core.presets import analysis_attack
+        from tla_core.protocol import analysis_attack
 
         default = analysis_attack(run_config(named))
 
@@ -122,6 +124,7 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         strongest_images: Annotated[int | None, arg(help="Images for APGD; by default 1,000.")] = None,
         strongest_steps: Annotated[int | None, arg(help="Its steps; by default 100.")] = None,
         strongest_targets: Annotated[int | None, arg(help="Classes that it is targeted at; by default 9.")] = None,
+        square: Annotated[int, arg(help="Queries of Square, which needs no gradients; 0 for none.")] = 1000,
         restarts: Annotated[int | None, arg(help="The most restarts of an attack.")] = None,
         black_box: Annotated[Path | None, arg(help="Run whose adversarial examples are transferred.")] = None,
         autoattack: Annotated[int, arg(help="Images for AutoAttack, which takes minutes to hours.")] = 0,
@@ -137,10 +140,10 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
         """Measure and store the paper's accuracy table of one run or several, with standard errors.
 
         What is stored already is not measured again, so that an interrupted call goes on at the attack where it was.
-        APGD (Croce and Hein 2020), untargeted and towards nine classes, is run on 1,000 images beside it: the column
-        "strongest" is the worst case of each of them over all attacks. With any flag --attack.X, that attack alone is
-        measured. For mnist-mini, long attacks take 500 images and at most 3 restarts unless flags say otherwise;
-        elsewhere all images, and the paper's 20.
+        APGD (Croce and Hein 2020), untargeted and towards nine classes, and Square are run on 1,000 images beside it:
+        the column "strongest" is the worst case of each of them over all attacks. With any flag --attack.X, that attack
+        alone is measured. For mnist-mini, long attacks take 500 images and at most 3 restarts unless flags say
+        otherwise; elsewhere all images, and the paper's 20.
         """
         from analysis.accuracy import STRONGEST, accuracy_table, evaluate_run, run_attacks
         from tla_core.attacks import TransferAttack
@@ -161,8 +164,8 @@ def _evaluate_command(args: Sequence[str]) -> Callable[..., None]:
                 attacks, limits = run_attacks(
                     run, black_box=black_box, images=images, long_images=long_images,
                     strongest_images=strongest_images, strongest_steps=strongest_steps,
-                    strongest_targets=strongest_targets, restarts=restarts, autoattack=autoattack, only=only,
-                    device=device,
+                    strongest_targets=strongest_targets, square=square, restarts=restarts, autoattack=autoattack,
+                    only=only, device=device,
                 )  # fmt: skip
             options = {"split": split, "limits": limits, "batch_size": batch_size, "device": device}
             with warnings.catch_warnings():
@@ -217,7 +220,7 @@ def extract(
 ) -> None:
     """Store the representations of a run: of the test images, clean and adversarial, or of the training images."""
     from analysis.run_results import extract_run, run_config
-    from tla_core.presets import ANALYSIS_LEVELS
+    from tla_core.protocol import ANALYSIS_LEVELS
 
     if split == "train":
         print(extract_run(run, split=split, device=device, progress=progress))
@@ -348,6 +351,7 @@ def reproduction(
 
 def ablation(
     names: Positional[Annotated[tuple[str, ...], arg(metavar="NAME", help="Experiments; by default all.")]] = (),
+    plan: Annotated[str, arg(help="The file of workflow/ that lists them; results are named after it.")] = "ablation",
     report: Annotated[bool, arg(help="Train nothing: write the page from what was measured.")] = False,
     device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
     progress: Annotated[bool, arg(help="Show progress bars.")] = True,
@@ -361,15 +365,40 @@ def ablation(
     from analysis.scales import project_root
 
     root = project_root()
+    path = root / "workflow" / f"{plan}.yaml"
+    if not plan.startswith("ablation") or not path.is_file():
+        known = ", ".join(sorted(each.stem for each in path.parent.glob("ablation*.yaml")))
+        raise ValueError(f"no plan {plan!r} in {path.parent}. There are: {known}.")
     results = root / "docs" / "results"
-    plan = Ablation(root / "workflow" / "ablation.yaml", results / "ablation.jsonl", root / "runs" / "ablation")
-    if unknown := sorted(set(names) - {experiment.name for experiment in plan.experiments}):
-        known = ", ".join(experiment.name for experiment in plan.experiments)
+    experiments = Ablation(path, results / f"{plan}.jsonl", root / "runs" / plan)
+    if unknown := sorted(set(names) - {experiment.name for experiment in experiments.experiments}):
+        known = ", ".join(experiment.name for experiment in experiments.experiments)
         raise ValueError(f"no experiment {', '.join(unknown)}. There are: {known}.")
-    for record in () if report else plan.run(names, device=device, progress=progress):
+    for record in () if report else experiments.run(names, device=device, progress=progress):
         print(f"{record['cell']}, seed {record['seed']}: {record['clean']:.1%} clean, {record['robust']:.1%} robust")
-    for path in write_report(plan, results / "ablation.md"):
+    for path in write_report(experiments, results / f"{plan}.md"):
         print(path)
+
+
+def demo(
+    out: Annotated[Path | None, arg(help="Folder; by default demo, below the project.")] = None,
+    images: Annotated[int, arg(help="Test images of MNIST, 300 to 5,000.")] = 500,
+    open_page: Annotated[bool, arg(name="open", help="Open the explorer in the browser.")] = False,
+    progress: Annotated[bool, arg(help="Show progress bars.")] = True,
+) -> None:
+    """Attack the published MNIST models and show their representations, in about a minute: nothing is trained."""
+    import webbrowser
+
+    from analysis.demo import demo as make_demo
+    from analysis.scales import project_root
+
+    paths = make_demo(out or project_root() / "demo", images=images, progress=progress)
+    print(paths[-1].with_suffix(".md").read_text(encoding="utf-8"))
+    contents = ("the explorer: open it in a browser", "maps of three classes", "ratios")
+    for path, what in zip(paths, contents, strict=True):
+        print(f"{path}  {what}")
+    if open_page:
+        webbrowser.open(paths[0].resolve().as_uri())
 
 
 def publish(
@@ -450,7 +479,9 @@ def presets(
     name: Positional[Annotated[str | None, arg(metavar="PRESET", help="Show this one in full.")]] = None,
 ) -> None:
     """List the presets and the published sweeps, or show one preset with the source of each value."""
-    from tla_core.presets import SWEEPS, fields_in_use, list_presets, preset_sources
+    from tla_core.config import fields_in_use
+    from tla_core.presets import list_presets, preset_sources
+    from tla_core.protocol import SWEEPS
 
     def text(config: TrainConfig, field: str) -> str:
         value = getattr(config, field)

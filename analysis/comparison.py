@@ -10,7 +10,7 @@ from typing import Any
 from analysis import published, seeds
 from analysis.scales import Scale
 from analysis.verdicts import Estimate, Group, Number, paired_difference
-from tla_core.presets import analysis_attack
+from tla_core.protocol import analysis_attack
 
 # What errors are over, and how a difference between methods is judged.
 _OVER_CLASSES = "Errors are over classes. Differences between methods are judged paired, over classes that both have."

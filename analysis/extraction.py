@@ -13,7 +13,7 @@ from tla_core.attacks import Attack, attack_mode, run_attack
 from tla_core.evaluation import describe_attack
 from tla_core.layers import forward_with_layer, model_device, resolve_layer
 from tla_core.runtime import full_precision
-from tla_core.validation import as_labels, check_images, check_label_range, scale_images
+from tla_core.validation import as_labels, check_images, check_label_range, check_whole, scale_images
 
 
 def extract(
@@ -80,8 +80,7 @@ def extract(
     rows = torch.arange(len(images)) if indices is None else as_labels(indices, len(images), name="indices")
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1. Got {batch_size!r}.")
+    batch_size = check_whole("batch_size", batch_size, 1)
     resolve_layer(model, layer)
     if model.training:
         _warn_training()

@@ -26,7 +26,14 @@ from tla_core.chunks import forward_in_chunks, images_at_once
 from tla_core.folding import folded_if_equal
 from tla_core.layers import model_device
 from tla_core.runtime import full_precision
-from tla_core.validation import as_images, as_labels, check_images, check_label_range, scale_images
+from tla_core.validation import (
+    as_images,
+    as_labels,
+    check_images,
+    check_label_range,
+    check_whole,
+    scale_images,
+)
 
 # On a GPU points of so many pixels are made and forwarded at once, 1024 of 32 x 32: the 160 channels of the published
 # wide residual network take 0.7 GB then. On a CPU `images_at_once` says what stays in the cache.
@@ -215,8 +222,7 @@ def weight_landscape(
     labels = as_labels(labels, len(images))
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1. Got {batch_size!r}.")
+    batch_size = check_whole("batch_size", batch_size, 1)
     _warn_if_training(model)
     given = directions is not None
     steps = given_filter_directions(directions, model) if given else filter_directions(model, random_state)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tla_core.validation import check_whole
+
 
 def filter_directions(model: nn.Module, random_state: int = 0) -> dict[str, np.ndarray]:
     """Two random directions in the space of the weights, in which each filter is as long as that of the model.
@@ -109,6 +111,4 @@ def _given_direction(direction: Tensor | np.ndarray, shape: torch.Size, name: st
 
 def seeded_generator(random_state: int) -> np.random.Generator:
     """numpy's generator; ValueError for a seed that is none."""
-    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
-        raise ValueError(f"random_state must be a whole number of at least 0. Got {random_state!r}.")
-    return np.random.default_rng(random_state)
+    return np.random.default_rng(check_whole("random_state", random_state, 0))

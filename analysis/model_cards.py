@@ -10,11 +10,12 @@ from analysis.accuracy import STRONGEST, RunAccuracy, add_comparisons, with_stro
 from analysis.run_results import run_config
 from analysis.scales import Scale, project_root, results_dir
 from analysis.tables import Column, Table
+from tla_core.attack_config import AttackConfig
 from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, read_metadata, write_atomic
-from tla_core.config import AttackConfig, TrainConfig
+from tla_core.config import TrainConfig
 from tla_core.datasets import DatasetError, load_dataset
-from tla_core.presets import accuracy_columns
+from tla_core.protocol import accuracy_columns
 from tla_core.run_folder import RunFolder
 
 CARD = "README.md"

@@ -10,6 +10,7 @@ import numpy as np
 from analysis.class_maps import evenly
 from analysis.projection import align, project
 from analysis.representations import RepresentationSet
+from tla_core.validation import check_whole
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -74,8 +75,7 @@ def map_pair(
     """
     if reps.adv_features is None or reps.adv_predictions is None:
         raise ValueError("the set has no adversarial part: pass attack= to extract.")
-    if isinstance(n_clean, bool) or not isinstance(n_clean, int) or n_clean < 1:
-        raise ValueError(f"n_clean must be a whole number of at least 1. Got {n_clean!r}.")
+    check_whole("n_clean", n_clean, 1)
     first, second = (_class_number(reps, name) for name in (attacked, mistaken_for))
     if first == second:
         raise ValueError(f"a pair must have two classes. Got {attacked!r} twice.")

@@ -1,6 +1,6 @@
 """The numbers of the paper: Table 3 of the supplement, and those of the first arXiv version's main text (1909.00900v1).
 
-Accuracies in percent, as printed. Tables 4 to 6 stand with their settings, in `tla_core.presets.SWEEPS`.
+Accuracies in percent, as printed. Tables 4 to 6 stand with their settings, in `tla_core.protocol.SWEEPS`.
 """
 
 METHODS = ("UM", "AT", "ALP", "TLA")

@@ -8,7 +8,7 @@ from analysis.comparison import claims, groups, level_text, read_numbers
 from analysis.scales import Scale
 from analysis.tables import Column, Table
 from analysis.verdicts import AGREES, DISAGREES, NOISE, ORDERED, Estimate
-from tla_core.presets import accuracy_columns
+from tla_core.protocol import accuracy_columns
 
 _TITLES = {
     "table3": "Table 3: distance ratios", "table3-seeds": "Table 3 over seeds", "table4": "Table 4: λ1",

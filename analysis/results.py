@@ -26,10 +26,11 @@ from analysis.run_results import (
     train_representations_target,
 )
 from analysis.scales import accuracy_flags, load_scale
+from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import file_sha256
-from tla_core.config import AttackConfig, TrainConfig
+from tla_core.config import TrainConfig
 from tla_core.dataset_download import other_copy
-from tla_core.presets import ANALYSIS_LEVELS, analysis_attack
+from tla_core.protocol import ANALYSIS_LEVELS, analysis_attack
 from tla_core.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ import torch
 
 from analysis.representations import RepresentationSet
 from analysis.scales import results_dir
+from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
-from tla_core.config import AttackConfig, TrainConfig, canonical_json
+from tla_core.config import TrainConfig, canonical_json
 from tla_core.dataset_download import other_copy
 from tla_core.datasets import ImageDataset
-from tla_core.presets import analysis_attack
+from tla_core.protocol import analysis_attack
 from tla_core.run_folder import RunFolder
 from tla_core.schedule import split_holdout
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from shlex import quote
 
 from analysis.scales import Scale, accuracy_flags
-from tla_core.presets import ANALYSIS_LEVELS, analysis_attack
+from tla_core.protocol import ANALYSIS_LEVELS, analysis_attack
 
 KINDS = (
     "model", "representations", "train representations", "class maps", "pair maps", "landscapes", "accuracies",

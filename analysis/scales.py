@@ -12,8 +12,10 @@ import yaml
 
 from analysis.published import KNN
 from analysis.variants import split_variant, variant_fields, variant_name
-from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig, parse_number
-from tla_core.presets import SWEEPS, analysis_attack, preset_fields
+from tla_core.attack_config import AttackConfig, parse_number
+from tla_core.config import TrainConfig
+from tla_core.presets import METHODS, VARIANTS, preset_fields
+from tla_core.protocol import SWEEPS, analysis_attack
 
 STRONGEST_LIMITS = ("images", "steps", "targets")
 FIGURE_KINDS = ("maps", "landscapes", "sweeps")
@@ -55,17 +57,18 @@ class Scale:
         ``images``, ``resolution``, and ``radius`` in units of eps; ``rise``, the ``images`` and ``resolution`` that its
         mean is taken over.
     sweeps : tuple of str
-        See `tla_core.presets.SWEEPS`.
+        See `tla_core.protocol.SWEEPS`.
     sweep_seeds : tuple of int
         Of the sweeps' runs; by default the first of their dataset.
     accuracy : dict
         ``methods`` of the main table, and ``variant_seeds``, ``first`` or ``all``: of which seeds those of them are
         that are not among the scale's; ``other_seeds``, the columns of seeds but the first, by default all that need
         neither AutoAttack nor a copy; ``images`` of every attack, ``long_images`` and ``restarts``, limits of costly
-        ones; ``strongest``, the ``images``, ``steps`` and ``targets`` of APGD, by default 1,000, 100 and 9;
-        ``sweep_images`` of every attack on the sweeps' runs; ``autoattack``, the number of images for it;
-        ``black_box``, the ``variant``, ``seed`` and, where not all have one, ``methods`` of the copies. Methods,
-        AutoAttack and copies are for all datasets, or for each that they name. Null is no limit, and none.
+        ones; ``strongest``, the ``images``, ``steps`` and ``targets`` of APGD, by default 1,000, 100 and 9; ``square``,
+        the queries of Square, by default none; ``sweep_images`` of every attack on the sweeps' runs; ``autoattack``,
+        the number of images for it; ``black_box``, the ``variant``, ``seed`` and, where not all have one, ``methods``
+        of the copies. Methods, AutoAttack and copies are for all datasets, or for each that they name. Null is no
+        limit, and none.
     """
 
     name: str
@@ -249,7 +252,8 @@ class Scale:
         limits = {name: self.accuracy.get(name) for name in ("images", "long_images", "restarts")}
         strongest = self.accuracy.get("strongest") or {}
         limits |= {f"strongest_{name}": strongest.get(name) for name in STRONGEST_LIMITS}
-        options = {**limits, "only": SWEEP_COLUMNS, "autoattack": 0, "black_box": None}
+        square = self.accuracy.get("square", 0)
+        options = {**limits, "only": SWEEP_COLUMNS, "square": square, "autoattack": 0, "black_box": None}
         if (dataset, method, seed) not in self.table_runs(dataset):
             return options | {"images": self.accuracy.get("sweep_images") or limits["images"]}
         if seed != self.seeds_of(dataset)[0]:
@@ -323,7 +327,7 @@ def accuracy_flags(options: dict[str, Any]) -> str:
     """What `tla evaluate RUN` must be told for these options of `run_attacks`, quoted for the shell."""
     words = []
     for name, value in options.items():
-        if value:
+        if value or name == "square":  # which the command does unless it is told not to
             words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)
 

@@ -13,7 +13,7 @@ from analysis.scales import SWEEP_COLUMNS
 from analysis.seeds import OverSeeds, error_words
 from analysis.tables import Column, Table
 from analysis.verdicts import Estimate
-from tla_core.presets import SWEEPS
+from tla_core.protocol import SWEEPS
 
 SWEPT = {"lambda_triplet": "λ1", "margin": "margin", "layer": "layer", "pool_size": "pool size"}
 # Key in the rows -> column of accuracies.

@@ -3,7 +3,8 @@
 from dataclasses import fields
 from typing import Any
 
-from tla_core.config import TrainConfig, parse_number
+from tla_core.attack_config import parse_number
+from tla_core.config import TrainConfig
 
 # Variants that change no setting of their own: an independently trained copy, and a shorter training.
 PLAIN = ("copy", "short")

@@ -14,9 +14,11 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import tla_core as tla
-from tla_core import training
-from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig
+from tla_core import training_loop
+from tla_core.attack_config import AttackConfig
+from tla_core.config import TrainConfig
 from tla_core.models import LeNet
+from tla_core.presets import METHODS, VARIANTS
 
 STEPS_PER_EPOCH = 3
 
@@ -67,8 +69,8 @@ class at_step:
         self.here = rank in (None, int(os.environ.get("RANK", "0")))
 
     def __enter__(self):
-        self.before, self.calls = training.STEPS[self.method], 0
-        training.STEPS[self.method] = self
+        self.before, self.calls = training_loop.STEPS[self.method], 0
+        training_loop.STEPS[self.method] = self
 
     def __call__(self, *args):
         self.calls += 1
@@ -77,7 +79,7 @@ class at_step:
         return self.before(*args)
 
     def __exit__(self, *_):
-        training.STEPS[self.method] = self.before
+        training_loop.STEPS[self.method] = self.before
 
 
 def stop():

@@ -13,6 +13,7 @@ from tiny import REPOSITORY, mnist_images
 import analysis.ablation
 from analysis.ablation import Ablation, Cell, Effect
 from analysis.ablation_report import effects_display, update_page
+from analysis.cli import main
 
 WARM = {"start": "at", "pool_size": 50, "lambda_alp": 2}  # what is so anyway, and what neither method reads
 TINY = {
@@ -163,7 +164,15 @@ def test_effects_are_paired_by_seed_and_fill_the_page(plan):
     plt.close(display.figure_)
 
 
-def test_the_committed_plan_can_be_read():
-    path = REPOSITORY / "workflow" / "ablation.yaml"
-    ablation = Ablation(path, REPOSITORY / "docs" / "results" / "ablation.jsonl", REPOSITORY / "runs" / "ablation")
+@pytest.mark.parametrize("plan", ["ablation", "ablation-mnist"])
+def test_the_committed_plans_and_pages_belong_together(plan):
+    results = REPOSITORY / "docs" / "results"
+    ablation = Ablation(REPOSITORY / "workflow" / f"{plan}.yaml", results / f"{plan}.jsonl", REPOSITORY / "runs" / plan)
     assert {cell.method for cell, _ in ablation.cells()} >= {"at", "alp", "tla"}
+    page = (results / f"{plan}.md").read_text(encoding="utf-8")
+    assert update_page(page, ablation) == page  # `tla ablation --plan ... --report` was run
+
+
+def test_a_plan_that_is_not_there_is_named_with_those_that_are(capsys):
+    assert main(["ablation", "--plan", "ablation-cifar"]) == 1
+    assert "There are: ablation, ablation-mnist." in capsys.readouterr().err

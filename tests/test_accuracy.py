@@ -21,10 +21,10 @@ from analysis.accuracy import (
 )
 from analysis.results import Results
 from analysis.run_results import run_config, run_images
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import TransferAttack
 from tla_core.batches import BatchSource
 from tla_core.checkpoint import file_sha256
-from tla_core.config import AttackConfig
 from tla_core.training import load_model, train
 
 ATTACKS = {
@@ -113,7 +113,7 @@ def test_changed_settings_images_or_weights_are_measured_again(run):
 
 
 def test_the_columns_are_the_papers_and_a_copy_beside_the_run_is_found(run):
-    names, strong = ["FGSM", "BIM40", "C&W40", "PGD40", "PGD100", "20PGD100", "MIM200"], ["APGD-CE", "APGD-T"]
+    names, strong = ["FGSM", "BIM40", "C&W40", "PGD40", "PGD100", "20PGD100", "MIM200"], ["APGD-CE", "APGD-T", "Square"]
     attacks = run_attacks(run, restarts=20)[0]
     assert list(attacks) == names + strong
     assert str(attacks["APGD-T"]) == "APGD 100, dlr, eps 0.3 (linf), 9 targets"
@@ -160,9 +160,10 @@ def test_a_table_needs_runs():
 
 def test_costly_columns_see_fewer_images_and_the_strongest_attacks_a_thousand(run):
     _, limits = run_attacks(run)
-    strong = {"APGD-CE": 1000, "APGD-T": 1000}
+    strong = {"APGD-CE": 1000, "APGD-T": 1000, "Square": 1000}
     assert limits == {"PGD100": 500, "3PGD100": 500, "MIM200": 500, **strong}  # the defaults of mnist-mini
     assert run_attacks(run, long_images=50, restarts=1)[1] == {"PGD100": 50, "1PGD100": 50, "MIM200": 50, **strong}
+    assert "Square" not in run_attacks(run, square=0)[0]
     assert run_attacks(run, autoattack=30, only=["AutoAttack", "FGSM"])[1] == {AUTOATTACK: 30}
     with pytest.raises(ValueError, match=r"no column PGD7\. There are: clean, FGSM, BIM40"):
         run_attacks(run, only=["PGD7"])

@@ -7,13 +7,15 @@ import pytest
 from tiny import project_folder, use_few_images
 
 from analysis import cli, run_results
-from tla_core.config import AttackConfig, TrainConfig
+from tla_core.attack_config import AttackConfig
+from tla_core.config import TrainConfig, fields_in_use
 from tla_core.evaluation import describe_attack
-from tla_core.presets import ANALYSIS_ATTACKS, fields_in_use, list_presets, preset_sources
+from tla_core.presets import list_presets, preset_sources
+from tla_core.protocol import ANALYSIS_ATTACKS
 
 COMMANDS = (
     "train", "evaluate", "extract", "project", "landscape", "explore", "notebooks", "figures", "manifest", "redraw",
-    "reproduction", "ablation", "publish", "restore", "site", "status", "runs", "clean", "presets", "data",
+    "reproduction", "ablation", "demo", "publish", "restore", "site", "status", "runs", "clean", "presets", "data",
 )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tla_core.config import AttackConfig, TrainConfig, canonical_json, format_number, identity_of, parse_number
+from tla_core.attack_config import AttackConfig, format_number, parse_number
+from tla_core.config import TrainConfig, canonical_json, identity_of
 from tla_core.presets import list_presets
 
 # Attacks --------------------------------------------------------------------------------------------------------------
@@ -17,7 +18,7 @@ from tla_core.presets import list_presets
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "autoattack"}, r"attack name must be one of fgsm, bim, pgd, mim, cw, apgd, square\. Got 'autoattack'"),
+        ({"name": "autoattack"}, r"must be one of fgsm, bim, pgd, mim, cw, apgd, square\. Got 'autoattack'"),
         ({"norm": "l1"}, r"norm must be one of linf, l2\. Got 'l1'"),
         ({"loss": "hinge"}, r"loss must be one of ce, margin, dlr\. Got 'hinge'"),
         ({"eps": -0.1}, r"eps must be a finite number, at least 0\. Got -0\.1"),

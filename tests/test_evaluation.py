@@ -10,7 +10,7 @@ from tiny import mnist_images, tiny_lenet
 from torch import nn
 
 import tla_core as tla
-from tla_core import chunks, evaluation
+from tla_core import chunks, evaluation_run
 from tla_core.ascent import attack_loss, clearly_broken
 from tla_core.attacks import TransferAttack, run_attack
 from tla_core.autoattack import AutoAttack
@@ -179,7 +179,7 @@ def test_restarts_that_an_earlier_attack_has_tried_are_not_tried_again(monkeypat
         tried.append(restart)
         return run_attack(*args, restart=restart, **settings)
 
-    monkeypatch.setattr(evaluation, "run_attack", spy)
+    monkeypatch.setattr(evaluation_run, "run_attack", spy)
     alone = tla.evaluate(model, images, labels, {"five": five}, checks=False).correct["five"]
     assert tried == [0, 1, 2, 3, 4]
     tried.clear()
@@ -247,7 +247,7 @@ def test_autoattack_finds_what_arithmetic_says_and_leaves_no_trace(monkeypatch):
 
 @pytest.mark.parametrize(
     "settings, message",
-    [({"eps": 8}, "did you mean 8/255"), ({"norm": "l1"}, "linf or l2"), ({"version": "x"}, "rand")],
+    [({"eps": 8}, "did you mean 8/255"), ({"norm": "l1"}, "norm must be one of linf, l2"), ({"version": "x"}, "rand")],
 )
 def test_autoattack_refuses(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -351,7 +351,7 @@ def test_out_of_memory_says_which_batch_size_to_try(monkeypatch):
     def exhausted(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("tla_core.evaluation.run_attack", exhausted)
+    monkeypatch.setattr("tla_core.evaluation_run.run_attack", exhausted)
     with pytest.raises(torch.OutOfMemoryError, match=r"batch_size=32; it changes no outcome"):
         tla.evaluate(trained_lenet(), *some_images(80), {"PGD": PGD}, batch_size=64, checks=False)
 

@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.models import resnet18
 
 from analysis.extraction import extract
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import pgd
-from tla_core.config import AttackConfig
 from tla_core.folding import fold_batch_norm
 
 ATTACK = AttackConfig(eps=0.3, step_size=0.1, steps=3)

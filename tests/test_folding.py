@@ -482,7 +482,7 @@ def test_what_is_remembered_of_a_network_does_not_keep_it_alive():
     model, _ = with_statistics(Plain())
     fold_batch_norm(model)
     gone = weakref.ref(model)
-    assert model in folding._FOUND
+    assert model in folding._known_pairs
     del model
     gc.collect()
     assert gone() is None

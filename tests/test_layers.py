@@ -3,8 +3,9 @@ import torch
 from tiny import mnist_images, tiny_lenet
 from torch import nn
 
+from tla_core.attack_config import AttackConfig
 from tla_core.batches import BatchSource
-from tla_core.config import AttackConfig, TrainConfig
+from tla_core.config import TrainConfig
 from tla_core.layers import forward_with_layer, model_device, resolve_layer, statistics_kept
 from tla_core.methods import tla_step
 from tla_core.models import LeNet, build_model

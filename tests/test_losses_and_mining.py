@@ -104,7 +104,7 @@ def test_the_cosine_keeps_the_sign_and_the_angle_does_not():
     anchors, pool, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.1], [1.0, 1.0]]), torch.tensor([1, 2])
     assert tla.hardest_negatives(anchors, torch.tensor([0]), pool, labels).tolist() == [0]
     assert tla.hardest_negatives(anchors, torch.tensor([0]), pool, labels, metric="cosine").tolist() == [1]
-    with pytest.raises(ValueError, match=r"metric must be angular or cosine\. Got 'euclidean'"):
+    with pytest.raises(ValueError, match=r"metric must be one of angular, cosine\. Got 'euclidean'"):
         tla.hardest_negatives(anchors, torch.tensor([0]), pool, labels, metric="euclidean")
 
 

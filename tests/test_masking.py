@@ -17,14 +17,12 @@ from tla_core.masking import (
     MaskingCheck,
     MaskingWarning,
     attack_checks,
-    check_ascent,
     check_batch,
     check_black_box,
     check_ensemble,
     check_gradients,
     check_outputs,
     check_perturbed_outputs,
-    check_restarts,
     check_steps,
     check_stochastic,
     check_stronger,
@@ -40,6 +38,7 @@ from tla_core.masking import (
     suite,
     warn_of_masking,
 )
+from tla_core.masking.of_attacks import another_start, judge_ascent, judge_restarts
 from tla_core.masking.of_searches import affordable_search
 from tla_core.masking.verdicts import lower_bound, paired_gap
 
@@ -481,6 +480,12 @@ def test_a_few_images_without_gradient_are_no_alarm_and_many_are():
 # ------------------------------------------------------------------------------------------------ steps and restarts
 
 
+def judged(judge, model, x, y, attack):
+    """What a check says of a start that the attack has not used."""
+    ascent = another_start(model, x, y, attack, None, torch.arange(len(x)), 256, True)
+    return judge(model, ascent, y, attack, 1.0, 256)
+
+
 @pytest.mark.parametrize("adversarial", [False, True])
 @pytest.mark.parametrize(
     "attack",
@@ -517,7 +522,7 @@ def test_a_single_step_is_not_judged_by_convergence(attack):
 
 def test_restarts_are_judged_where_there_are_any():
     bim = tla.AttackConfig(name="bim", eps=EPS, step_size=EPS / 5, steps=10)
-    assert check_restarts(trained(True), *some_images(), bim).passed is None
+    assert judged(judge_restarts, trained(True), *some_images(), bim).passed is None
     assert checks_of(trained(True), tla.AttackConfig(eps=EPS, step_size=EPS, steps=1))["restarts"].passed
 
 
@@ -543,7 +548,7 @@ def test_the_restart_is_one_that_the_attack_has_not_used(monkeypatch):
 
     monkeypatch.setattr(of_attacks, "run_attack", spy)
     attack = tla.AttackConfig(eps=EPS, step_size=EPS / 5, steps=3, restarts=4)
-    check_restarts(trained(True), *some_images(), attack)
+    judged(judge_restarts, trained(True), *some_images(), attack)
     assert used == [4]
 
 
@@ -567,9 +572,9 @@ def test_more_steps_go_on_towards_the_target_of_the_start_that_they_follow():
 )
 def test_an_attack_that_lowers_its_loss_is_found(attack):
     x, y = some_images()
-    check = check_ascent(Around(ReversedGradient.apply, adversarial=True), x, y, attack)
+    check = judged(judge_ascent, Around(ReversedGradient.apply, adversarial=True), x, y, attack)
     assert check.passed is False and check.values["not_risen"] > 0.9
-    assert check_ascent(trained(True), x, y, attack).values["not_risen"] < 0.05
+    assert judged(judge_ascent, trained(True), x, y, attack).values["not_risen"] < 0.05
 
 
 def test_losses_that_round_to_zero_still_rise():
@@ -577,7 +582,7 @@ def test_losses_that_round_to_zero_still_rise():
     model = Around(after=lambda z: 3 * z)
     right = (model(x).argmax(1) == y).nonzero()[:, 0]
     attack = tla.AttackConfig(eps=0.01, step_size=0.002, steps=5)
-    assert check_ascent(model, x[right], y[right], attack).values["not_risen"] == 0
+    assert judged(judge_ascent, model, x[right], y[right], attack).values["not_risen"] == 0
 
 
 def test_examples_that_an_attack_finds_and_leaves_again_are_found():
@@ -594,7 +599,7 @@ def test_examples_that_an_attack_finds_and_leaves_again_are_found():
     y = trained(True)(x).argmax(1)
     attack = tla.AttackConfig(name="bim", eps=EPS, step_size=EPS / 4, steps=8)
     x_adv = run_attack(attack, Ridge().eval(), x, y)
-    check = check_ascent(Ridge().eval(), x, y, attack)
+    check = judged(judge_ascent, Ridge().eval(), x, y, attack)
     still_right = (Ridge()(x_adv).argmax(1) == y).double().mean().item()
     assert check.passed is False and 0.3 < check.values["silent"] <= still_right + 1e-9
 

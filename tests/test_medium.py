@@ -7,10 +7,10 @@ import torch
 import tla_core as tla
 from benchmarks.full_training import count_operations
 from tla_core.checkpoint import load_tensors, tensor_bytes
-from tla_core.config import METHODS, VARIANTS, TrainConfig
+from tla_core.config import TrainConfig, fields_in_use
 from tla_core.datasets import ImageDataset
 from tla_core.models import build_model
-from tla_core.presets import fields_in_use
+from tla_core.presets import METHODS, VARIANTS
 
 ALL = METHODS + VARIANTS
 TINY = {"width": 0.05, "batch_size": 10, "holdout": 10, "iterations": 3}

@@ -23,11 +23,11 @@ from analysis.model_cards import (
 )
 from analysis.run_results import is_trained, run_config
 from analysis.scales import load_scale, results_dir
+from tla_core.attack_config import AttackConfig
 from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
-from tla_core.config import AttackConfig
 from tla_core.masking import MaskingWarning
-from tla_core.presets import accuracy_columns, analysis_attack
+from tla_core.protocol import accuracy_columns, analysis_attack
 
 CHECKPOINTS = sorted(path.parent for path in (REPOSITORY / "checkpoints").glob("*/model.safetensors"))
 MEBIBYTE = 2**20

@@ -17,8 +17,8 @@ from analysis.notebook_runner import NotebookError, run_notebook
 from analysis.redraw import changed_when_redrawn
 from analysis.results import Results
 from analysis.scales import load_scale
-from tla_core.config import METHODS, VARIANTS
 from tla_core.masking import MaskingWarning
+from tla_core.presets import METHODS, VARIANTS
 from tla_core.training import load_model
 
 # The first of these tests waits for all notebooks, each in a kernel of its own.

@@ -31,8 +31,9 @@ from analysis.run_results import (
     train_representations_target,
 )
 from tla_core import dataset_files
+from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import load_tensors, save_tensors
-from tla_core.config import AttackConfig, TrainConfig
+from tla_core.config import TrainConfig
 from tla_core.dataset_download import other_copy
 from tla_core.dataset_files import CIFAR10_CLASSES, CIFAR10_MD5
 from tla_core.datasets import DatasetNotFoundError

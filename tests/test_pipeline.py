@@ -16,7 +16,8 @@ from tiny import REPOSITORY
 from analysis import cli
 from analysis.pipeline import PipelineError, run_pipeline
 from analysis.scales import load_scale
-from tla_core.config import METHODS, TrainConfig
+from tla_core.config import TrainConfig
+from tla_core.presets import METHODS
 
 FAKE_TLA = """#!/bin/sh
 call=$*

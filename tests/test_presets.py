@@ -5,18 +5,16 @@ import dataclasses
 import pytest
 import torch
 
-from tla_core.config import AttackConfig, TrainConfig
+from tla_core.attack_config import AttackConfig
+from tla_core.config import TrainConfig, fields_in_use
 from tla_core.models import build_model
-from tla_core.presets import (
+from tla_core.presets import list_presets, preset_fields, preset_sources
+from tla_core.protocol import (
     ANALYSIS_ATTACKS,
     ANALYSIS_LEVELS,
     SWEEPS,
     accuracy_columns,
     analysis_attack,
-    fields_in_use,
-    list_presets,
-    preset_fields,
-    preset_sources,
     sweep_configs,
 )
 

@@ -17,8 +17,9 @@ from analysis.representations import RepresentationSet
 from analysis.results import MissingResultError, Results
 from analysis.run_results import is_trained, run_config
 from analysis.scales import load_scale, override_flags, project_root, results_dir
+from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import file_sha256
-from tla_core.config import AttackConfig, TrainConfig
+from tla_core.config import TrainConfig
 from tla_core.datasets import load_dataset
 from tla_core.evaluation import describe_attack
 from tla_core.training import load_model

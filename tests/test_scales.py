@@ -9,9 +9,10 @@ from tiny import REPOSITORY, project_folder
 
 from analysis import cli
 from analysis.scales import Scale, accuracy_flags, load_scale
-from tla_core.config import METHODS, TrainConfig
+from tla_core.config import TrainConfig
 from tla_core.dataset_files import CIFAR10_CLASSES, DIGITS
-from tla_core.presets import SWEEPS, sweep_configs
+from tla_core.presets import METHODS
+from tla_core.protocol import SWEEPS, sweep_configs
 
 ROOT = Path("/project")
 SHORT = {"epochs": 1, "iterations": 70}
@@ -183,7 +184,7 @@ def test_the_first_seed_has_all_columns_and_the_others_those_that_are_named():
     scale = make_scale(seeds=(0, 1), accuracy=accuracy | {"strongest": {"images": 7, "targets": 2}})
     assert scale.accuracy_options("mnist", "at", 0) | {"images": 0} == {
         "images": 0, "long_images": None, "restarts": None, "strongest_images": 7, "strongest_steps": None,
-        "strongest_targets": 2, "only": (), "autoattack": 9, "black_box": ("at", 1),
+        "strongest_targets": 2, "only": (), "square": 0, "autoattack": 9, "black_box": ("at", 1),
     }  # fmt: skip
     found = scale.accuracy_options("mnist", "at", 1)
     assert found["only"] == ("PGD40",) and not found["autoattack"] and not found["black_box"]
@@ -293,12 +294,12 @@ def test_settings_of_maps():
 @pytest.mark.parametrize(
     ("accuracy", "flags"),
     [
-        ({}, ""),
-        ({"long_images": None, "restarts": 20, "autoattack": 1000}, "--restarts 20 --autoattack 1000"),
-        ({"long_images": 500, "restarts": 3}, "--long-images 500 --restarts 3"),
+        ({}, "--square 0"),
+        ({"long_images": None, "restarts": 20, "autoattack": 1000}, "--restarts 20 --square 0 --autoattack 1000"),
+        ({"long_images": 500, "restarts": 3, "square": 90}, "--long-images 500 --restarts 3 --square 90"),
         (
             {"images": 9, "strongest": {"images": 8, "steps": 7, "targets": 6}},
-            "--images 9 --strongest-images 8 --strongest-steps 7 --strongest-targets 6",
+            "--images 9 --strongest-images 8 --strongest-steps 7 --strongest-targets 6 --square 0",
         ),
     ],
 )
@@ -371,7 +372,7 @@ def test_settings_of_a_scale_of_the_repository_are_complete(name):
     assert set(scale.landscape) == {"images", "resolution", "radius", "rise"}
     assert set(scale.landscape["rise"]) == {"images", "resolution"}
     keys = {"methods", "long_images", "restarts", "autoattack", "black_box"}
-    others = {"variant_seeds", "other_seeds", "images", "strongest", "sweep_images"}
+    others = {"variant_seeds", "other_seeds", "images", "strongest", "square", "sweep_images"}
     assert keys <= set(scale.accuracy) <= keys | others
     assert scale.pair_settings(scale.dataset_of("maps"))
     for dataset, pairs in scale.class_pairs.items():

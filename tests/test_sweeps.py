@@ -15,8 +15,8 @@ from analysis.run_results import is_trained
 from analysis.sweep_tables import sweep_accuracies
 from analysis.tables import Column, Table
 from tla_core.checkpoint import file_sha256
-from tla_core.config import METHODS
 from tla_core.masking import MaskingWarning
+from tla_core.presets import METHODS
 from tla_core.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{MaskingWarning.__module__}.{MaskingWarning.__name__}")

@@ -14,15 +14,18 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import tla_core as tla
-from tla_core import methods, run_folder, training
+from tla_core import methods, run_folder, training, training_loop
+from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
-from tla_core.config import METHODS, VARIANTS, AttackConfig, TrainConfig
+from tla_core.config import TrainConfig
 from tla_core.evaluation import Evaluation
 from tla_core.models import LeNet, Normalize
+from tla_core.presets import METHODS, VARIANTS
 from tla_core.run_folder import RunConflictError, RunFolder
 from tla_core.runtime import full_precision
 from tla_core.schedule import learning_rate, make_optimizer, ramped_attack, split_holdout
-from tla_core.training import TrainingDivergedError, load_model
+from tla_core.training import load_model
+from tla_core.training_loop import TrainingDivergedError
 
 STEPS_PER_EPOCH = 3  # of tiny() on `digits`
 
@@ -99,7 +102,7 @@ def interrupt(monkeypatch, owner, name, *, call=0, afterwards=False):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_of_every_method_falls(method, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "LOG_EVERY_STEPS", 1)
+    monkeypatch.setattr(training_loop, "LOG_EVERY_STEPS", 1)
     dataset = tla.load_dataset("mnist-mini", "train").subset(range(600))
     config = tiny(method, epochs=1, width=1 / 16, holdout=0, eps_ramp=0.0)
     result = fit(config, tmp_path / "run", dataset)
@@ -168,10 +171,10 @@ def test_the_weights_of_the_best_epoch_are_kept(
         outcome = {"clean": torch.arange(20) < clean[epoch]}
         return Evaluation(outcome if robust is None else {**outcome, "robust": torch.arange(20) < robust[epoch]})
 
-    monkeypatch.setattr(training, "evaluate", scripted)
+    monkeypatch.setattr(training_loop, "evaluate", scripted)
     if interrupted_at is not None:
         with monkeypatch.context() as patch, pytest.raises(Interruption, match=r"^$"):
-            interrupt(patch, training.STEPS, method, call=interrupted_at)
+            interrupt(patch, training_loop.STEPS, method, call=interrupted_at)
             fit(tiny(method, epochs=3), tmp_path / "run", digits)
     result = fit(tiny(method, epochs=3), tmp_path / "run", digits)
     assert_same_weights(weights_of(load_model(result.run_dir)), seen[best - 1])
@@ -229,13 +232,13 @@ RUNS = {
 def test_interrupted_at_any_step_and_resumed_equals_never_interrupted(
     config, make_model, save_every_seconds, digits, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "LOG_EVERY_STEPS", 2)
-    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", save_every_seconds)
+    monkeypatch.setattr(training_loop, "LOG_EVERY_STEPS", 2)
+    monkeypatch.setattr(training_loop, "SAVE_EVERY_SECONDS", save_every_seconds)
     fit(config, tmp_path / "whole", digits, model=make_model())
     for step in range(2 * STEPS_PER_EPOCH):
         out = tmp_path / f"interrupted-at-{step}"
         with monkeypatch.context() as patch, pytest.raises(Interruption, match=r"^$"):
-            interrupt(patch, training.STEPS, config.method, call=step)
+            interrupt(patch, training_loop.STEPS, config.method, call=step)
             fit(config, out, digits, model=make_model())
         saved = step if save_every_seconds == 0 else step - step % STEPS_PER_EPOCH
         assert (load_tensors(out / "state.safetensors")[1]["step"] if saved else 0) == saved
@@ -247,7 +250,7 @@ def test_interrupted_at_any_step_and_resumed_equals_never_interrupted(
 @pytest.mark.parametrize(
     ("owner", "name", "calls"),
     [
-        (RunFolder, "append_metrics", 4), (training, "evaluate", 2), (training, "save_tensors", 2),
+        (RunFolder, "append_metrics", 4), (training_loop, "evaluate", 2), (training_loop, "save_tensors", 2),
         (run_folder, "save_tensors", 1), (run_folder, "write_json", 1), (run_folder, "write_atomic", 1),
     ],
     ids=["metrics", "held-out images", "state", "model", "configuration", "shortened metrics"],
@@ -264,10 +267,10 @@ def test_interrupted_between_the_steps_and_resumed_equals_never_interrupted(
 
 
 def test_a_run_that_is_interrupted_again_and_again_is_the_same(digits, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "SAVE_EVERY_SECONDS", 0.0)
     for _ in range(2 * STEPS_PER_EPOCH - 1):  # one step each time
         with monkeypatch.context() as patch, pytest.raises(Interruption, match=r"^$"):
-            interrupt(patch, training.STEPS, "um", call=1)
+            interrupt(patch, training_loop.STEPS, "um", call=1)
             fit(tiny(), tmp_path / "run", digits)
     fit(tiny(), tmp_path / "run", digits)
     assert_same_run(tmp_path / "run", finished)
@@ -276,7 +279,7 @@ def test_a_run_that_is_interrupted_again_and_again_is_the_same(digits, finished,
 def test_what_a_killed_process_left_half_written_does_not_matter(digits, finished, tmp_path, monkeypatch):
     out = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(Interruption, match=r"^$"):
-        interrupt(patch, training.STEPS, "um", call=4)
+        interrupt(patch, training_loop.STEPS, "um", call=4)
         fit(tiny(), out, digits)
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
@@ -299,11 +302,11 @@ def test_a_run_is_resumed_with_the_threads_it_was_started_with(digits, tmp_path,
     try:
         torch.set_num_threads(1)
         with monkeypatch.context() as patch, pytest.raises(Interruption, match=r"^$"):
-            interrupt(patch, training.STEPS, "um", call=4)
+            interrupt(patch, training_loop.STEPS, "um", call=4)
             fit(tiny(), tmp_path / "run", digits)
         torch.set_num_threads(2)
-        step = training.STEPS["um"]
-        monkeypatch.setitem(training.STEPS, "um", count)
+        step = training_loop.STEPS["um"]
+        monkeypatch.setitem(training_loop.STEPS, "um", count)
         fit(tiny(), tmp_path / "run", digits)
         assert seen == {1} and torch.get_num_threads() == 2
     finally:
@@ -324,7 +327,7 @@ def test_a_finished_run_is_returned_as_it_is(missing, digits, tmp_path, monkeypa
     for name in missing:
         (tmp_path / "run" / name).unlink()
     before = files_of(tmp_path / "run")
-    monkeypatch.setattr(training, "STEPS", {})  # no step is possible
+    monkeypatch.setattr(training_loop, "STEPS", {})  # no step is possible
     again = fit(tiny(), tmp_path / "run", digits)
     assert files_of(tmp_path / "run") == before
     assert again.metrics == ([] if "metrics.jsonl" in missing else first.metrics)
@@ -336,7 +339,7 @@ def test_a_deleted_model_is_written_again_from_the_state(digits, tmp_path, monke
     model.unlink()
     with pytest.raises(FileNotFoundError, match=r"no finished run: there is no model\.safetensors.*tla train"):
         load_model(tmp_path / "run")
-    monkeypatch.setattr(training, "STEPS", {})  # no step is possible
+    monkeypatch.setattr(training_loop, "STEPS", {})  # no step is possible
     fit(tiny(), tmp_path / "run", digits)
     assert model.read_bytes() == before
 
@@ -444,7 +447,7 @@ def test_fields_that_an_older_record_lacks_are_no_differences(digits, tmp_path):
         for record in (metadata, metadata.get("run", {})):
             for field in ("averaging", "precision", "fine_tune"):
                 record.get("config", {}).pop(field, None)
-        training.save_tensors(path, tensors, metadata)
+        training_loop.save_tensors(path, tensors, metadata)
     fit(tiny(), run, digits)
     (run / "config.json").unlink()
     with pytest.raises(RunConflictError, match=r"another configuration: config\.seed was 0, is 1\. Use"):
@@ -565,7 +568,7 @@ def first_weights(patch, config, out_dir, dataset, **options):
         seen.append(weights_of(model))
         raise Interruption
 
-    patch.setitem(training.STEPS, config.method, look)
+    patch.setitem(training_loop.STEPS, config.method, look)
     with pytest.raises(Interruption, match=r"^$"):
         fit(config, out_dir, dataset, **options)
     return seen[0]
@@ -738,10 +741,10 @@ def test_bf16_is_for_the_network_alone(method, digits, tmp_path, monkeypatch):
         del activations[training_so_far:]
         return outcome
 
-    before, run_attack, evaluate = training.STEPS[method], methods.run_attack, training.evaluate
-    monkeypatch.setitem(training.STEPS, method, step)
+    before, run_attack, evaluate = training_loop.STEPS[method], methods.run_attack, training_loop.evaluate
+    monkeypatch.setitem(training_loop.STEPS, method, step)
     monkeypatch.setattr(methods, "run_attack", attacked)
-    monkeypatch.setattr(training, "evaluate", selecting)
+    monkeypatch.setattr(training_loop, "evaluate", selecting)
     # The evidence that folding changes nothing is in full precision, once.
     monkeypatch.setattr("tla_core.folding.says_the_same", lambda *args, **options: True)
     model = Watched(width=1 / 32)
@@ -799,8 +802,8 @@ def test_the_moving_average_is_what_is_selected(user, digits, tmp_path, monkeypa
         seen.append(weights_of(model))
         return step(model, *args)
 
-    step = training.STEPS["at"]
-    monkeypatch.setitem(training.STEPS, "at", look)
+    step = training_loop.STEPS["at"]
+    monkeypatch.setitem(training_loop.STEPS, "at", look)
     config = tiny("at", averaging=0.6, holdout=0, batch_size=40)
     fit(config, tmp_path / "run", digits, model=make_model())
     tensors, _ = load_tensors(tmp_path / "run" / "state.safetensors")
@@ -837,9 +840,9 @@ def test_tensorboard_holds_what_the_metrics_hold_also_after_an_interruption(digi
     pytest.importorskip("tensorboard", reason="TensorBoard is an option that is not installed here")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.setattr(training, "LOG_EVERY_STEPS", 1)
+    monkeypatch.setattr(training_loop, "LOG_EVERY_STEPS", 1)
     with monkeypatch.context() as patch, pytest.raises(Interruption, match=r"^$"):
-        interrupt(patch, training.STEPS, "tla", call=4)
+        interrupt(patch, training_loop.STEPS, "tla", call=4)
         fit(tiny("tla"), tmp_path / "run", digits, tensorboard=True)
     result = fit(tiny("tla"), tmp_path / "run", digits, tensorboard=True)
     expected = {}
@@ -887,11 +890,11 @@ def test_out_of_memory_says_what_to_try_and_loses_nothing(fail, failing_step, di
             fail()
         return before(*args)
 
-    before = training.STEPS["um"]
+    before = training_loop.STEPS["um"]
     what = rf"out of memory on cpu at step {failing_step}, with batches of 20 images\."
     kept = "The state of step 3 is kept" if failing_step else "No state had been saved yet"
     with monkeypatch.context() as patch:
-        patch.setitem(training.STEPS, "um", step)
+        patch.setitem(training_loop.STEPS, "um", step)
         with pytest.raises(torch.OutOfMemoryError, match=f"{what} {kept}.*Try batch_size=10,"):
             fit(tiny(), tmp_path / "run", digits)
     fit(tiny(), tmp_path / "run", digits)
@@ -903,7 +906,7 @@ def test_out_of_memory_says_what_to_try_and_loses_nothing(fail, failing_step, di
     [(tiny("tla"), "Try batch_size=10 or a smaller pool_size,"), (tiny(batch_size=2), "Try a network of less width,")],
 )
 def test_what_to_try_depends_on_the_settings(config, advice, digits, tmp_path, monkeypatch):
-    monkeypatch.setitem(training.STEPS, config.method, lambda *_: no_gpu_memory())
+    monkeypatch.setitem(training_loop.STEPS, config.method, lambda *_: no_gpu_memory())
     with pytest.raises(torch.OutOfMemoryError, match=advice):
         fit(config, tmp_path / "run", digits)
 
@@ -917,9 +920,9 @@ def test_held_out_images_are_evaluated_fewer_at_once_where_memory_does_not_suffi
             no_gpu_memory()
         return evaluate(*args, batch_size=batch_size, **options)
 
-    evaluate = training.evaluate
+    evaluate = training_loop.evaluate
     fit(tiny("at"), tmp_path / "whole", digits)
-    monkeypatch.setattr(training, "evaluate", limited)
+    monkeypatch.setattr(training_loop, "evaluate", limited)
     fits = 0
     with pytest.raises(torch.OutOfMemoryError, match=r"at step 3, .* No state had been saved yet.*Try batch_size=10"):
         fit(tiny("at"), tmp_path / "run", digits)
@@ -933,7 +936,7 @@ def test_an_error_that_is_not_about_memory_keeps_its_own_words(digits, tmp_path,
     def fail(*_):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setitem(training.STEPS, "um", fail)
+    monkeypatch.setitem(training_loop.STEPS, "um", fail)
     with pytest.raises(RuntimeError, match=r"^shapes do not match$"):
         fit(tiny(), tmp_path / "run", digits)
 
@@ -1006,7 +1009,7 @@ def test_the_learning_rate_of_the_schedule_is_the_one_that_is_used(digits, tmp_p
         return step(self, *args)
 
     monkeypatch.setattr(torch.optim.Adam, "step", look)
-    monkeypatch.setattr(training, "LOG_EVERY_STEPS", 1)
+    monkeypatch.setattr(training_loop, "LOG_EVERY_STEPS", 1)
     config = tiny(schedule="steps", milestones=(0.5,), learning_rate=0.01)
     result = fit(config, tmp_path / "run", digits)
     logged = [record["learning_rate"] for record in result.metrics if "loss" in record]

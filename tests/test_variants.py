@@ -3,7 +3,7 @@
 import pytest
 
 from analysis.variants import split_variant, variant_fields, variant_name
-from tla_core.presets import SWEEPS
+from tla_core.protocol import SWEEPS
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from typing import Any
 
 # Name -> module. torch takes seconds to import, so nothing is imported before it is used.
 _PUBLIC = {
-    "AttackConfig": "config",
+    "AttackConfig": "attack_config",
     "TrainConfig": "config",
-    "parse_number": "config",
+    "parse_number": "attack_config",
     "list_presets": "presets",
-    "sweep_configs": "presets",
+    "sweep_configs": "protocol",
     "ImageDataset": "datasets",
     "DatasetError": "datasets",
     "load_dataset": "datasets",
@@ -37,7 +37,7 @@ _PUBLIC = {
     "train": "training",
     "load_model": "training",
     "TrainResult": "training",
-    "TrainingDivergedError": "training",
+    "TrainingDivergedError": "training_loop",
     "RunConflictError": "run_folder",
     "RankError": "distributed",
     "Evaluation": "evaluation",

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tla_core.attack_config import AttackConfig
 from tla_core.chunks import images_at_once
-from tla_core.config import AttackConfig
 from tla_core.random_numbers import counter_uniform
 
 # On a GPU broken images are looked for after so many steps, since the processor has to wait for the answer.

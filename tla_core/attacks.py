@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tla_core.ascent import ascend, attack_loss, starting_points
+from tla_core.attack_config import AttackConfig
 from tla_core.chunks import forward_in_chunks
-from tla_core.config import AttackConfig
 from tla_core.folding import folded_if_equal, says_the_same
 from tla_core.layers import model_device
 from tla_core.random_search import square_search

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from tla_core.chunks import images_at_once
-from tla_core.config import check_radius
 from tla_core.folding import folded_if_equal, says_the_same
 from tla_core.layers import model_device
+from tla_core.validation import check_one_of, check_radius
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,8 @@ class AutoAttack:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2"):
-            raise ValueError(f"norm must be linf or l2. Got {self.norm!r}.")
-        if self.version not in ("standard", "plus", "rand"):
-            raise ValueError(f"version must be standard, plus or rand. Got {self.version!r}.")
+        check_one_of("norm", self.norm, ("linf", "l2"))
+        check_one_of("version", self.version, ("standard", "plus", "rand"))
         check_radius("eps", self.eps, self.norm)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

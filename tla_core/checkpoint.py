@@ -197,7 +197,7 @@ def _read_header(content: bytes, path: Path) -> dict[str, str]:
         if len(content) < 8 + size:
             raise ValueError(f"{len(content)} bytes, and a header of {size}")
         header = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-        found = header.get("format")
+        file_format = header.get("format")
     except (ValueError, AttributeError, RecursionError) as error:
         # Only now: the size that a safetensors file begins with may look like the start of a pickle.
         if content.startswith(_PICKLE_STARTS):
@@ -206,8 +206,9 @@ def _read_header(content: bytes, path: Path) -> dict[str, str]:
                 " files are read: load it where you trust it, and give its weights to a model that is passed as model=."
             ) from None
         raise CheckpointError(f"{path} is no safetensors file, or a truncated one: {error}.") from error
-    if found != f"tla/{FORMAT}":
-        raise CheckpointError(f"{path} is not a file of this toolkit: expected the format tla/{FORMAT}. Got {found!r}.")
+    if file_format != f"tla/{FORMAT}":
+        expected = f"expected the format tla/{FORMAT}. Got {file_format!r}"
+        raise CheckpointError(f"{path} is not a file of this toolkit: {expected}.")
     return header
 
 

@@ -68,8 +68,10 @@ def triplet_warning(
     if not records or not config.lambda_triplet:
         return ""
     step, first = records[-1]["step"], records[0]["triplets"]["cone"]
-    of_epoch = [record["triplets"] for record in records if record["step"] > step - steps_per_epoch]
-    hinge, nearer, cone = (sum(each[name] for each in of_epoch) / len(of_epoch) for name in ("hinge", "nearer", "cone"))
+    last_epoch = [record["triplets"] for record in records if record["step"] > step - steps_per_epoch]
+    hinge, nearer, cone = (
+        sum(triplets[name] for triplets in last_epoch) / len(last_epoch) for name in ("hinge", "nearer", "cone")
+    )
     if step >= CONE_FROM * total_steps and cone < NARROW * first:
         problem = f"the representations collapse: random clean pairs are {cone:.3f} apart, after {first:.3f} at first"
     elif step >= HINGE_FROM * total_steps and hinge >= 1:

@@ -3,142 +3,43 @@
 import dataclasses
 import hashlib
 import json
-import math
 import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-METHODS = ("um", "at", "alp", "tla")  # the four of every figure
-VARIANTS = ("tla-rn", "tla-sa")  # of TLA, in the paper's accuracy tables
-ATTACKS = ("fgsm", "bim", "pgd", "mim", "cw", "apgd", "square")
-LOSSES = ("ce", "margin", "dlr")
+from tla_core.attack_config import AttackConfig
+from tla_core.presets import METHODS, VARIANTS, preset_fields
+from tla_core.validation import check_flag, check_number, check_one_of, check_whole
 
-
-@dataclass(frozen=True, kw_only=True)
-class AttackConfig:
-    """One attack, by name and size.
-
-    The names set what they stand for, so that the fields always say what will run: ``fgsm`` is one step of size
-    `eps` from the image itself, ``bim`` has no random start, ``mim`` a momentum of 1 unless another is given,
-    ``cw`` ascends the margin, and ``apgd`` begins with steps of twice `eps`, which it halves by itself, with a momentum
-    of its own (Croce and Hein 2020); it returns the best iterate, the others the last. ``square`` takes no gradients: a
-    random search by the margin (Andriushchenko et al. 2020), of which `steps` are the queries.
-
-    Parameters
-    ----------
-    name : {"pgd", "fgsm", "bim", "mim", "cw", "apgd", "square"}
-    norm : {"linf", "l2"}
-        The ball that the perturbation stays in.
-    eps : float
-        Radius of the ball in pixel units, where images span [0, 1].
-    step_size : float
-        Length of one step, in pixel units of the same norm.
-    steps, restarts : int
-        Steps of each start, and starts; the worst case per image over the restarts counts.
-    random_start : bool
-        Start at a uniformly random point of the ball instead of the image.
-    loss : {"ce", "margin", "dlr"}
-        Ascend the cross-entropy, ``max_other - z_y`` of the logits, or the difference of logits ratio; see
-        `tla_core.ascent.attack_loss`.
-    momentum : float
-        Decay of the accumulated L1-normalised gradients (Dong et al. 2018, eq. 6); 0 is plain PGD.
-    targets : int
-        Each restart is run once towards each of so many wrong classes, those with the largest clean logits; with fewer
-        classes, towards all. 0 is an untargeted attack.
-
-    Raises
-    ------
-    ValueError
-        For a value that is out of range; the message names it and what was expected.
-    """
-
-    name: str = "pgd"
-    norm: str = "linf"
-    eps: float = 8 / 255
-    step_size: float = 2 / 255
-    steps: int = 20
-    restarts: int = 1
-    random_start: bool = True
-    loss: str = "ce"
-    momentum: float = 0.0
-    targets: int = 0
-
-    def __post_init__(self) -> None:
-        _one_of("attack name", self.name, ATTACKS)
-        _one_of("norm", self.norm, ("linf", "l2"))
-        _one_of("loss", self.loss, LOSSES)
-        check_radius("eps", self.eps, self.norm)
-        implied: dict[str, Any] = {}
-        if self.name == "fgsm":
-            implied = {"steps": 1, "step_size": self.eps, "random_start": False}
-        elif self.name == "bim":
-            implied = {"random_start": False}
-        elif self.name == "mim":
-            implied = {"momentum": self.momentum or 1.0}
-        elif self.name == "cw":
-            implied = {"loss": "margin"}
-        elif self.name == "apgd":
-            implied = {"step_size": 2 * self.eps}
-        elif self.name == "square":
-            implied = {"step_size": self.eps, "random_start": True, "loss": "margin"}
-        for key, value in implied.items():
-            object.__setattr__(self, key, value)
-        if self.name != "apgd":  # whose first step may leave the range of the images: it is cut off at the ball
-            check_radius("step_size", self.step_size, self.norm)
-        _whole("steps", self.steps, 1)
-        _whole("restarts", self.restarts, 1)
-        _whole("targets", self.targets, 0)
-        _number("momentum", self.momentum, 0.0, math.inf)
-        if self.name == "apgd" and self.momentum:
-            raise ValueError(f"momentum must be 0 for apgd, which has one of its own. Got {self.momentum!r}.")
-        if self.name == "square" and (self.momentum or self.targets):
-            got = f"momentum {self.momentum!r} and targets {self.targets!r}"
-            raise ValueError(f"momentum and targets must be 0 for square, which searches at random. Got {got}.")
-        if not isinstance(self.random_start, bool):
-            raise ValueError(f"random_start must be True or False. Got {self.random_start!r}.")
-        if self.restarts > 1 and not self.random_start:
-            raise ValueError(
-                f"restarts must be 1 without a random start, since each would be the same. Got {self.restarts}."
-            )
-
-    @property
-    def takes_gradients(self) -> bool:
-        """False for a random search."""
-        return self.name != "square"
-
-    def scaled(self, eps: float) -> "AttackConfig":
-        """The same attack at another `eps`: as many steps, of a size in proportion."""
-        if self.eps == 0:
-            raise ValueError("an attack of eps 0 cannot be scaled: its step size is in proportion to nothing.")
-        return dataclasses.replace(self, eps=eps, step_size=self.step_size * eps / self.eps)
-
-    def n_targets(self, n_classes: int) -> int:
-        """Towards how many classes each restart is run, of a model with so many; 0 if the attack is untargeted."""
-        return min(self.targets, n_classes - 1)
-
-    def n_starts(self, n_classes: int) -> int:
-        """How often the attack is run on an image that nothing breaks."""
-        return self.restarts * max(self.n_targets(n_classes), 1)
-
-    def __str__(self) -> str:
-        if self.name == "fgsm":
-            return f"FGSM, eps {format_number(self.eps)} ({self.norm})"
-        restarts = f", {self.restarts} restarts" if self.restarts > 1 else ""
-        restarts += f", {self.targets} targets" if self.targets else ""
-        if self.name == "apgd":
-            return f"APGD {self.steps}, {self.loss}, eps {format_number(self.eps)} ({self.norm}){restarts}"
-        if not self.takes_gradients:
-            return f"Square, {self.steps} queries, eps {format_number(self.eps)} ({self.norm}){restarts}"
-        size = f"{self.steps} x {format_number(self.step_size)}, eps {format_number(self.eps)}"
-        return f"{self.name.upper()} {size} ({self.norm}){restarts}"
+# What the fields of a training may be.
+_CHOICES = {
+    "method": METHODS + VARIANTS,
+    "normalization": ("none", "per-image"),
+    "augmentation": ("none", "crop-flip", "crop-flip-saturation"),
+    "optimizer": ("adam", "sgd"),
+    "schedule": ("constant", "onecycle", "steps"),
+    "positives": ("class", "own", "own+class"),
+    "norm_term": ("l2", "mean-square"),
+    "mining": ("angular", "cosine"),
+    "negatives": ("hardest", "semi-hard"),
+    "noise": ("triplet", "own"),
+    "statistics": ("all", "adversarial"),
+    "precision": ("fp32", "bf16"),
+}
+# Batch norm has no statistics of one image.
+_LEAST = {"epochs": 1, "iterations": 0, "batch_size": 2, "pool_size": 2, "holdout": 0, "seed": 0}
+_POSITIVE = ("width", "learning_rate")
+_NOT_NEGATIVE = (
+    "weight_decay", "lambda_triplet", "lambda_norm", "lambda_alp", "lambda_feature", "margin", "own_margin_factor",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides what weights a training ends with; the device is no part of it.
 
-    `tla_core.presets.fields_in_use` says which of the fields a training reads.
+    `fields_in_use` says which of the fields a training reads.
 
     Parameters
     ----------
@@ -276,39 +177,23 @@ class TrainConfig:
             if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), Iterable):
                 raise ValueError(f"{name} must be a sequence of numbers. Got {getattr(self, name)!r}.")
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _one_of("method", self.method, METHODS + VARIANTS)
-        _one_of("normalization", self.normalization, ("none", "per-image"))
-        _one_of("augmentation", self.augmentation, ("none", "crop-flip", "crop-flip-saturation"))
-        _one_of("positives", self.positives, ("class", "own", "own+class"))
-        _one_of("norm_term", self.norm_term, ("l2", "mean-square"))
-        _one_of("mining", self.mining, ("angular", "cosine"))
-        _one_of("negatives", self.negatives, ("hardest", "semi-hard"))
-        _one_of("noise", self.noise, ("triplet", "own"))
-        _one_of("statistics", self.statistics, ("all", "adversarial"))
-        _one_of("precision", self.precision, ("fp32", "bf16"))
-        _one_of("optimizer", self.optimizer, ("adam", "sgd"))
-        _one_of("schedule", self.schedule, ("constant", "onecycle", "steps"))
-        for name in ("width", "learning_rate"):
-            _number(name, getattr(self, name), 0.0, math.inf, open_low=True)
-        for name in ("weight_decay", "lambda_triplet", "lambda_norm", "lambda_alp", "lambda_feature", "margin"):
-            _number(name, getattr(self, name), 0.0, math.inf)
-        _number("own_margin_factor", self.own_margin_factor, 0.0, math.inf)
-        _number("averaging", self.averaging, 0.0, 1.0, open_high=True)
-        _number("label_smoothing", self.label_smoothing, 0.0, 1.0, open_high=True)
-        _number("eps_ramp", self.eps_ramp, 0.0, 1.0)
-        _number("warmup", self.warmup, 0.0, 1.0, open_low=True, open_high=True)
+        for name, choices in _CHOICES.items():
+            check_one_of(name, getattr(self, name), choices)
+        for name, least in _LEAST.items():
+            check_whole(name, getattr(self, name), least)
+        for name in _POSITIVE:
+            check_number(name, getattr(self, name), 0.0, open_low=True)
+        for name in _NOT_NEGATIVE:
+            check_number(name, getattr(self, name), 0.0)
+        for name in ("averaging", "label_smoothing"):
+            check_number(name, getattr(self, name), 0.0, 1.0, open_high=True)
+        check_number("eps_ramp", self.eps_ramp, 0.0, 1.0)
+        check_number("warmup", self.warmup, 0.0, 1.0, open_low=True, open_high=True)
         for share in self.milestones:
-            _number("milestones", share, 0.0, 1.0, open_low=True, open_high=True)
+            check_number("milestones", share, 0.0, 1.0, open_low=True, open_high=True)
         for count in self.blocks:
-            _whole("blocks", count, 1)
-        _whole("epochs", self.epochs, 1)
-        _whole("iterations", self.iterations, 0)
-        _whole("batch_size", self.batch_size, 2)  # batch norm has no statistics of one image
-        _whole("pool_size", self.pool_size, 2)
-        _whole("holdout", self.holdout, 0)
-        _whole("seed", self.seed, 0)
-        if not isinstance(self.fine_tune, bool):
-            raise ValueError(f"fine_tune must be True or False. Got {self.fine_tune!r}.")
+            check_whole("blocks", count, 1)
+        check_flag("fine_tune", self.fine_tune)
         for name in ("attack", "selection_attack"):
             if not isinstance(getattr(self, name), AttackConfig):
                 raise ValueError(f"{name} must be an AttackConfig. Got {getattr(self, name)!r}.")
@@ -350,8 +235,6 @@ class TrainConfig:
         ValueError
             For an unknown preset or field; the message lists what there is.
         """
-        from tla_core.presets import preset_fields
-
         fields = preset_fields(name)
         unknown = sorted(set(overrides) - {f.name for f in dataclasses.fields(cls)})
         if unknown:
@@ -359,9 +242,10 @@ class TrainConfig:
                 f"unknown field {', '.join(unknown)}. A TrainConfig has: "
                 + ", ".join(f.name for f in dataclasses.fields(cls))
             )
-        for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
-            if overrides.get(given):
-                fields.pop(other, None)
+        if overrides.get("epochs"):
+            fields.pop("iterations", None)
+        if overrides.get("iterations"):
+            fields.pop("epochs", None)
         return cls(**{**fields, "seed": seed, **overrides})
 
     @property
@@ -400,6 +284,44 @@ class TrainConfig:
         return cls(**{**values, **{name: AttackConfig(**attack) for name, attack in attacks.items()}})
 
 
+_OF_TRIPLETS = (
+    "lambda_triplet", "lambda_norm", "margin", "pool_size", "positives", "norm_term", "noise", "lambda_feature",
+    "layer",
+)  # fmt: skip
+
+
+def fields_in_use(config: TrainConfig) -> tuple[str, ...]:
+    """The fields that decide what a training gives; the others could have any value.
+
+    Parameters
+    ----------
+    config : TrainConfig
+
+    Returns
+    -------
+    tuple of str
+        In the order of `TrainConfig`.
+    """
+    tla, attacked = config.method.startswith("tla"), config.method != "um"
+    unused = {
+        "epochs": bool(config.iterations),
+        "iterations": not config.iterations,
+        "blocks": config.network == "lenet",
+        "warmup": config.schedule != "onecycle",
+        "milestones": config.schedule != "steps",
+        "attack": not attacked,
+        "eps_ramp": not attacked,
+        "selection_attack": not attacked or not config.holdout,
+        "lambda_alp": config.method != "alp",
+        "statistics": config.method in ("um", "at"),
+        "mining": not tla or config.method == "tla-rn",
+        "negatives": not tla or config.method == "tla-rn",
+        "own_margin_factor": not tla or config.positives != "own+class",
+        **dict.fromkeys(_OF_TRIPLETS, not tla),
+    }
+    return tuple(field.name for field in dataclasses.fields(config) if not unused.get(field.name, False))
+
+
 def _changed(values: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _changed(value, default[key]) if isinstance(value, dict) else value
@@ -426,62 +348,3 @@ def canonical_json(value: Any) -> str:
 def identity_of(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of a value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def parse_number(text: str) -> float:
-    """Read a number that may be a fraction: ``"8/255"``, ``"0.3"``, ``"1e-4"``.
-
-    Raises
-    ------
-    ValueError
-        If it is neither.
-    """
-    numerator, slash, denominator = text.partition("/")
-    try:
-        return float(numerator) / float(denominator) if slash else float(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"expected a number such as 0.3 or 8/255. Got {text!r}.") from error
-
-
-def format_number(value: float) -> str:
-    """Write a number as `parse_number` reads it: a fraction where that, and no short decimal, is the value itself.
-
-    ``8/255`` is written for 0.03137254901960784 and ``1/3`` for 0.3333333333333333; other numbers have six digits.
-    """
-    text = f"{value:g}"
-    if not math.isfinite(value) or float(text) == value:
-        return text
-    for denominator in (*range(2, 17), 255):
-        numerator = round(value * denominator)
-        if numerator / denominator == value:
-            return f"{numerator}/{denominator}"
-    return text
-
-
-def check_radius(name: str, value: float, norm: str) -> None:
-    """Raise ValueError unless `value` is a radius that images in [0, 1] can have in that norm."""
-    _number(name, value, 0.0, math.inf)
-    if norm == "linf" and value > 1:
-        hint = f"{value:g}/255" if value <= 255 else "8/255"
-        raise ValueError(
-            f"{name} must be at most 1 for linf, since images are in [0, 1]. Got {value:g}; did you mean {hint}?"
-        )
-
-
-def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}. Got {value!r}.")
-
-
-def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> None:
-    okay = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    okay = okay and (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
-    if not okay:
-        left = "more than" if open_low else "at least"
-        right = "" if high == math.inf else f" and {'less than' if open_high else 'at most'} {high:g}"
-        raise ValueError(f"{name} must be a finite number, {left} {low:g}{right}. Got {value!r}.")
-
-
-def _whole(name: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
-        raise ValueError(f"{name} must be a whole number of at least {low}. Got {value!r}.")

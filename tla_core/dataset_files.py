@@ -170,10 +170,10 @@ def read_mnist_mini(split: str) -> tuple[np.ndarray, np.ndarray]:
     if not MNIST_MINI_FILE.is_file():
         raise DatasetNotFoundError(f"{MNIST_MINI_FILE} is missing from the installation. Install tla-toolkit again.")
     content = MNIST_MINI_FILE.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != MNIST_MINI_SHA256:
+    checksum = hashlib.sha256(content).hexdigest()
+    if checksum != MNIST_MINI_SHA256:
         raise DatasetError(
-            f"{MNIST_MINI_FILE} is damaged: got sha256 {found}, expected {MNIST_MINI_SHA256}. "
+            f"{MNIST_MINI_FILE} is damaged: got sha256 {checksum}, expected {MNIST_MINI_SHA256}. "
             "Install tla-toolkit again, or check the file out again."
         )
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -181,9 +181,10 @@ def read_mnist_mini(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_md5(path: Path, content: bytes, expected: str) -> None:
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != expected:
-        raise DatasetError(f"{path} has a wrong checksum: got MD5 {found}, expected {expected}. {_again(path.parent)}")
+    checksum = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if checksum != expected:
+        got = f"got MD5 {checksum}, expected {expected}"
+        raise DatasetError(f"{path} has a wrong checksum: {got}. {_again(path.parent)}")
 
 
 def _again(folder: Path) -> str:

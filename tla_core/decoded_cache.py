@@ -119,15 +119,15 @@ def _read_entry(
             return None
         # torch.from_numpy warns on a read-only map; a copy-on-write one is writable and leaves the file alone.
         images = np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False)
-        expected, found = sidecar["sha256"], dataset_checksum(images, labels, class_names)
+        expected, checksum = sidecar["sha256"], dataset_checksum(images, labels, class_names)
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         logger.log(log_level, "Decoded images in %s cannot be read and are decoded again: %s", folder, error)
         return None
-    if found != expected:
+    if checksum != expected:
         message = "Decoded images in %s are damaged and are decoded again: got checksum %s, expected %s"
-        logger.log(log_level, message, folder, found, expected)
+        logger.log(log_level, message, folder, checksum, expected)
         return None
-    return images, found
+    return images, checksum
 
 
 def _write_entry(folder: Path, images: np.ndarray, sidecar: dict, is_valid: Callable[[], bool]) -> None:

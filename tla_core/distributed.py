@@ -128,9 +128,9 @@ def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
 
 def first_says(answer: bool) -> bool:
     """What rank 0 answers; the other processes wait for it, which also makes them wait for what it did before."""
-    said = torch.tensor([int(answer)])
-    broadcast_from_first([said])
-    return bool(said.item())
+    decision = torch.tensor([int(answer)])
+    broadcast_from_first([decision])
+    return bool(decision.item())
 
 
 def _collective(operation, *args) -> None:

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,22 +10,18 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tla_core.attacks import Attack, TransferAttack, attack_mode, is_correct, run_attack
-from tla_core.chunks import forward_in_chunks
-from tla_core.config import LOSSES, AttackConfig
-from tla_core.layers import model_device
+from tla_core.attack_config import AttackConfig
+from tla_core.attacks import Attack, TransferAttack, attack_mode
+from tla_core.evaluation_run import EvaluationRun
 from tla_core.masking import (
     MaskingCheck,
-    attack_checks,
     compare_attacks,
     failure_lines,
     gap_lines,
-    model_checks,
-    search_check,
     warn_of_masking,
 )
 from tla_core.runtime import full_precision
-from tla_core.validation import as_labels, check_images, check_label_range, scale_images
+from tla_core.validation import as_labels, check_images, check_whole
 
 
 @dataclass(frozen=True)
@@ -144,81 +139,44 @@ def evaluate(
     MaskingWarning
         Where a check of the model or of an attack's outcome failed.
     """
+    # Check the arguments.
     images = check_images(images)
     labels = as_labels(labels, len(images))
     attacks, known = dict(attacks or {}), dict(known or {})
-    for reserved in {"clean", "model"} & set(attacks):
-        raise ValueError(f"an attack cannot be called {reserved!r}: that is what is measured without attack.")
+    batch_size = check_whole("batch_size", batch_size, 1)
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1. Got {batch_size!r}.")
-    for name, outcome in known.items():
-        if outcome.shape != labels.shape or outcome.dtype != torch.bool:
-            got = f"{tuple(outcome.shape)} {outcome.dtype}"
-            raise ValueError(f"known[{name!r}] must be bool, ({len(labels)},), as in .correct. Got {got}.")
-    device = model_device(model)
-    todo = {name: attack for name, attack in attacks.items() if name not in known}
-    total = len(images) * (("clean" not in known) + sum(image_steps(attack) for attack in todo.values()))
-    batches = [rows.to(device) for rows in torch.arange(len(images)).split(batch_size)]
-    correct, found = {}, {}
+    _check_names_and_outcomes(attacks, known, len(images))
+
+    # Measure the clean accuracy, then attack by attack.
+    run = EvaluationRun(
+        model, images, labels, attacks, known, batch_size=batch_size, generator=generator, fold=fold,
+        early_stop=early_stop,
+    )  # fmt: skip
     with (
         attack_mode(model),
-        full_precision(device),
-        _advancing(progress, total) as bar,
+        full_precision(run.device),
+        _advancing(progress, run.total_steps()) as run.bar,
         _explained_out_of_memory(batch_size),
     ):
-
-        def measure(outcome_of: Callable[[Tensor, Tensor, Tensor], Tensor], steps: int) -> Tensor:
-            outcomes = []
-            for rows in batches:
-                x, y = scale_images(images[rows.cpu()].to(device)), labels[rows.cpu()].to(device)
-                outcomes.append(outcome_of(x, y, rows))
-                bar.update(steps * len(rows))
-            return torch.cat(outcomes).cpu()
-
-        judge = _Judge(model, twice=True)
-        if "clean" in known:
-            correct["clean"] = known["clean"]
-        else:
-            correct["clean"] = measure(lambda x, y, _: judge(x, y), 1)
-        if checks and todo:
-            found["model"] = model_checks(model, images, labels, loss=_loss_to_check(attacks), batch_size=batch_size)
-        found["model"] = {**found.get("model", {}), **judge.check()}
-        unstable = any(check.values.get("changed_share", 0) > 0 for check in found["model"].values())
-        for name, attack in attacks.items():
+        run.measure_clean(check_model=checks)
+        for name in attacks:
             if name in known:
-                correct[name] = known[name]
+                run.correct[name] = known[name]
                 continue
-            survivors, tried = _outcome_so_far(attack, attacks, correct)
-            judge = _Judge(model, twice=unstable)
-            survivors = partial(_survivors, judge, attack, survivors.to(device), tried, generator, fold, early_stop)
-            correct[name] = measure(survivors, image_steps(attack))
-            found[name] = {}
-            if checks:
-                found[name] = attack_checks(
-                    model, images, labels, attack, correct[name], generator=generator, batch_size=batch_size, fold=fold,
-                    known=found["model"],
-                )  # fmt: skip
-                beside = _gradient_attacks_beside(name, attacks)
-                last = beside and name == [other for other in beside if other in todo][-1]
-                if search and last:  # once for all attacks of a ball
-                    survived = torch.stack([known[other] if other in known else correct[other] for other in beside])
-                    found[name]["black_box"] = search_check(
-                        model, images, labels, {other: attacks[other] for other in beside}, survived.all(0),
-                        generator=generator, batch_size=batch_size, fold=fold, known=found["model"],
-                    )  # fmt: skip
-            found[name] |= judge.check()
+            run.measure_attack(name, check=checks, search=search)
             if on_outcome is not None:
-                on_outcome(name, correct[name], found[name])
-    found = {name: checked for name, checked in found.items() if checked}
+                on_outcome(name, run.correct[name], run.checks[name])
+
+    # Compare the attacks, and warn of all that failed.
+    results = {name: checks_of_name for name, checks_of_name in run.checks.items() if checks_of_name}
     described = {name: describe_attack(attack) for name, attack in attacks.items()}
     if checks:
-        for name, check in compare_attacks(correct, described).items():
-            found.setdefault(name, {})[check.name] = check
-    for name, checked in found.items():
-        warn_of_masking("every attack" if name == "model" else name, checked, stacklevel=2)
-    return Evaluation(correct, described, found)
+        for name, check in compare_attacks(run.correct, described).items():
+            results.setdefault(name, {})[check.name] = check
+    for name, checks_of_name in results.items():
+        warn_of_masking("every attack" if name == "model" else name, checks_of_name, stacklevel=2)
+    return Evaluation(run.correct, described, results)
 
 
 def describe_attack(attack: Attack) -> dict[str, Any]:
@@ -233,109 +191,13 @@ def describe_attack(attack: Attack) -> dict[str, Any]:
     return describe() if describe else {"name": getattr(attack, "__qualname__", type(attack).__name__)}
 
 
-def _loss_to_check(attacks: Mapping[str, Attack]) -> str:
-    """The cross-entropy, which saturates, unless no attack ascends it."""
-    inner = [attack.attack if isinstance(attack, TransferAttack) else attack for attack in attacks.values()]
-    losses = {attack.loss for attack in inner if isinstance(attack, AttackConfig)}
-    return next((loss for loss in LOSSES if loss in losses), LOSSES[0])
-
-
-def _gradient_attacks_beside(name: str, attacks: Mapping[str, Attack]) -> list[str]:
-    """The gradient attacks in the ball of the one of that name, itself among them; none if it is no gradient attack."""
-    balls = {
-        key: (each.norm, each.eps)
-        for key, each in attacks.items()
-        if isinstance(each, AttackConfig) and each.takes_gradients
-    }
-    return [key for key, ball in balls.items() if name in balls and ball == balls[name]]
-
-
-def image_steps(attack: Attack) -> int:
-    """Steps of all restarts, the unit of the progress bar; of a callable its `image_steps`, or 1."""
-    attack = attack.attack if isinstance(attack, TransferAttack) else attack
-    if not isinstance(attack, AttackConfig):
-        return getattr(attack, "image_steps", 1)
-    return attack.steps * attack.restarts * max(attack.targets, 1)
-
-
-def _outcome_so_far(attack: Attack, attacks: Mapping[str, Attack], correct: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-    """Who survived the restarts that were tried already, by the same attack with fewer of them, and their number."""
-    if isinstance(attack, AttackConfig):
-        same = {
-            name: other.restarts
-            for name, other in attacks.items()
-            if name in correct and isinstance(other, AttackConfig) and other.restarts <= attack.restarts
-            and replace(attack, restarts=other.restarts) == other
-        }  # fmt: skip
-        if same:
-            name = max(same, key=same.__getitem__)
-            return correct[name], same[name]
-    return correct["clean"], 0
-
-
-def _survivors(
-    judge: "_Judge", attack: Attack, survived: Tensor, tried: int, generator, fold: bool, early_stop: bool,
-    x: Tensor, y: Tensor, rows: Tensor,
-) -> Tensor:  # fmt: skip
-    """Which of the images that survived so many restarts survive all; bool."""
-    alive = survived[rows].clone()
-    with torch.no_grad():
-        n_classes = judge.model(x[:1]).shape[1]
-    starts = range(1)
-    inner = attack.attack if isinstance(attack, TransferAttack) else attack
-    if isinstance(inner, AttackConfig):
-        starts = range(tried * max(inner.n_targets(n_classes), 1), inner.n_starts(n_classes))
-    for start in starts:
-        left = alive.nonzero()[:, 0]
-        if not len(left):
-            break
-        x_adv = run_attack(
-            attack, judge.model, x[left], y[left], generator=generator, indices=rows[left], restart=start, fold=fold,
-            stop_when_broken=early_stop,
-        )  # fmt: skip
-        alive[left] = judge(x_adv, y[left])
-    return alive
-
-
-class _Judge:
-    """Says which images are classified correctly, and counts those whose outputs cannot be relied on."""
-
-    def __init__(self, model: nn.Module, *, twice: bool) -> None:
-        self.model, self.twice = model, twice
-        self.images = self.not_finite = self.changed = 0
-
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Bool, (n,). Forwarded twice, an image has to be right both times, among different images."""
-        logits = forward_in_chunks(self.model, x)
-        check_label_range(y, logits)
-        correct = is_correct(logits, y)
-        self.images += len(x)
-        self.not_finite += (~logits.isfinite().all(1)).sum()
-        if self.twice:
-            again = torch.empty_like(logits)
-            for part in (slice(0, None, 2), slice(1, None, 2)):
-                if len(x[part]):
-                    again[part] = forward_in_chunks(self.model, x[part])
-            changed = (again.argmax(1) != logits.argmax(1)) & logits.isfinite().all(1)
-            self.changed += changed.sum()
-            correct &= ~changed
-        return correct
-
-    def check(self) -> dict[str, MaskingCheck]:
-        """``predictions``, where something was counted as wrong that may have been predicted right."""
-        counts = {"not_finite": int(self.not_finite), "changed_share": int(self.changed)}
-        words = {"not_finite": "have outputs that are NaN or infinite", "changed_share": "change their predicted class"}
-        parts = [f"{count} {words[name]}" for name, count in counts.items() if count]
-        if not parts:
-            return {}
-        message = (
-            f"of {self.images} images that were forwarded {' and '.join(parts)}, when forwarded again among others:"
-            if counts["changed_share"]
-            else f"of {self.images} images that were forwarded {parts[0]}:"
-        )
-        values = {name: count / self.images for name, count in counts.items()}
-        message += " they count as wrong. See the checks of the model."
-        return {"predictions": MaskingCheck("predictions", False, message, values)}
+def _check_names_and_outcomes(attacks: Mapping[str, Attack], known: Mapping[str, Tensor], n_images: int) -> None:
+    for reserved in {"clean", "model"} & set(attacks):
+        raise ValueError(f"an attack cannot be called {reserved!r}: that is what is measured without attack.")
+    for name, outcome in known.items():
+        if outcome.shape != (n_images,) or outcome.dtype != torch.bool:
+            got = f"{tuple(outcome.shape)} {outcome.dtype}"
+            raise ValueError(f"known[{name!r}] must be bool, ({n_images},), as in .correct. Got {got}.")
 
 
 @contextmanager

@@ -31,7 +31,9 @@ class _Pair(NamedTuple):
     entered: tuple[str, ...] = ()
 
 
-class _Found(NamedTuple):
+class _Pairs(NamedTuple):
+    """The pairs of a network, and its modules and their flags when they were looked for."""
+
     layout: list[tuple[str, weakref.ref, tuple[bool, ...]]]
     pairs: list[_Pair]
 
@@ -41,7 +43,7 @@ _folds_equally: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 _EVIDENCE = 32
 
 # Tracing takes as long as many attack steps, and a training folds anew at each step.
-_FOUND: weakref.WeakKeyDictionary[nn.Module, _Found] = weakref.WeakKeyDictionary()
+_known_pairs: weakref.WeakKeyDictionary[nn.Module, _Pairs] = weakref.WeakKeyDictionary()
 
 
 def fold_batch_norm(model: nn.Module, *, keep: nn.Module | None = None) -> nn.Module:
@@ -238,19 +240,19 @@ def _with_replaced(model: nn.Module, replacements: dict[str, nn.Module]) -> nn.M
 
 
 def _pairs(model: nn.Module, modules: dict[str, nn.Module]) -> list[_Pair]:
-    found = _FOUND.get(model)
+    known = _known_pairs.get(model)
     # A forward may depend on them.
     flags = [
         tuple(value for value in vars(module).values() if value is True or value is False)
         for module in modules.values()
     ]
-    if found is None or not _is_unchanged(found.layout, modules, flags):
+    if known is None or not _is_unchanged(known.layout, modules, flags):
         # Weak references, since an id may be given to the module that takes another's place.
         layout = [(path, weakref.ref(module), own) for (path, module), own in zip(modules.items(), flags, strict=True)]
         pairs = _traced_pairs(model, modules)
-        found = _Found(layout, _neighbouring_pairs(modules) if pairs is None else pairs)
-        _FOUND[model] = found
-    return found.pairs
+        known = _Pairs(layout, _neighbouring_pairs(modules) if pairs is None else pairs)
+        _known_pairs[model] = known
+    return known.pairs
 
 
 def _is_unchanged(layout: list, modules: dict[str, nn.Module], flags: list[tuple[bool, ...]]) -> bool:

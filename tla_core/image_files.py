@@ -229,11 +229,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def _tiny_imagenet_source(images_per_class: Sequence[int]) -> str:
-    fewest, most = min(images_per_class), max(images_per_class)
-    if len(images_per_class) == 200 and fewest == most == 500:
+    smallest, largest = min(images_per_class), max(images_per_class)
+    if len(images_per_class) == 200 and smallest == largest == 500:
         return "Tiny-ImageNet"
     parts = [] if len(images_per_class) == 200 else [f"{len(images_per_class)} classes"]
-    parts.append(f"{fewest if fewest == most else f'{fewest} to {most}'} images per class")
+    parts.append(f"{smallest if smallest == largest else f'{smallest} to {largest}'} images per class")
     return f"Tiny-ImageNet ({', '.join(parts)})"
 
 

@@ -79,14 +79,14 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _captured(model: nn.Module, path: str):
     """Collect the outputs of a module, or the inputs of every linear layer, while the block runs."""
-    seen: list[Tensor] = []
+    captured: list[Tensor] = []
 
     def keep_output(module: nn.Module, args: tuple, output: object) -> None:
         # An in-place ReLU after the layer would overwrite what was captured.
-        seen.append(output.clone() if isinstance(output, Tensor) else output)
+        captured.append(output.clone() if isinstance(output, Tensor) else output)
 
     def keep_input(module: nn.Module, args: tuple) -> None:
-        seen[:] = args[:1]
+        captured[:] = args[:1]
 
     handles = (
         [m.register_forward_pre_hook(keep_input) for m in model.modules() if isinstance(m, nn.Linear)]
@@ -94,7 +94,7 @@ def _captured(model: nn.Module, path: str):
         else [model.get_submodule(path).register_forward_hook(keep_output)]
     )
     try:
-        yield seen
+        yield captured
     finally:
         for handle in handles:
             handle.remove()

@@ -5,16 +5,16 @@ A step returns its loss with the graph attached; the training loop differentiate
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import attack_mode, run_attack
 from tla_core.batches import Batch, BatchSource
 from tla_core.collapse import Triplets
-from tla_core.config import AttackConfig, TrainConfig
+from tla_core.config import TrainConfig
 from tla_core.distributed import gather_rows, share_of_rows
 from tla_core.folding import fold_batch_norm
 from tla_core.layers import forward_with_layer, resolve_layer, statistics_kept
@@ -75,52 +75,33 @@ def alp_step(model: nn.Module, source: BatchSource, step: int, config: TrainConf
 
 
 def tla_step(model: nn.Module, source: BatchSource, step: int, config: TrainConfig, attack: AttackConfig) -> StepLoss:
-    """Triplet loss adversarial training (Algorithm 1 of the supplement), and its variants. See `um_step`.
+    """Triplet loss adversarial training, line by line Algorithm 1 of the supplement. See `um_step`.
 
     Anchor, positive and negative are forwarded one after the other, each with its own batch statistics: one
-    concatenated pass would be another algorithm. ``tla-rn`` draws negatives at random; ``tla-sa`` swaps the roles: the
-    clean image is the anchor, its negative is sought, and the adversarial example is the positive.
+    concatenated pass would be another algorithm. The variants of the paper and of the released code are choices within
+    a line, and stand in the function that the line calls.
     """
-    forward = partial(_forward, layer=config.layer)
-    # Line 3: a batch, and clean images of the same classes; the released code adds the batch's own clean images.
+    # Line 3: a minibatch, and clean images of the same classes.
     batch = source.batch(step)
-    of_class = source.positives(batch.labels, step).images if config.positives != "own" else None
-    of_own = batch.images if config.positives != "class" else None
-    # Line 4: the attack maximises the cross-entropy alone.
+    positives = _positives(source, batch, step, config)
+    # Line 4: the adversarial images. The attack maximises the cross-entropy alone.
     x_adv = _adversarial(model, batch, step, config, attack)
-    # Line 5: the negatives, out of a fresh pool.
+    # Line 5: a fresh pool, and in it the negative of each image.
     pool = source.pool(config.pool_size, step)
-    clean = [images for images in (of_class, of_own) if images is not None]
-    anchors, positives = (clean[0], [x_adv]) if config.method == "tla-sa" else (x_adv, clean)
-    negative = pool.images[_negatives(model, anchors, positives, batch.labels, pool, step, config)]
-    # Line 6: the loss; the clean images of the triplet carry uniform noise of size eps (supplement, C.1).
-    noisy_triplet = partial(_noisy, eps=attack.eps if config.noise == "triplet" else 0.0)
-    logits, h_adv = forward(model, x_adv)
-    with _clean_passes(model, config):
-        pairs = []
-        if of_class is not None:
-            pairs.append((forward(model, noisy_triplet(of_class))[1], config.margin))
-        _, h_negative = forward(model, noisy_triplet(negative))
-        if of_own is not None:
-            _, h_own = forward(model, _noisy(of_own, attack.eps))
-            pairs.append((h_own, config.margin * config.own_margin_factor))
-
-    triplet = norm = torch.zeros((), device=logits.device)
-    triplets = []
-    for h_clean, margin in pairs:
-        h_anchor, h_positive = (h_clean, h_adv) if config.method == "tla-sa" else (h_adv, h_clean)
-        parts = (part.detach() for part in (h_anchor, h_positive, h_negative, h_clean))
-        triplets.append(Triplets(*parts, margin))
-        triplet = triplet + config.lambda_triplet * triplet_loss(h_anchor, h_positive, h_negative, margin)
-        if config.norm_term == "l2":
-            norm = norm + config.lambda_norm * norm_loss(h_anchor, h_positive, h_negative)
-        else:
-            weight = config.lambda_triplet * config.lambda_norm
-            norm = norm + weight * mean_square_norm_loss(h_anchor, h_positive, h_negative)
-    terms = {"cross_entropy": _cross_entropy(logits, batch, config), "triplet": triplet, "norm": norm}
+    negatives = pool.images[_negatives(model, x_adv, positives, batch.labels, pool, step, config)]
+    # Line 6: the loss on these images.
+    logits, h_adv = _forward(model, x_adv, config.layer)
+    h_clean = _clean_representations(model, positives, negatives, attack.eps, config)
+    triplets = _triplets(h_adv, h_clean, config)
+    triplet_term = norm_term = torch.zeros((), device=logits.device)
+    for anchor, positive, negative, _, margin in triplets:
+        triplet_term = triplet_term + config.lambda_triplet * triplet_loss(anchor, positive, negative, margin)
+        norm_term = norm_term + _norm_term(anchor, positive, negative, config)
+    terms = {"cross_entropy": _cross_entropy(logits, batch, config), "triplet": triplet_term, "norm": norm_term}
     if config.lambda_feature:
-        terms["feature_pairing"] = config.lambda_feature * logit_pairing_loss(h_own, h_adv)
-    return replace(_sum_of(**terms), triplets=tuple(triplets))
+        terms["feature_pairing"] = config.lambda_feature * logit_pairing_loss(h_clean["own"], h_adv)
+    detached = tuple(Triplets(*(h.detach() for h in triplet[:-1]), triplet.margin) for triplet in triplets)
+    return replace(_sum_of(**terms), triplets=detached)
 
 
 STEPS = {
@@ -136,25 +117,74 @@ def _adversarial(model: nn.Module, batch: Batch, step: int, config: TrainConfig,
         )
 
 
+def _positives(source: BatchSource, batch: Batch, step: int, config: TrainConfig) -> dict[str, Tensor]:
+    """``"class"``: random clean images of the same classes; ``"own"``: those of the batch, as in the released code."""
+    images = {}
+    if config.positives != "own":
+        images["class"] = source.positives(batch.labels, step).images
+    if config.positives != "class":
+        images["own"] = batch.images
+    return images
+
+
 def _negatives(
-    model: nn.Module, anchors: Tensor, positives: list[Tensor], labels: Tensor, pool: Batch, step: int,
+    model: nn.Module, x_adv: Tensor, positives: dict[str, Tensor], labels: Tensor, pool: Batch, step: int,
     config: TrainConfig,
 ) -> Tensor:  # fmt: skip
-    """Positions in the pool. Representations are compared with batch norm in eval mode and without gradients."""
+    """Positions in the pool: random ones for tla-rn, otherwise those that are hardest or semi-hard.
+
+    Representations are compared with batch norm in eval mode and without gradients.
+    """
     if config.method == "tla-rn":
         draws = torch.Generator().manual_seed(derive_seed(config.seed, "negatives", step))
         return share_of_rows(random_negatives(gather_rows(labels), pool.labels, generator=draws))
+    clean = list(positives.values())
+    anchors, others = (clean[0], [x_adv]) if config.method == "tla-sa" else (x_adv, clean)
     with attack_mode(model), torch.inference_mode():
         path = resolve_layer(model, config.layer)
-        frozen = fold_batch_norm(model, keep=dict(model.named_modules()).get(path))
-        _, anchor_features = _forward(frozen, anchors, config.layer)
+        folded = fold_batch_norm(model, keep=dict(model.named_modules()).get(path))
+        _, h_anchors = _forward(folded, anchors, config.layer)
         # Each rank represents its share of the pool; the negatives are sought in the whole of it.
-        pool_features = gather_rows(_forward(frozen, share_of_rows(pool.images), config.layer)[1])
-        sought = (anchor_features, labels, pool_features, pool.labels)
+        h_pool = gather_rows(_forward(folded, share_of_rows(pool.images), config.layer)[1])
         if config.negatives == "semi-hard":
-            positive_features = [_forward(frozen, images, config.layer)[1] for images in positives]
-            return semi_hard_negatives(*sought, positive_features, metric=config.mining)
-        return hardest_negatives(*sought, metric=config.mining)
+            h_positives = [_forward(folded, images, config.layer)[1] for images in others]
+            return semi_hard_negatives(h_anchors, labels, h_pool, pool.labels, h_positives, metric=config.mining)
+        return hardest_negatives(h_anchors, labels, h_pool, pool.labels, metric=config.mining)
+
+
+def _clean_representations(
+    model: nn.Module, positives: dict[str, Tensor], negatives: Tensor, eps: float, config: TrainConfig
+) -> dict[str, Tensor]:
+    """Of the positives and the ``"negative"``, with uniform noise of size eps on the images (supplement, C.1).
+
+    In the released code only the batch's own images have noise.
+    """
+    images = positives | {"negative": negatives}
+    representations = {}
+    with _clean_passes(model, config):
+        for kind in ("class", "negative", "own"):  # the order in which noise is drawn and running statistics move
+            if kind in images:
+                x = _noisy(images[kind], eps if config.noise == "triplet" or kind == "own" else 0.0)
+                _, representations[kind] = _forward(model, x, config.layer)
+    return representations
+
+
+def _triplets(h_adv: Tensor, h_clean: dict[str, Tensor], config: TrainConfig) -> list[Triplets]:
+    """One for each kind of positives. The anchor is the adversarial image; tla-sa swaps it with the positive."""
+    margins = {"class": config.margin, "own": config.margin * config.own_margin_factor}
+    triplets = []
+    for kind, margin in margins.items():
+        if kind in h_clean:
+            anchor, positive = (h_clean[kind], h_adv) if config.method == "tla-sa" else (h_adv, h_clean[kind])
+            triplets.append(Triplets(anchor, positive, h_clean["negative"], h_clean[kind], margin))
+    return triplets
+
+
+def _norm_term(anchor: Tensor, positive: Tensor, negative: Tensor, config: TrainConfig) -> Tensor:
+    """The weighted norm term, of the paper or of the released code."""
+    if config.norm_term == "l2":
+        return config.lambda_norm * norm_loss(anchor, positive, negative)
+    return config.lambda_triplet * config.lambda_norm * mean_square_norm_loss(anchor, positive, negative)
 
 
 def _clean_passes(model: nn.Module, config: TrainConfig) -> AbstractContextManager:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tla_core.validation import check_one_of
+
 
 def hardest_negatives(
     anchors: Tensor, anchor_labels: Tensor, pool: Tensor, pool_labels: Tensor, *, metric: str = "angular"
@@ -100,8 +102,7 @@ def random_negatives(anchor_labels: Tensor, pool_labels: Tensor, *, generator: t
 
 def _distances(anchors: Tensor, pool: Tensor, metric: str) -> Tensor:
     """From each anchor (..., n, d) to each pool member (..., m, d): (..., n, m)."""
-    if metric not in ("angular", "cosine"):
-        raise ValueError(f"metric must be angular or cosine. Got {metric!r}.")
+    check_one_of("metric", metric, ("angular", "cosine"))
     # One matrix product: the distance itself, broadcast over all pairs, would hold n x m x d numbers. In full
     # precision, since nearly equal distances are compared.
     with torch.autocast(anchors.device.type, enabled=False):

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from tla_core.ascent import attack_loss
+from tla_core.attack_config import AttackConfig
 from tla_core.chunks import forward_in_chunks
-from tla_core.config import AttackConfig
 from tla_core.random_numbers import counter_uniform
 
 _SEED = 0x51A7E5  # so that the search does not draw the numbers of the attack's starts

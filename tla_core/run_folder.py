@@ -196,10 +196,10 @@ class RunFolder:
         model = read_metadata(self.model_path) if self.model_path.exists() else None
         if state is None and model is None:
             before = None  # a run that was refused, or ended before its first state: nothing is lost with it
-        for found in (before, state, model):
-            if found is not None and found.get("identity") != record["identity"]:
+        for stored in (before, state, model):
+            if stored is not None and stored.get("identity") != record["identity"]:
                 raise RunConflictError(
-                    f"{self.path} holds a run with another configuration: {describe_differences(found, record)}. Use"
+                    f"{self.path} holds a run with another configuration: {describe_differences(stored, record)}. Use"
                     " another folder, or replace the old run, which moves it aside (`tla train --replace`)."
                 )
         if before is None:

@@ -30,10 +30,9 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N. Got {device!r}.") from error
     if picked.type == "cuda" and (not torch.cuda.is_available() or (picked.index or 0) >= torch.cuda.device_count()):
-        found = torch.cuda.device_count()
         raise ValueError(
-            f"torch finds {found} CUDA devices. Got {str(device)!r}; use device='cpu' or 'auto', and with torchrun one"
-            " process for each."
+            f"torch finds {torch.cuda.device_count()} CUDA devices. Got {str(device)!r}; use device='cpu' or 'auto',"
+            " and with torchrun one process for each."
         )
     return picked
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from tla_core.config import AttackConfig, TrainConfig
+from tla_core.attack_config import AttackConfig
+from tla_core.config import TrainConfig
 from tla_core.runtime import derive_seed
 
 

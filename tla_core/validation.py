@@ -1,8 +1,64 @@
-"""What counts as images and labels, in one place: every public function accepts the same and refuses the same."""
+"""The checks of arguments: numbers and names of settings, images, labels. Every public function refuses the same.
 
-import numpy as np
-import torch
-from torch import Tensor
+torch and numpy take seconds to import, and settings are made without them, so the checks of arrays import them.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """Return `value` as an int; ValueError unless it is a whole number of at least `least` (True and 2.0 are none)."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}. Got {value!r}.")
+    return int(value)
+
+
+def check_number(
+    name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> None:
+    """Raise ValueError unless `value` is a finite number from `low` to `high`; an open end is not among them."""
+    is_finite = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if is_finite and (value > low if open_low else value >= low) and (value < high if open_high else value <= high):
+        return
+    left = "more than" if open_low else "at least"
+    right = "" if high == math.inf else f" and {'less than' if open_high else 'at most'} {high:g}"
+    raise ValueError(f"{name} must be a finite number, {left} {low:g}{right}. Got {value!r}.")
+
+
+def check_radius(name: str, value: Any, norm: str) -> None:
+    """Raise ValueError unless `value` is a radius that images in [0, 1] can have in that norm."""
+    check_number(name, value, 0.0)
+    if norm == "linf" and value > 1:
+        hint = f"{value:g}/255" if value <= 255 else "8/255"
+        raise ValueError(
+            f"{name} must be at most 1 for linf, since images are in [0, 1]. Got {value:g}; did you mean {hint}?"
+        )
+
+
+def check_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of the choices; the message lists them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}. Got {value!r}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is True or False; 1 is neither."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False. Got {value!r}.")
+
+
+# Images and labels ----------------------------------------------------------------------------------------------------
 
 
 def as_images(images: Tensor | np.ndarray, *, device: torch.device | str | None = None) -> Tensor:
@@ -35,6 +91,8 @@ def as_images(images: Tensor | np.ndarray, *, device: torch.device | str | None 
 
 def check_images(images: Tensor | np.ndarray) -> Tensor:
     """Check images as `as_images` does, but leave uint8 as it is: a quarter of the memory."""
+    import torch
+
     images = _as_tensor(images, "images")
     if images.dtype not in (torch.uint8, torch.float32):
         raise TypeError(
@@ -56,12 +114,10 @@ def check_images(images: Tensor | np.ndarray) -> Tensor:
 
 def scale_images(images: Tensor) -> Tensor:
     """Turn checked images into float32 in [0, 1]."""
-    return images.float().div_(255) if images.dtype == torch.uint8 else images
+    return images if images.is_floating_point() else images.float().div_(255)
 
 
-def as_labels(
-    labels: Tensor | np.ndarray, n: int, *, n_classes: int | None = None, name: str = "labels"
-) -> Tensor:
+def as_labels(labels: Tensor | np.ndarray, n: int, *, n_classes: int | None = None, name: str = "labels") -> Tensor:
     """Check labels, or other whole numbers called `name`, and return them as int64, (n,).
 
     Raises
@@ -71,6 +127,8 @@ def as_labels(
     ValueError
         If there are not `n` of them, or one is outside 0..n_classes-1.
     """
+    import torch
+
     labels = _as_tensor(labels, name)
     if labels.dtype.is_floating_point or labels.dtype in (torch.bool, torch.complex64, torch.complex128):
         raise TypeError(f"{name} must be integers. Got {labels.dtype}.")
@@ -99,7 +157,10 @@ def check_label_range(labels: Tensor, logits: Tensor) -> None:
 
 
 def _as_tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
-    if isinstance(value, Tensor):
+    import numpy as np
+    import torch
+
+    if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "buif":

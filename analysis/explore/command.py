@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from tla_core.config import METHODS, VARIANTS
+from tla_core.presets import METHODS, VARIANTS
 
 
 def explore(

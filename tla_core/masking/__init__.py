@@ -8,9 +8,7 @@ failing one means that the accuracy should not be believed before the message ha
 """
 
 from tla_core.masking.of_attacks import (
-    check_ascent,
     check_perturbed_outputs,
-    check_restarts,
     check_steps,
     check_unbounded,
 )
@@ -33,14 +31,12 @@ __all__ = [
     "MaskingCheck",
     "MaskingWarning",
     "attack_checks",
-    "check_ascent",
     "check_batch",
     "check_black_box",
     "check_ensemble",
     "check_gradients",
     "check_outputs",
     "check_perturbed_outputs",
-    "check_restarts",
     "check_steps",
     "check_stochastic",
     "check_stronger",

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from tla_core.ascent import attack_loss
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import run_attack
 from tla_core.chunks import images_at_once
-from tla_core.config import AttackConfig
 from tla_core.folding import folded_if_equal
 from tla_core.layers import model_device
 from tla_core.masking.of_models import as_batch, how_many_not_finite, logits_of, undisturbed
 from tla_core.masking.verdicts import GAP_TOLERANCE, MaskingCheck, share, share_of_all, too_many
 from tla_core.random_numbers import counter_uniform
-from tla_core.validation import as_images, as_labels
+from tla_core.validation import as_images
 
 # Of survivors, whose loss ended no higher than it started: none of 190 images did on the UM, AT, ALP and TLA networks
 # of `mini` (PGD, MIM and C&W of 20 steps, BIM of 10), nearly all do along a reversed gradient.
@@ -78,32 +78,37 @@ def check_steps(
     x, y = as_batch(model, x, y)
     x_adv = as_images(x_adv, device=x.device).detach()
     with undisturbed(model):
-        before, ended = (attack_loss(logits_of(model, at, batch_size), y, "margin") for at in (x, x_adv))
-        left = ((ended < 0) & before.isfinite() & ended.isfinite()).nonzero()[:, 0]  # NaN is not < 0
-        if not len(left):
+        # The survivors go on from where the attack ended.
+        clean_margin, margin = (attack_loss(logits_of(model, images, batch_size), y, "margin") for images in (x, x_adv))
+        survivors = ((margin < 0) & clean_margin.isfinite() & margin.isfinite()).nonzero()[:, 0]  # NaN is not < 0
+        if not len(survivors):
             return MaskingCheck("steps", True, "no image survived: nothing to judge.")
-        x, x_adv, y, before, ended = (tensor[left] for tensor in (x, x_adv, y, before, ended))
+        x, x_adv, y, clean_margin, margin = (rows[survivors] for rows in (x, x_adv, y, clean_margin, margin))
         longer = dataclasses.replace(attack, steps=max(attack.steps, _LEAST_MORE_STEPS), restarts=1)
         parts = zip(x.split(batch_size), y.split(batch_size), x_adv.split(batch_size), strict=True)
-        moved = torch.cat([run_attack(longer, model, a, b, start=c, fold=fold) for a, b, c in parts])
-        after = attack_loss(logits_of(model, moved, batch_size), y, "margin")
-    fell = int((after >= 0).sum())
-    gained, more, missing = (t.double().nan_to_num().sum().item() for t in (ended - before, after - ended, -ended))
-    ratio = more / gained if gained > 0 else float("inf") if more > 0 else 0.0
+        continued = torch.cat([run_attack(longer, model, *part, start=start, fold=fold) for *part, start in parts])
+        continued_margin = attack_loss(logits_of(model, continued, batch_size), y, "margin")
+
+    # What did the attack gain, what did the further steps, and how much is missing until an image falls?
+    differences = margin - clean_margin, continued_margin - margin, -margin
+    gain, further_gain, missing = (margins.double().nan_to_num().sum().item() for margins in differences)
+    fell = int((continued_margin >= 0).sum())
     values = {
-        "clean_margin": before.mean().item(),
-        "margin": ended.mean().item(),
-        "continued_margin": after.mean().item(),
-        "gain": ratio,
+        "clean_margin": clean_margin.mean().item(),
+        "margin": margin.mean().item(),
+        "continued_margin": continued_margin.mean().item(),
+        "gain": further_gain / gain if gain > 0 else float("inf") if further_gain > 0 else 0.0,
         "fell": fell / len(x),
     }
-    found = (
-        f"{longer.steps} more steps took the mean margin of {len(x)} surviving images from {ended.mean():.3g} to"
-        f" {after.mean():.3g} (clean {before.mean():.3g}, wrong from 0 on), and {fell} of them fell"
+    summary = (
+        f"{longer.steps} more steps took the mean margin of {len(x)} surviving images from {margin.mean():.3g} to"
+        f" {continued_margin.mean():.3g} (clean {clean_margin.mean():.3g}, wrong from 0 on), and {fell} of them fell"
     )
-    gains = more > _GAIN_TOLERANCE * max(gained, 0) and more > _GAIN_THAT_MATTERS * missing
-    if not gains or survivor_share <= GAP_TOLERANCE:
-        return MaskingCheck("steps", True, f"{found}.", values)
+
+    # Would going on change the accuracy?
+    still_gains = further_gain > max(_GAIN_TOLERANCE * max(gain, 0), _GAIN_THAT_MATTERS * missing)
+    if not still_gains or survivor_share <= GAP_TOLERANCE:
+        return MaskingCheck("steps", True, f"{summary}.", values)
     reach = attack.steps * attack.step_size
     advice = (
         f"{attack.steps} steps of {attack.step_size:g} do not even reach from the image to eps {attack.eps:g}: take"
@@ -111,87 +116,7 @@ def check_steps(
         if reach < attack.eps
         else "Take more steps, or larger ones."
     )
-    return MaskingCheck("steps", False, f"{found}: the attack has not converged. {advice}", values)
-
-
-def check_restarts(
-    model: nn.Module,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
-    attack: AttackConfig,
-    *,
-    survivor_share: float = 1.0,
-    generator: torch.Generator | None = None,
-    indices: Tensor | None = None,
-    batch_size: int = 256,
-    fold: bool = True,
-) -> MaskingCheck:
-    """Does one more random start break images that survived all so far?
-
-    The check fails if, with 99 % confidence, it breaks more than 2 % of all images: outcomes then depend on luck, as
-    they do where the loss is rugged (Carlini et al. 2019, section 5.3).
-
-    Parameters
-    ----------
-    model : nn.Module
-    x : Tensor or ndarray, (n, c, h, w)
-        Images that survived the attack.
-    y : Tensor or ndarray, (n,)
-    attack : AttackConfig
-    survivor_share : float
-        Survivors as a fraction of all images, in (0, 1]: what falls is said as a share of all.
-    generator, indices
-        See `pgd`; those of the attack, so that the restart of index ``attack.restarts`` is a new one.
-    batch_size : int
-    fold : bool
-        See `run_attack`.
-
-    Returns
-    -------
-    MaskingCheck
-        With the share ``fell`` of the survivors, and the ``lower_bound`` of the share of all images.
-    """
-    if not attack.random_start:
-        return _no_restarts()
-    x, y = as_batch(model, x, y)
-    indices = torch.arange(len(x)) if indices is None else as_labels(indices, len(x), name="indices").cpu()
-    ended = another_start(model, x, y, attack, generator, indices, batch_size, fold)
-    return judge_restarts(model, ended, y, attack, survivor_share, batch_size)
-
-
-def check_ascent(
-    model: nn.Module,
-    x: Tensor | np.ndarray,
-    y: Tensor | np.ndarray,
-    attack: AttackConfig,
-    *,
-    survivor_share: float = 1.0,
-    generator: torch.Generator | None = None,
-    indices: Tensor | None = None,
-    batch_size: int = 256,
-    fold: bool = True,
-) -> MaskingCheck:
-    """Does the attack raise its loss, and keep the misclassified images that it comes across?
-
-    It runs from a start that it has not used. The check fails if, with 99 % confidence, the loss of more than a tenth
-    of the survivors ends no higher than it started, as along a reversed gradient; or if more than 2 % of all images
-    were misclassified at an iterate and are not at the end ("silent success", Pintor et al. 2022).
-
-    Parameters
-    ----------
-    model, x, y, attack, survivor_share, generator, indices, batch_size, fold
-        See `check_restarts`.
-
-    Returns
-    -------
-    MaskingCheck
-        With the shares of survivors whose loss did not rise (``not_risen``) and that were broken on the way only
-        (``silent``).
-    """
-    x, y = as_batch(model, x, y)
-    indices = torch.arange(len(x)) if indices is None else as_labels(indices, len(x), name="indices").cpu()
-    ended = another_start(model, x, y, attack, generator, indices, batch_size, fold)
-    return judge_ascent(model, ended, y, attack, survivor_share, batch_size)
+    return MaskingCheck("steps", False, f"{summary}: the attack has not converged. {advice}", values)
 
 
 def check_unbounded(
@@ -226,16 +151,16 @@ def check_unbounded(
         return MaskingCheck("unbounded", None, "not judged: all images that survived are of one class.")
     radius = 1.0 if attack.norm == "linf" else x[0].numel() ** 0.5
     settings = {"eps": radius, "step_size": 2 * radius / _UNBOUNDED_STEPS, "steps": _UNBOUNDED_STEPS}
-    free = dataclasses.replace(attack, random_start=False, restarts=1, **settings)
+    unbounded = dataclasses.replace(attack, random_start=False, restarts=1, **settings)
     with undisturbed(model):
         parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-        x_adv = torch.cat([run_attack(free, model, *part, fold=fold, stop_when_broken=True) for part in parts])
-        left = logits_of(model, x_adv.nan_to_num(), batch_size).argmax(1) == y
-    values = {"left": share(left)}
-    found = f"with pixels free to take any value, {int(left.sum())} of {len(x)} images stay correct"
-    if not too_many(left, _LEFT_TOLERANCE):
-        return MaskingCheck("unbounded", True, f"{found}.", values)
-    message = f"{found}: the attack does not find what must be there. Suspect the gradients, or the loss."
+        x_adv = torch.cat([run_attack(unbounded, model, *part, fold=fold, stop_when_broken=True) for part in parts])
+        unchanged = logits_of(model, x_adv.nan_to_num(), batch_size).argmax(1) == y
+    values = {"left": share(unchanged)}
+    summary = f"with pixels free to take any value, {int(unchanged.sum())} of {len(x)} images stay correct"
+    if not too_many(unchanged, _LEFT_TOLERANCE):
+        return MaskingCheck("unbounded", True, f"{summary}.", values)
+    message = f"{summary}: the attack does not find what must be there. Suspect the gradients, or the loss."
     return MaskingCheck("unbounded", False, message, values)
 
 
@@ -267,6 +192,7 @@ def check_perturbed_outputs(
 
 
 def judge_perturbed(logits: Tensor) -> MaskingCheck:
+    """`check_perturbed_outputs`, of logits (n, classes)."""
     bad = ~logits.isfinite().all(1)
     values = {"not_finite": share(bad)}
     if not bad.any():
@@ -280,8 +206,8 @@ def judge_perturbed(logits: Tensor) -> MaskingCheck:
     )
 
 
-class Ended(NamedTuple):
-    """Where an attack ended, and what it passed by: images (n, c, h, w), and (n,) for each."""
+class Ascent(NamedTuple):
+    """A run of an attack: its last images (n, c, h, w), its first losses (n,), and who was ever misclassified (n,)."""
 
     x_adv: Tensor
     start_loss: Tensor
@@ -289,7 +215,7 @@ class Ended(NamedTuple):
 
 
 class _Watched(nn.Module):
-    """A model that remembers of an attack's forward passes the loss of the first, and who was ever misclassified."""
+    """A model that remembers the loss of an attack's first forward pass, and who was misclassified in any of them."""
 
     def __init__(self, model: nn.Module, y: Tensor, loss: str) -> None:
         super().__init__()
@@ -299,11 +225,10 @@ class _Watched(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits = self.model(x)
         if len(x) == len(self.y):  # not the single image that a range of labels is checked on
-            seen = logits.detach().float()
-            self.start_loss = torch.where(
-                self.start_loss.isnan(), _unsaturated(seen, self.y, self.loss), self.start_loss
-            )
-            self.was_wrong |= seen.argmax(1) != self.y
+            values = logits.detach().float()
+            loss = _unsaturated(values, self.y, self.loss)
+            self.start_loss = torch.where(self.start_loss.isnan(), loss, self.start_loss)
+            self.was_wrong |= values.argmax(1) != self.y
         return logits
 
 
@@ -319,28 +244,48 @@ def _unsaturated(logits: Tensor, y: Tensor, loss: str) -> Tensor:
 def another_start(
     model: nn.Module, x: Tensor, y: Tensor, attack: AttackConfig, generator: torch.Generator | None, indices: Tensor,
     batch_size: int, fold: bool,
-) -> Ended:  # fmt: skip
+) -> Ascent:  # fmt: skip
     """Where the attack ends from a start that it has not used, or from the image where it has no random start."""
     size = max(min(batch_size, images_at_once(x)), 1)  # so that each forward pass is of the same images
-    ends = []
+    ascents = []
     with undisturbed(model):
         # The first start of one restart more: of a targeted attack, towards the target that `check_steps` takes too.
         restart = attack.n_starts(logits_of(model, x[:1], 1).shape[1]) if attack.random_start and len(x) else 0
         inner = folded_if_equal(model, x) if fold and len(x) else model
-        for part, labels, at in zip(x.split(size), y.split(size), indices.split(size), strict=True):
+        for images, labels, rows in zip(x.split(size), y.split(size), indices.split(size), strict=True):
             watched = _Watched(inner, labels, attack.loss)
-            settings = {"generator": generator, "indices": at, "restart": restart}
-            ends.append(
-                Ended(run_attack(attack, watched, part, labels, **settings), watched.start_loss, watched.was_wrong)
-            )
-    x_adv, start_loss, was_wrong = (torch.cat(parts) for parts in zip(*ends, strict=True))
-    return Ended(torch.where(x_adv.isnan(), x, x_adv), start_loss, was_wrong)  # steps along gradients that are NaN
+            x_adv = run_attack(attack, watched, images, labels, generator=generator, indices=rows, restart=restart)
+            ascents.append(Ascent(x_adv, watched.start_loss, watched.was_wrong))
+    x_adv, start_loss, was_wrong = (torch.cat(parts) for parts in zip(*ascents, strict=True))
+    return Ascent(torch.where(x_adv.isnan(), x, x_adv), start_loss, was_wrong)  # NaN where the gradients are
 
 
 def judge_ascent(
-    model: nn.Module, ended: Ended, y: Tensor, attack: AttackConfig, survivor_share: float, batch_size: int
+    model: nn.Module, ascent: Ascent, y: Tensor, attack: AttackConfig, survivor_share: float, batch_size: int
 ) -> MaskingCheck:
-    """See `check_ascent`."""
+    """Does the attack raise its loss, and keep the misclassified images that it comes across?
+
+    The check fails if, with 99 % confidence, the loss of more than a tenth of the survivors ends no higher than it
+    started, as along a reversed gradient; or if more than 2 % of all images were misclassified at an iterate and are
+    not at the end ("silent success", Pintor et al. 2022).
+
+    Parameters
+    ----------
+    model : nn.Module
+    ascent : Ascent
+        Of images that survived the attack, from `another_start`.
+    y : Tensor, (n,)
+    attack : AttackConfig
+    survivor_share : float
+        Survivors as a fraction of all images, in (0, 1].
+    batch_size : int
+
+    Returns
+    -------
+    MaskingCheck
+        With the shares of survivors whose loss did not rise (``not_risen``) and that were broken on the way only
+        (``silent``).
+    """
     if attack.steps == 1 or attack.eps == 0:
         return MaskingCheck("ascent", None, "not judged: a single step, or none, is not meant to rise everywhere.")
     if attack.targets:
@@ -348,16 +293,16 @@ def judge_ascent(
     if not len(y):
         return MaskingCheck("ascent", True, "no image survived: nothing to judge.")
     with undisturbed(model):
-        logits = logits_of(model, ended.x_adv, batch_size)
+        logits = logits_of(model, ascent.x_adv, batch_size)
     end_loss = _unsaturated(logits, y, attack.loss)
-    not_risen = end_loss <= ended.start_loss
-    silent = ended.was_wrong & (logits.argmax(1) == y)
+    not_risen = end_loss <= ascent.start_loss
+    silent = ascent.was_wrong & (logits.argmax(1) == y)
     values = {
         "not_risen": share(not_risen),
         "silent": share(silent),
         "lower_bound": share_of_all(silent, survivor_share)["lower_bound"],
     }
-    found = (
+    summary = (
         f"the loss of {int(not_risen.sum())} of {len(y)} surviving images ended no higher than it started, and"
         f" {int(silent.sum())} were misclassified on the way alone"
     )
@@ -366,35 +311,45 @@ def judge_ascent(
             "the attack does not climb. Suspect the sign of the gradients, a backward pass that is written by hand, or"
             " a step size that is far too large."
         )
-        return MaskingCheck("ascent", False, f"{found}: {advice}", values)
+        return MaskingCheck("ascent", False, f"{summary}: {advice}", values)
     if values["lower_bound"] > GAP_TOLERANCE:
         advice = "keep the iterate that is misclassified (APGD does), or take smaller steps."
-        return MaskingCheck("ascent", False, f"{found}: {advice}", values)
-    return MaskingCheck("ascent", True, f"{found}.", values)
+        return MaskingCheck("ascent", False, f"{summary}: {advice}", values)
+    return MaskingCheck("ascent", True, f"{summary}.", values)
 
 
 def judge_restarts(
-    model: nn.Module, ended: Ended, y: Tensor, attack: AttackConfig, survivor_share: float, batch_size: int
+    model: nn.Module, ascent: Ascent, y: Tensor, attack: AttackConfig, survivor_share: float, batch_size: int
 ) -> MaskingCheck:
-    """See `check_restarts`."""
+    """Does one more random start break images that survived all so far?
+
+    The check fails if, with 99 % confidence, it breaks more than 2 % of all images: outcomes then depend on luck, as
+    they do where the loss is rugged (Carlini et al. 2019, section 5.3).
+
+    Parameters
+    ----------
+    model, ascent, y, attack, survivor_share, batch_size
+        See `judge_ascent`.
+
+    Returns
+    -------
+    MaskingCheck
+        With the share ``fell`` of the survivors, and the ``lower_bound`` of the share of all images.
+    """
     if not attack.random_start:
-        return _no_restarts()
+        return MaskingCheck("restarts", None, "not judged: the attack has no random start.")
     if not len(y):
         return MaskingCheck("restarts", True, "no image survived: nothing to judge.")
     with undisturbed(model):
-        fell = logits_of(model, ended.x_adv, batch_size).argmax(1) != y
+        fell = logits_of(model, ascent.x_adv, batch_size).argmax(1) != y
     values = share_of_all(fell, survivor_share)
-    found = f"another random start broke {int(fell.sum())} of {len(y)} images that had survived {attack}"
+    summary = f"another random start broke {int(fell.sum())} of {len(y)} images that had survived {attack}"
     if values["lower_bound"] <= GAP_TOLERANCE:
-        return MaskingCheck("restarts", True, f"{found}.", values)
+        return MaskingCheck("restarts", True, f"{summary}.", values)
     return MaskingCheck(
         "restarts",
         False,
-        f"{found}, at least {values['lower_bound']:.1%} of all: outcomes depend on the start. Use more restarts, until"
-        " the accuracy no longer falls.",
+        f"{summary}, at least {values['lower_bound']:.1%} of all: outcomes depend on the start. Use more restarts,"
+        " until the accuracy no longer falls.",
         values,
     )
-
-
-def _no_restarts() -> MaskingCheck:
-    return MaskingCheck("restarts", None, "not judged: the attack has no random start.")

@@ -51,6 +51,7 @@ def check_gradients(
         gradient, and the share ``blind_border`` of images that depend on their pixels at 0 and 1, of which none has a
         gradient.
     """
+    # Which images have a gradient at all?
     x, y = as_batch(model, x, y)
     count = {"zero": 0, "not_finite": 0, "no_graph": 0}
     with undisturbed(model):
@@ -71,28 +72,32 @@ def check_gradients(
             "not_finite": "not finite",
             "no_graph": "missing (no graph leads to the image)",
         }
-        found = " and ".join(f"{count[name]} are {words}" for name, words in kinds.items() if count[name])
+        missing = " and ".join(f"{count[name]} are {words}" for name, words in kinds.items() if count[name])
         return MaskingCheck(
             "gradients",
             False,
-            f"of the gradients of {n} images {found}: a gradient attack does nothing there. Attack a differentiable"
+            f"of the gradients of {n} images {missing}: a gradient attack does nothing there. Attack a differentiable"
             " approximation of what rounds, thresholds or detaches (BPDA), or with a black-box attack.",
             values,
         )
+
+    # Is it the gradient of the model?
     differ, slope = _compare_with_differences(model, x[:_COMPARED_IMAGES], y[:_COMPARED_IMAGES])
     values |= {"differ": int(differ.sum()) / max(len(differ), 1), "median_slope": slope}
-    found = (
+    comparison = (
         "differences of its logits are below their rounding"
         if math.isnan(slope)
         else f"the margin's slope by differences is {slope:.2f} times that by the gradient (median of {len(differ)})"
     )
     if too_many(differ):
         message = (
-            f"the gradients of {int(differ.sum())} of {len(differ)} images are not those of the model: {found}. A"
+            f"the gradients of {int(differ.sum())} of {len(differ)} images are not those of the model: {comparison}. A"
             " gradient attack is led elsewhere. Look for a backward pass that is written by hand, or a straight-through"
             " estimate; if that is an approximation on purpose (BPDA), the check 'black_box' says how good it is."
         )
         return MaskingCheck("gradients", False, message, values)
+
+    # Does it reach the pixels at 0 and 1?
     blind = _blind_at_the_border(model, x[:_COMPARED_IMAGES], y[:_COMPARED_IMAGES])
     values["blind_border"] = int(blind.sum()) / max(len(blind), 1)
     if too_many(blind):
@@ -102,7 +107,7 @@ def check_gradients(
             " out: attacks stay in [0, 1] by themselves."
         )
         return MaskingCheck("gradients", False, message, values)
-    message = f"{n - sum(count.values())} of {n} images have a gradient; {found}."
+    message = f"{n - sum(count.values())} of {n} images have a gradient; {comparison}."
     return MaskingCheck("gradients", True, message, values)
 
 
@@ -133,12 +138,12 @@ def _compare_with_differences(model: nn.Module, x: Tensor, y: Tensor) -> tuple[T
         ratios, agree = [], []
         for numbers in uniform[:-1]:
             moved = _STEP * gradient.sign() * (numbers < 0.5)
-            seen = margin(logits_at(middle + moved)) - margin(logits_at(middle - moved))
-            said = 2 * (gradient.double() * moved).flatten(1).sum(1)
-            larger = torch.maximum(seen.abs(), said.abs())
+            by_differences = margin(logits_at(middle + moved)) - margin(logits_at(middle - moved))
+            by_gradient = 2 * (gradient.double() * moved).flatten(1).sum(1)
+            larger = torch.maximum(by_differences.abs(), by_gradient.abs())
             resolved = (larger > noise) & larger.isfinite()
-            agree.append(((seen - said).abs() <= _SLOPE_TOLERANCE * larger) | ~resolved)
-            ratios.append(torch.where(resolved, seen / said, torch.nan))
+            agree.append(((by_differences - by_gradient).abs() <= _SLOPE_TOLERANCE * larger) | ~resolved)
+            ratios.append(torch.where(resolved, by_differences / by_gradient, torch.nan))
     differ = torch.stack(agree).double().mean(0) < 0.5
     return differ, torch.stack(ratios).nanmedian(0).values.nanmedian().item()
 

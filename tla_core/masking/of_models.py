@@ -128,6 +128,7 @@ def check_outputs(
         With the shares ``not_finite`` and of it ``nan``, ``probabilities`` and ``saturated``, the ``median_gap``
         between the two largest outputs, their ``median_range``, and the number of ``classes``.
     """
+    # Measure.
     x, y = as_batch(model, x, y)
     with undisturbed(model):
         logits = logits_of(model, x, batch_size)
@@ -148,6 +149,8 @@ def check_outputs(
         "median_range": (logits.amax(1) - logits.amin(1))[finite].median().item() if len(gap) else float("nan"),
         "classes": float(logits.shape[1]),
     }
+
+    # Judge: the first that is wrong.
     n = len(x)
     if not finite.all():
         message = (
@@ -192,7 +195,7 @@ def how_many_not_finite(logits: Tensor) -> str:
 def rounding(logits: Tensor) -> Tensor:
     """The rounding error of the logits of each image, (n,), by the coarsest type that holds all of them."""
     finite = logits[logits.isfinite()]
-    kinds = [k for k in (torch.bfloat16, torch.float16) if torch.equal(finite.to(k).to(finite.dtype), finite)]
+    kinds = [kind for kind in (torch.bfloat16, torch.float16) if torch.equal(finite.to(kind).to(finite.dtype), finite)]
     return torch.finfo(kinds[0] if kinds else torch.float32).eps * logits.abs().amax(1)
 
 
@@ -207,10 +210,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def logits_of(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+    """Logits of all images, (n, classes), batch by batch and without gradients."""
     return torch.cat([forward_in_chunks(model, part) for part in x.split(batch_size)])
 
 
 def as_batch(model: nn.Module, x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    """Checked images and labels, where the model is."""
     x = as_images(x, device=model_device(model)).detach()
     return x, as_labels(y, len(x)).to(x.device)
 
@@ -221,7 +226,6 @@ def _change_of_logits(first: Tensor, others: Tensor) -> Tensor:
     # Two infinities or two NaN in the same place are no change.
     same = (others == first) | (others.isnan() & first.isnan())
     moved = torch.where(same, 0, (others - first).abs()).nan_to_num(torch.inf).amax((0, 2))
-    rounded = (moved == 0) | (
-        moved <= _ROUNDED * rounding(first)
-    )  # kernels of another batch size add up in another order
+    # Kernels of another batch size add up in another order.
+    rounded = (moved == 0) | (moved <= _ROUNDED * rounding(first))
     return torch.where(rounded, 0.0, moved / spread).nan_to_num(torch.inf)

@@ -100,16 +100,16 @@ def check_transfer(correct_white: Tensor | Iterable[Tensor], correct_black: Tens
     alone = white & ~black
     bound = lower_bound(int(alone.sum()), len(alone))
     values = {"black_alone": share(alone), "lower_bound": bound, "white": share(white), "black": share(black)}
-    found = (
+    summary = (
         f"the black-box attack breaks {int(alone.sum())} of {len(alone)} images that no white-box attack breaks"
         f" (accuracies {share(black):.1%} and {share(white):.1%})"
     )
     if bound <= GAP_TOLERANCE:
-        return MaskingCheck("transfer", True, f"{found}.", values)
+        return MaskingCheck("transfer", True, f"{summary}.", values)
     return MaskingCheck(
         "transfer",
         False,
-        f"{found}: with gradients an attack should be the stronger one. Suspect the gradients, or give the white-box"
+        f"{summary}: with gradients an attack should be the stronger one. Suspect the gradients, or give the white-box"
         " attack more steps and restarts, or take APGD.",
         values,
     )
@@ -199,17 +199,22 @@ def _gap(
     if not isinstance(weaker, Mapping):
         several = [weaker] if isinstance(weaker, (Tensor, np.ndarray)) else list(weaker)
         weaker = {
-            f"gradient attack {k + 1}" if len(several) > 1 else "the gradient attack": e for k, e in enumerate(several)
+            f"gradient attack {k + 1}" if len(several) > 1 else "the gradient attack": each
+            for k, each in enumerate(several)
         }
     if not weaker or not len(outcome):
         return MaskingCheck(check, None, "not judged: no gradient attack to compare with.")
     weaker = {key: as_outcome(each, len(outcome), "correct_white") for key, each in weaker.items()}
-    least = min(weaker, key=lambda key: share(weaker[key]))
-    values = paired_gap(weaker[least], outcome) | {"weaker": share(weaker[least]), "stronger": share(outcome)}
-    less = "less" if values["gap"] >= 0 else "more"
-    found = f"{name} leaves {share(outcome):.1%} of {len(outcome)} images, {_points(values)} points {less} than {least}"
-    judged = MaskingCheck(check, None, f"{found}: believe the lower number.", values)
-    return judged if judged.is_gap else MaskingCheck(check, True, f"{found}.", values)
+    strongest = min(weaker, key=lambda key: share(weaker[key]))
+    values = paired_gap(weaker[strongest], outcome)
+    values |= {"weaker": share(weaker[strongest]), "stronger": share(outcome)}
+    direction = "less" if values["gap"] >= 0 else "more"
+    summary = (
+        f"{name} leaves {share(outcome):.1%} of {len(outcome)} images, {_points(values)} points {direction} than"
+        f" {strongest}"
+    )
+    judged = MaskingCheck(check, None, f"{summary}: believe the lower number.", values)
+    return judged if judged.is_gap else MaskingCheck(check, True, f"{summary}.", values)
 
 
 def _points(values: Mapping[str, float]) -> str:

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import run_attack
-from tla_core.config import AttackConfig
 from tla_core.masking.of_models import as_batch, logits_of, undisturbed
 from tla_core.masking.verdicts import GAP_TOLERANCE, MaskingCheck, share_of_all
 
@@ -65,18 +65,18 @@ def check_black_box(
         return MaskingCheck("black_box", True, "no image survived: nothing to judge.")
     square = AttackConfig(name="square", norm=attack.norm, eps=attack.eps, steps=n_queries)
     with undisturbed(model):
-        found = run_attack(square, model, x, y, generator=generator, indices=indices, fold=fold)
-        logits = logits_of(model, found, batch_size)
+        x_adv = run_attack(square, model, x, y, generator=generator, indices=indices, fold=fold)
+        logits = logits_of(model, x_adv, batch_size)
     fell = (logits.argmax(1) != y) | ~logits.isfinite().all(1)
     values = share_of_all(fell, survivor_share) | {"queries": float(n_queries)}
     broken = f"{int(fell.sum())} of {len(x)} images that had survived {survived_by or attack}"
-    said = f"{n_queries} queries of Square broke {broken}"
+    summary = f"{n_queries} queries of Square broke {broken}"
     if values["lower_bound"] <= GAP_TOLERANCE:
-        return MaskingCheck("black_box", True, f"{said}.", values)
+        return MaskingCheck("black_box", True, f"{summary}.", values)
     return MaskingCheck(
         "black_box",
         False,
-        f"{said}, at least {values['lower_bound']:.1%} of all: a search without gradients beats the attack, so the"
+        f"{summary}, at least {values['lower_bound']:.1%} of all: a search without gradients beats the attack, so the"
         " gradients mislead. Use a black-box attack (Square, AutoAttack) or a differentiable approximation (BPDA).",
         values,
     )

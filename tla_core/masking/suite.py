@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import Attack, TransferAttack
 from tla_core.chunks import images_at_once
-from tla_core.config import AttackConfig
 from tla_core.layers import model_device
 from tla_core.masking.of_attacks import (
     another_start,
@@ -25,7 +25,7 @@ from tla_core.masking.of_models import check_batch, check_outputs, check_stochas
 from tla_core.masking.of_searches import affordable_search, check_black_box
 from tla_core.masking.verdicts import MaskingCheck, as_outcome
 from tla_core.random_numbers import counter_uniform
-from tla_core.validation import as_labels, check_images, scale_images
+from tla_core.validation import as_labels, check_images, check_whole, scale_images
 
 _OF_SURVIVORS = ("ascent", "steps", "restarts", "unbounded")
 _RANDOM = "not judged: the model is random, so that images fall by chance; see the check 'stochastic'."
@@ -149,36 +149,41 @@ def attack_checks(
     steps: one run for three checks. Without a random start the attack itself is run again and continued. See
     `masking_checks`.
     """
+    # Are the outputs finite around the images? Asked of every attack that names a ball, AutoAttack too.
     images = check_images(images)
     labels = as_labels(labels, len(images))
     survived, known = as_outcome(survived, len(images), "survived"), known or {}
     device = model_device(model)
     checks = {}
     inner = attack.attack if isinstance(attack, TransferAttack) else attack
-    if hasattr(inner, "norm") and hasattr(inner, "eps"):  # AutoAttack too
+    if hasattr(inner, "norm") and hasattr(inner, "eps"):
         rows = _sample(torch.arange(len(images)), n_images, len(images))
         x = scale_images(images[rows].to(device))
         checks["perturbed"] = check_perturbed_outputs(model, x, inner, batch_size=batch_size)
+
+    # Is there anything to judge?
     reason = _why_not_judged(attack, survived, known)
     if reason is None and "gradients" in known and known["gradients"].values.get("no_graph", 0) > 0:
         reason = "not judged: the model gives no gradient, so that a gradient attack says nothing; see 'gradients'."
     if reason is not None:
         passed = None if survived.any() else True
         return checks | {name: MaskingCheck(name, passed, reason) for name in _OF_SURVIVORS}
+
+    # One run from a start that the attack has not used, and what it says.
     rows = _sample(survived.nonzero()[:, 0], n_images, len(images))
     x, y = scale_images(images[rows].to(device)), labels[rows].to(device)
     indices = rows if indices is None else as_labels(indices, len(images), name="indices").cpu()[rows]
     share = survived.double().mean().item()
-    ended = another_start(model, x, y, attack, generator, indices, batch_size, fold)
+    ascent = another_start(model, x, y, attack, generator, indices, batch_size, fold)
     if checks["perturbed"].passed:
         with undisturbed(model):
-            at_the_end = judge_perturbed(logits_of(model, ended.x_adv, batch_size))
+            at_the_end = judge_perturbed(logits_of(model, ascent.x_adv, batch_size))
         checks["perturbed"] = checks["perturbed"] if at_the_end.passed else at_the_end
-    checks["ascent"] = judge_ascent(model, ended, y, attack, share, batch_size)
+    checks["ascent"] = judge_ascent(model, ascent, y, attack, share, batch_size)
     checks["steps"] = check_steps(
-        model, x, ended.x_adv, y, attack, survivor_share=share, batch_size=batch_size, fold=fold
+        model, x, ascent.x_adv, y, attack, survivor_share=share, batch_size=batch_size, fold=fold
     )
-    checks["restarts"] = judge_restarts(model, ended, y, attack, share, batch_size)
+    checks["restarts"] = judge_restarts(model, ascent, y, attack, share, batch_size)
     checks["unbounded"] = check_unbounded(model, x, y, attack, batch_size=batch_size, fold=fold)
     return checks
 
@@ -253,8 +258,7 @@ def _sample(rows: Tensor, n_images: int | None, n_evaluated: int) -> Tensor:
     """
     if n_images is None:
         n_images = min(max(n_evaluated // 100, 10), 256)
-    elif isinstance(n_images, bool) or not isinstance(n_images, int) or n_images < 1:
-        raise ValueError(f"n_images must be a whole number of at least 1. Got {n_images!r}.")
+    n_images = check_whole("n_images", n_images, 1)
     if len(rows) <= n_images:
         return rows
     stretch = torch.arange(n_images)

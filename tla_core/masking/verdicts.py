@@ -85,12 +85,13 @@ def gap_lines(checks: Mapping[str, Mapping[str, MaskingCheck | Mapping[str, Any]
 def _each(checks: Mapping[str, Mapping[str, MaskingCheck | Mapping[str, Any]]]) -> list[tuple[str, MaskingCheck]]:
     return [
         (name, check if isinstance(check, MaskingCheck) else MaskingCheck(**check))
-        for name, of_name in checks.items()
-        for check in of_name.values()
+        for name, checks_of_name in checks.items()
+        for check in checks_of_name.values()
     ]
 
 
 def as_outcome(outcome: Tensor | np.ndarray, n: int | None, name: str) -> Tensor:
+    """Check that an outcome is bool and (n,), for any n if that is None, and return it on the CPU."""
     outcome = torch.as_tensor(outcome).cpu()
     if outcome.dtype != torch.bool:
         raise TypeError(f"{name} must be bool, one for each image. Got {outcome.dtype}.")
@@ -100,10 +101,12 @@ def as_outcome(outcome: Tensor | np.ndarray, n: int | None, name: str) -> Tensor
 
 
 def share(flags: Tensor) -> float:
+    """The fraction that is True; 0 of none."""
     return flags.double().mean().item() if len(flags) else 0.0
 
 
 def largest(values: Tensor) -> float:
+    """The largest value; 0 of none."""
     return values.max().item() if len(values) else 0.0
 
 
@@ -113,6 +116,7 @@ def too_many(bad: Tensor, tolerance: float = SHARE_TOLERANCE) -> bool:
 
 
 def share_of_all(fell: Tensor, survivor_share: float) -> dict[str, float]:
+    """The share of survivors that ``fell``, and the ``lower_bound`` of what that is of all images."""
     bound = lower_bound(int(fell.sum()), len(fell)) * survivor_share
     return {"fell": share(fell), "lower_bound": bound}
 
