@@ -52,7 +52,9 @@ def map_text(params: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> map_text({"method": "tsne", "perplexity": 15, "n_iter": 750, "metric": "cosine", "learning_rate": 200})
+    >>> map_text({"method": "tsne", "perplexity": 15.0, "n_iter": 750, "metric": "cosine", "learning_rate": 200})
     'perplexity 15, 750 iterations, cosine'
     """
-    return ", ".join(text.format(params[key]) for key, text in _OF_MAPS.items() if params.get(key) is not None)
+    values = {key: params[key] for key in _OF_MAPS if params.get(key) is not None}
+    shown = {key: value if isinstance(value, str) else f"{value:g}" for key, value in values.items()}
+    return ", ".join(_OF_MAPS[key].format(value) for key, value in shown.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 _OURS = ("127.0.0.1", "localhost")
 
@@ -20,7 +21,7 @@ def page_server(path: Path, port: int = 0) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             # A page of the web could reach a loopback server under a name of its own that leads here.
             host = self.headers.get("Host", "").partition(":")[0]
-            named = image.fullmatch(self.path)
+            named = image.fullmatch(unquote(self.path))
             file = path if self.path == "/" else path.with_name(f"{path.stem}_images") / named[1] if named else None
             if file is None or host not in _OURS or not file.is_file():
                 self.send_error(404)

@@ -37,8 +37,8 @@ class Controls {
       element("div", { class: "bar" }, ...this.filterControls()));
     this.root = element("header", {}, this.about,
       element("div", { class: "bar" }, labelled("Map", map), labelled("Colour", colour), labelled("Points", points),
-        labelled("Find", this.search), this.filters),
-      element("div", { class: "bar tools", role: "toolbar", "aria-label": "tools" }, ...this.tools()));
+        labelled("Find", this.search)),
+      element("div", { class: "bar tools", role: "toolbar", "aria-label": "tools" }, ...this.tools()), this.filters);
     this.sync();
   }
 
@@ -103,12 +103,12 @@ class Controls {
     return [
       element("span", { class: "joined" }, ...tools),
       element("span", { class: "joined" }, button("+", () => events.zoomAll(1.5), { "aria-label": "zoom in" }),
-        button("−", () => events.zoomAll(1 / 1.5), { "aria-label": "zoom out" }), button("Whole map", () => events.zoomAll(0))),
+        button("−", () => events.zoomAll(1 / 1.5), { "aria-label": "zoom out" }), button("All", () => events.zoomAll(0), { "aria-label": "whole map" })),
       ...(data.steps && data.models.length > 1 ? this.slider() : []),
       element("span", { class: "joined" }, ...(events.copyLink ? [button("Copy link", events.copyLink)] : []),
         button("PNG", () => events.save("png"), { title: "save picture", "aria-label": "save picture as PNG" }),
         button("SVG", () => events.save("svg"), { title: "save picture", "aria-label": "save picture as SVG" })),
-      button("Light / dark", events.theme),
+      button("◐", events.theme, { "aria-label": "light or dark", title: "light or dark" }),
     ];
   }
 

@@ -9,7 +9,7 @@ class Legend {
     this.groups = button("Groups…", () => this.editor.open(), { class: "small" });
     this.editor = new GroupEditor(data, state, events);
     this.root = element("div", { class: "legend", role: "group", "aria-label": "Legend" },
-      element("span", { class: "shapes" }, "● clean  ▲ attacked"), this.entries, this.all, this.groups, this.note);
+      element("span", { class: "shapes" }, "● clean  ▲ attacked"), this.groups, this.all, this.note, this.entries);
   }
 
   show() {

@@ -27,13 +27,13 @@ class Panel {
       numbers.clean === null ? "" : `clean ${percent(numbers.clean)}`,
       numbers.robust === null ? "" : `robust ${percent(numbers.robust)}`,
       numbers.r_prime === null ? "" : `r′ ${short(numbers.r_prime)}`,
-    ].filter(Boolean).join("  ");
+    ].filter(Boolean);
     this.name.textContent = name;
-    this.numbers.textContent = shown;
+    this.numbers.replaceChildren(...shown.map((text) => element("span", {}, text)));
     const attack = about.attack ? ` Attack: ${about.attack}.` : "";
     this.numbers.title = `Of all ${counted(this.data.total)} images, shown or not: accuracy on clean images, share that is`
       + ` right clean and attacked, and r′ of Table 3.${attack}`;
-    this.plot.setAttribute("aria-label", `Map of ${name}${shown ? `: ${shown}` : ""}. Arrows move it, plus and minus zoom, `
+    this.plot.setAttribute("aria-label", `Map of ${[name, ...shown].join(", ")}. Arrows move it, plus and minus zoom, `
       + "0 shows all, S selects what is in view. The tab Items has the same as text.");
   }
 

@@ -24,7 +24,8 @@ function pictureLayout(explorer) {
       width: panel.width, height: panel.height };
     texts.push({ x: place.x, y: place.y - 6, text: panel.name.textContent, size: 13, colour: ink, bold: true });
     const along = textWidth(panel.name.textContent, 13, true) + 10;
-    texts.push({ x: place.x + along, y: place.y - 6, text: panel.numbers.textContent, size: 12, colour: faint });
+    texts.push({ x: place.x + along, y: place.y - 6, text: [...panel.numbers.children].map((node) => node.textContent).join("  "),
+      size: 12, colour: faint });
     return place;
   });
   y += maps.root.clientHeight + 8;
