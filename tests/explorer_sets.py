@@ -92,6 +92,15 @@ def lasso(page, panel, share=0.5):
     page.mouse.up()
 
 
+def wait_until(page, expression, arg=None, seconds=20):
+    """Until JavaScript holds. Playwright's own would be evaluated by the page, whose policy forbids that."""
+    for _ in range(50 * seconds):
+        if page.evaluate(expression, arg):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"within {seconds} s this did not come true: {expression}")
+
+
 def selected(page):
-    page.wait_for_function("explorer.state.count > 0")
+    wait_until(page, "explorer.state.count > 0")
     return page.evaluate("explorer.selection")

@@ -2,7 +2,18 @@
 
 import numpy as np
 import pytest
-from explorer_sets import CHROMIUM, HOSTILE, lasso, launched, made_set, open_page, place, random_maps, selected
+from explorer_sets import (
+    CHROMIUM,
+    HOSTILE,
+    lasso,
+    launched,
+    made_set,
+    open_page,
+    place,
+    random_maps,
+    selected,
+    wait_until,
+)
 
 from analysis import EmbeddingExplorer, ratio_r_prime
 
@@ -128,7 +139,7 @@ def test_the_lasso_of_one_panel_is_exact_and_shift_adds(page):
     page.keyboard.down("Shift")
     lasso(page, 1, 0.3)
     page.keyboard.up("Shift")
-    page.wait_for_function("(count) => explorer.state.count > count", arg=len(first))
+    wait_until(page, "(count) => explorer.state.count > count", arg=len(first))
     assert set(first) < set(page.evaluate("explorer.selection"))
 
 

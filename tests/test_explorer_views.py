@@ -5,7 +5,18 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from explorer_sets import CHROMIUM, HOSTILE, lasso, launched, made_set, open_page, place, random_maps, selected
+from explorer_sets import (
+    CHROMIUM,
+    HOSTILE,
+    lasso,
+    launched,
+    made_set,
+    open_page,
+    place,
+    random_maps,
+    selected,
+    wait_until,
+)
 
 from analysis import EmbeddingExplorer
 
@@ -102,7 +113,7 @@ def test_a_link_names_the_selected_images_in_few_letters(page, share):
     page.evaluate("explorer.select([])")
     page.wait_for_timeout(TOLD)
     page.evaluate("(fragment) => { location.hash = fragment; }", fragment)
-    page.wait_for_function("explorer.state.count > 0")
+    wait_until(page, "explorer.state.count > 0")
     assert page.evaluate("explorer.selection") == indices
 
 

@@ -1,7 +1,7 @@
 // The explorer in an element: the state, and what happens to it.
 
 const TABS = { neighbours: "Neighbours", selection: "Selection", differences: "Differences", items: "Items" };
-const WIDE = 980; // pixels of the explorer from which the lists lie beside the maps
+const WIDE = 880; // pixels of the explorer from which the lists lie beside the maps
 const NARROW = 560;
 const PLAY_TIME = 1200; // milliseconds of a step
 
@@ -157,7 +157,7 @@ class Explorer {
       this.controls.filters.open = layout === "wide" && height > 600;
     }
     this.maps.started = true;
-    this.root.style.setProperty("--maps", `${Math.round(clamp(0.72 * height, 300, 1.2 * width))}px`);
+    this.root.style.setProperty("--maps", `${Math.round(clamp(0.58 * height, 300, 1.2 * width))}px`);
     this.maps.resize();
   }
 
@@ -190,6 +190,7 @@ class Explorer {
   // Shows a view, from its beginning, and a selection of indices.
   apply(view, selection) {
     const { data, state } = this;
+    const { count } = state;
     const { state: next, zooms } = stateOf(data, view);
     if (!next.themeChosen) next.dark = this.hostDark;
     Object.assign(state, next);
@@ -205,7 +206,9 @@ class Explorer {
     this.maps.show(false);
     this.recolour({});
     this.details.show();
+    this.lists.mark();
     this.openTab(state.tab);
+    if (state.count !== count) this.say(`${state.count} images selected`);
   }
 
   // Whoever keeps the view is told, a moment after the last of many changes.
