@@ -1,9 +1,13 @@
-"""The explorer in Chromium, beside a page of the same points in plotly's own WebGL traces, linked by a restyle."""
+"""The explorer in Chromium, beside pages of the same points: plotly's own WebGL traces, and jupyter-scatter's views.
+
+jupyter-scatter is measured where it can be imported (``pip install --no-deps --target FOLDER jupyter-scatter``, and
+FOLDER on PYTHONPATH); it is no dependency.
+"""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +15,14 @@ import numpy as np
 from analysis.explore import EmbeddingExplorer
 from analysis.representations import RepresentationSet
 from benchmarks.inputs import Setup
+from benchmarks.jscatter_page import jscatter_file
 from benchmarks.timing import Line
 
 MODELS = ("UM", "AT", "ALP", "TLA")
 CLASSES = 10
-# What is asked of the explorer, in seconds, for 2,000 points a panel; a lasso over 20,000 may take a second.
-GOALS = {"shown": 3.0, "ready": 3.0, "hover": 0.05, "lasso": 0.3}
-MANY_GOAL = 1.0
+# What is asked of the explorer, in seconds, for 2,000 points a panel and for 20,000.
+GOALS = {"shown": 1.0, "ready": 1.0, "hover": 0.03, "lasso": 0.15}
+MANY_GOALS = {"ready": 3.0, "lasso": 0.4}
 
 # Seconds from an event of the mouse to the frame in which `changed()` holds.
 _WATCH = """([type, changed]) => {
@@ -67,26 +72,36 @@ def explorer_page(setup: Setup, *, pairs: int = 1000, many: int = 10_000, maps: 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         common = {"browser": f"Chromium {browser.version}, headless, 1280 x 720, software rendering", "panels": 4}
-        for n, actions, goals in (
-            (pairs, ("shown", "ready", "hover", "lasso"), GOALS), (many, ("lasso",), {"lasso": MANY_GOAL})
-        ):  # fmt: skip
+        for n, goals in ((pairs, GOALS), (many, MANY_GOALS)):
             sets, coords = made_sets(n, maps)
             ours = explorer_file(sets, coords, Path(folder, f"explorer-{n}.html"), images=n == pairs)
-            peer = plotly_file(coords, sets, Path(folder, f"plotly-{n}.html"))
-            megabytes = [round(file.stat().st_size / 1e6, 2) for file in (ours, peer)]
-            size = dict(zip(("megabytes", "peer_megabytes"), megabytes, strict=True))
-            taken: dict[str, list[tuple[float, float]]] = {action: [] for action in actions}
-            for turn in range(setup.pairs):
-                sides: list[tuple[Path, Callable]] = [(ours, _on_explorer), (peer, _on_plotly)]
-                found = {act: act(browser, file, actions) for file, act in (sides if turn % 2 == 0 else sides[::-1])}
-                for action in actions:
-                    taken[action].append((found[_on_explorer][action], found[_on_plotly][action]))
-            for action in actions:
-                yield Line(
-                    f"explorer, {action}, {2 * n:,} points a panel", "plotly's WebGL traces", tuple(taken[action]),
-                    {**common, **size, "goal_s": goals[action],
-                     "note": "the peer shows points alone: no images, neighbours, ratios or lists"},
-                )  # fmt: skip
+            peers = {"plotly's WebGL traces": (plotly_file(coords, sets, Path(folder, f"plotly-{n}.html")), _on_plotly)}
+            if scatter := jscatter_file(coords, sets, Path(folder, f"jscatter-{n}.html")):
+                peers["jupyter-scatter's views"] = (scatter, _on_jscatter)
+            elif n == pairs:
+                setup.say("explorer: jupyter-scatter is not installed, and is left out")
+            taken = _in_turn(browser, setup.pairs, (ours, _on_explorer), peers, tuple(goals))
+            for peer, (file, _) in peers.items():
+                megabytes = [round(each.stat().st_size / 1e6, 2) for each in (ours, file)]
+                size = dict(zip(("megabytes", "peer_megabytes"), megabytes, strict=True))
+                for action, goal in goals.items():
+                    yield Line(
+                        f"explorer, {action}, {2 * n:,} points a panel", peer, tuple(taken[peer, action]),
+                        {**common, **size, "goal_s": goal,
+                         "note": "the peer shows points alone: no images, neighbours, ratios or lists"},
+                    )  # fmt: skip
+
+
+def _in_turn(browser, turns: int, ours, peers, actions) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """Seconds of ours and of each peer, by peer and action; every second turn the other way round."""
+    taken: dict[tuple[str, str], list[tuple[float, float]]] = {(peer, act): [] for peer in peers for act in actions}
+    for turn in range(turns):
+        sides = {"ours": ours, **peers}
+        order = list(sides) if turn % 2 == 0 else list(sides)[::-1]
+        found = {name: sides[name][1](browser, sides[name][0], actions) for name in order}
+        for peer, action in taken:
+            taken[peer, action].append((found["ours"][action], found[peer][action]))
+    return taken
 
 
 def made_sets(n: int, maps: int) -> tuple[dict[str, RepresentationSet], dict[str, dict[str, np.ndarray]]]:
@@ -148,21 +163,18 @@ def _on_explorer(browser, file: Path, actions) -> dict[str, float]:
         "shown": page.evaluate("performance.getEntriesByName('explorer shown')[0].startTime / 1000"),
         "ready": page.evaluate(f"({mark}.startTime + {mark}.duration) / 1000"),
     }
-    box = page.evaluate(
-        """() => {
-          const { left, top } = explorer.maps.root.getBoundingClientRect(), { box } = explorer.maps.frame(3);
-          return [left + box[0], top + box[1], box[2], box[3]];
-        }"""
-    )
+    box = page.locator(".plot").nth(3).bounding_box()
     if "hover" in actions:
         point = page.evaluate(
             """() => {
-              const { maps } = explorer, f = maps.frame(1), { left, top } = maps.root.getBoundingClientRect();
-              return [left + f.left + maps.coords[1][0] * f.across, top + f.bottom - maps.coords[1][1] * f.down];
+              const panel = explorer.maps.panels[1], f = panel.frame();
+              const { left, top } = panel.plot.getBoundingClientRect();
+              return [left + f.left + panel.coords[0] * f.scale, top + f.bottom - panel.coords[1] * f.scale];
             }"""
         )
         taken["hover"] = _hover(page, point, "explorer.state.current !== null")
-    taken["lasso"] = _lasso(page, box, "explorer.state.selected.size > 0")
+    box = (box["x"], box["y"], box["width"], box["height"])
+    taken["lasso"] = _lasso(page, box, "explorer.state.count > 0")
     page.close()
     return taken
 
@@ -181,6 +193,21 @@ def _on_plotly(browser, file: Path, actions) -> dict[str, float]:
     if "hover" in actions:
         taken["hover"] = _hover(page, page.evaluate(frame, 2)["point"], "window.hovered === true")
     taken["lasso"] = _lasso(page, page.evaluate(frame, 4)["box"], "window.marked > 0")
+    page.close()
+    return taken
+
+
+def _on_jscatter(browser, file: Path, actions) -> dict[str, float]:
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    page.goto(file.as_uri())
+    page.wait_for_function("window.viewsReady", timeout=60_000)
+    taken = dict.fromkeys(("shown", "ready"), page.evaluate("viewsReady / 1000"))
+    boxes = [canvas.bounding_box() for canvas in page.locator("canvas").all()]
+    first, *_, last = [(box["x"], box["y"], box["width"], box["height"]) for box in boxes if box["width"] > 300]
+    if "hover" in actions:
+        x, y, width, height = first
+        taken["hover"] = _hover(page, (x + width / 2, y + height / 2), "window.hovered === true")
+    taken["lasso"] = _lasso(page, last, "window.marked > 0")
     page.close()
     return taken
 

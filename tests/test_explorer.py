@@ -33,9 +33,10 @@ def unpacked(payload):
         if "dtype" in value:
             part = body[value["offset"] : value["offset"] + value["length"]]
             return np.frombuffer(part, value["dtype"]).reshape(value["shape"])
+        inner = {key: read(each) for key, each in value.items()}
         if "offset" in value:
-            return value | {"png": body[value["offset"] : value["offset"] + value["length"]]}
-        return {key: read(each) for key, each in value.items()}
+            inner["png"] = body[value["offset"] : value["offset"] + value["length"]]
+        return inner
 
     return read(header)
 
@@ -310,3 +311,197 @@ def test_runs_of_one_method_are_told_apart(tmp_path):
     assert run_names((tmp_path / "a/um/seed0", tmp_path / "b/um/seed0")) == ["a/um/seed0", "b/um/seed0"]
     with pytest.raises(ValueError, match="named twice"):
         run_names((tmp_path, tmp_path))
+
+
+# Own columns, views and steps -----------------------------------------------------------------------------------------
+
+
+def test_own_columns_follow_the_rows_that_are_shown_in_page_and_table(tmp_path):
+    labels = np.repeat([0, 1, 2], 20)
+    order = np.random.default_rng(0).permutation(60)
+    sets = {"UM": made_set(seed=1, labels=labels), "TLA": made_set(seed=2, labels=labels).subset(order)}
+    values = np.arange(60) / 7
+    columns = {"brightness": values, "split": [None if i % 5 == 0 else f"part {i % 2}" for i in range(60)]}
+    explorer = made_explorer(sets, projections=None, columns=columns, max_points=40)
+    number, word = unpacked(explorer.payload)["columns"]
+    rows = (explorer.indices - 10) // 2
+    np.testing.assert_array_equal(number["values"], values[rows])
+    assert number["categories"] is None and word["categories"] == ["part 0", "part 1"]
+    np.testing.assert_array_equal(word["values"], [-1 if i % 5 == 0 else i % 2 for i in rows])
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    table = parquet.read_table(explorer.to_parquet(tmp_path / "explorer.parquet")).to_pylist()
+    assert all(row["brightness"] == (row["index"] - 10) / 14 for row in table)
+    assert {row["split"] for row in table} == {None, "part 0", "part 1"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ([1, 2], "columns must be by name.*Got a list"),
+        ({"a": [1, 2]}, r"column 'a' must have one value for each of the 60 images\. Got \(2,\)"),
+        ({"a": np.zeros((60, 2))}, r"Got \(60, 2\)"),
+        ({"a": [np.inf] * 60}, "must be finite, or nan where it is not known"),
+        ({"label": np.zeros(60)}, "cannot be called 'label'"),
+        ({" ": np.zeros(60)}, "must have a name. Got ' '"),
+    ],
+)
+def test_columns_that_cannot_be_shown_raise(columns, message):
+    with pytest.raises(ValueError, match=message):
+        made_explorer(columns=columns)
+
+
+def test_nan_and_booleans_in_columns_are_unknown_and_words():
+    columns = {"a": [np.nan, *range(59)], "b": [True, False] * 30, "c": np.array(["x", "y"] * 30)}
+    first, second, third = unpacked(made_explorer(columns=columns).payload)["columns"]
+    assert np.isnan(first["values"][0]) and first["values"][1] == 0
+    assert second["categories"] == ["False", "True"] and third["categories"] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        ([], "view must be a dictionary"),
+        ({"maps": "pca"}, "view has the key 'maps'; expected some of map, colour"),
+        ({"map": "umap"}, r"view\['map'\] must be one of tsne, pca. Got 'umap'"),
+        ({"colour": "column:none"}, "must be one of label, prediction"),
+        ({"neighbours": 0}, "an integer from 1 to 10"),
+        ({"neighbours": True}, "an integer from 1 to 10"),
+        ({"classes": [3]}, "one or two classes, from 0 to 2"),
+        ({"pinned": 11}, "the index of an image that is shown"),
+        ({"columns": {"split": "no"}}, "by name of a column"),
+        ({"columns": {"brightness": [1]}}, "by name of a column"),
+        ({"zoom": {"UM": [0, 0, 0]}}, "by name of a model"),
+        ({"zoom": {"AT": [0, 0, 1]}}, "by name of a model"),
+        ({"groups": [["a", [7]]]}, "a list of"),
+        ({"compare": ["UM"]}, "two of UM, TLA"),
+        ({"hidden": [1]}, "keys of the legend"),
+    ],
+)
+def test_a_view_that_cannot_be_shown_raises(view, message):
+    explorer = made_explorer(columns={"brightness": np.zeros(60), "split": ["a"] * 60})
+    with pytest.raises(ValueError, match=message):
+        explorer.view = view
+    assert explorer.view == {}
+
+
+def test_the_widget_and_the_explorer_share_a_view_and_its_images():
+    pytest.importorskip("anywidget", reason="anywidget is not installed")
+    images = np.random.default_rng(0).integers(0, 256, (60, 3, 120, 100), dtype=np.uint8)
+    sets = {"UM": made_set(seed=1, adv_images=None)}
+    explorer = made_explorer(sets, images=images)
+    explorer.view = {"map": "pca", "zoom": {"UM": np.array([0.5, 0, 2])}}
+    widget = explorer.widget()
+    assert widget.view == {"map": "pca", "zoom": {"UM": [0.5, 0.0, 2.0]}}
+    widget.view = {"pinned": 12}
+    assert explorer.view == {"pinned": 12}
+    explorer.view = {}
+    assert widget.view == {}
+    answers = []
+    widget.send = lambda content, buffers: answers.append((content, buffers))
+    for asked in ([0, 7], [1, 7], [5, 0]):
+        widget._handle_custom_msg({"image": asked}, [])
+    assert answers[1:] == [({"image": [1, 7]}, []), ({"image": [5, 0]}, [])]
+    np.testing.assert_array_equal(opened(answers[0][1][0]), images[7].transpose(1, 2, 0))
+
+
+def opened(content):
+    import io
+
+    from PIL import Image
+
+    return np.array(Image.open(io.BytesIO(content)))
+
+
+def test_steps_of_one_model_share_a_map_and_a_frame_so_that_what_stays_does_not_move():
+    still = made_set(seed=1)
+    moved = made_set(seed=1, adv_features=made_set(seed=3).adv_features)
+    sets = {"eps 0": still, "eps 1": moved}
+    explorer = EmbeddingExplorer(sets, methods=("pca",), steps=True, progress=False)
+    data = unpacked(explorer.payload)
+    first, second = (model["maps"]["pca"] for model in data["models"])
+    np.testing.assert_array_equal(first[:60], second[:60])
+    assert np.abs(first[60:] - second[60:]).max() > 0.1
+    assert max(np.abs(first).max(), np.abs(second).max()) == pytest.approx(1)
+    assert EmbeddingExplorer({f"{k}": still for k in range(8)}, methods=("pca",), steps=True, progress=False).models
+    with pytest.raises(ValueError, match=r"representations of one width\. Got \{'a': 6, 'b': 5\}"):
+        EmbeddingExplorer({"a": still, "b": made_set(d=5)}, methods=("pca",), steps=True, progress=False)
+
+
+def test_the_header_says_data_attack_layer_and_how_maps_were_made(tmp_path):
+    attack = {"name": "pgd", "eps": 8 / 255, "step_size": 2 / 255, "steps": 20}
+    meta = {"dataset": "cifar10", "split": "test", "layer": "penultimate", "attack": attack}
+    reps = made_set(200, meta=meta)
+    explorer = EmbeddingExplorer({"UM": reps}, methods=("tsne", "pca"), maps_file=tmp_path / "maps", progress=False)
+    again = EmbeddingExplorer({"UM": reps}, methods=("tsne", "pca"), maps_file=tmp_path / "maps", progress=False)
+    for data in (unpacked(explorer.payload), unpacked(again.payload)):
+        assert data["models"][0]["about"] == {
+            "data": "cifar10 test", "layer": "penultimate", "attack": "PGD, eps 8/255, step size 2/255, 20 steps",
+        }  # fmt: skip
+        assert data["methods"] == {"tsne": "perplexity 15, 750 iterations, cosine", "pca": "cosine"}
+    assert unpacked(made_explorer().payload)["methods"]["tsne"] == "given"
+
+
+def test_numbers_over_a_panel_are_of_all_images_though_a_sample_is_shown():
+    reps = made_set(200)
+    model = unpacked(made_explorer({"UM": reps}, projections=None, max_points=80).payload)["models"][0]
+    assert model["numbers"] == {
+        "clean": reps.accuracy, "robust": reps.robust_accuracy, "r_prime": ratio_r_prime(reps).value,
+    }  # fmt: skip
+
+
+# Large images ---------------------------------------------------------------------------------------------------------
+
+
+def natural(n, size, seed=0):
+    """Images that are as smooth as photographs are, and the same with what an attack adds."""
+    rng = np.random.default_rng(seed)
+    from PIL import Image
+
+    coarse = rng.integers(0, 256, (n, 28, 28, 3), dtype=np.uint8)
+    smooth = [np.asarray(Image.fromarray(each).resize((size, size), Image.Resampling.BICUBIC)) for each in coarse]
+    clean = np.stack(smooth).transpose(0, 3, 1, 2)
+    noise = 16 * rng.integers(0, 2, clean.shape, dtype=np.int16) - 8
+    return clean, np.clip(clean + noise, 0, 255).astype(np.uint8)
+
+
+def test_large_images_are_thumbnails_of_96_pixels_and_the_change_is_of_the_whole_image():
+    clean, attacked = natural(6, 224)
+    sets = {"UM": made_set(6, adv_images=attacked)}
+    data = unpacked(made_explorer(sets, images=clean).payload)
+    sheet, changes = data["images"], data["models"][0]["changes"]
+    assert (sheet["width"], sheet["height"], sheet["full"], sheet["type"]) == (96, 96, [224, 224], "image/webp")
+    assert sheet["originals"] is None and opened(sheet["png"]).shape == (2 * 96, 3 * 96, 3)
+    np.testing.assert_allclose(changes["gains"], 127 / 8)
+    assert max(changes["width"], changes["height"]) <= 48
+    small = unpacked(made_explorer({"UM": made_set(6, size=96)}, images=clean[..., :96, :96][:, :1]).payload)
+    assert small["images"]["type"] == "image/png" and small["models"][0]["changes"] is None
+
+
+def test_200_images_of_224_pixels_of_four_models_are_below_15_megabytes(tmp_path):
+    clean, attacked = natural(200, 224)
+    sets = {name: made_set(200, seed=seed, adv_images=attacked) for seed, name in enumerate("ABCD")}
+    path = made_explorer(sets, images=clean).to_html(tmp_path / "large.html")
+    assert path.stat().st_size < 15e6
+
+
+def test_full_images_are_in_the_page_or_beside_it_and_served(tmp_path):
+    clean, attacked = natural(6, 120)
+    sets = {"UM": made_set(6, adv_images=attacked)}
+    data = unpacked(made_explorer(sets, images=clean, full_images="page").payload)
+    np.testing.assert_array_equal(opened(data["images"]["originals"][4]["png"]), clean[4].transpose(1, 2, 0))
+    path = made_explorer(sets, images=clean, full_images="beside").to_html(tmp_path / "my page.html")
+    beside = opened((tmp_path / "my page_images" / "1-12.png").read_bytes())
+    np.testing.assert_array_equal(beside, attacked[1].transpose(1, 2, 0))
+    with page_server(path) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        served = opened(urllib.request.urlopen(f"{address}/my%20page_images/0-10.png").read())
+        np.testing.assert_array_equal(served, clean[0].transpose(1, 2, 0))
+        for wrong in ("my%20page_images/0-99.png", "my%20page_images/../my%20page.html", "my%20page_images/"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"{address}/{wrong}")
+        server.shutdown()
+    with pytest.raises(ValueError, match=r"full_images must be one of none, page, beside\. Got 'all'"):
+        made_explorer(sets, full_images="all")

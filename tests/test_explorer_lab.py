@@ -19,13 +19,17 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium, or CHROMIUM=")
 CELLS = (
     f"""import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np
 from explorer_sets import made_set, random_maps
 from analysis import EmbeddingExplorer
-sets = {{name: made_set(100, 8, 5, seed=seed) for seed, name in enumerate(("UM", "TLA"))}}
-explorer = EmbeddingExplorer(sets, projections=random_maps(sets), methods=("pca",), progress=False)
+images = np.random.default_rng(0).integers(0, 256, (100, 3, 100, 100), dtype=np.uint8)
+sets = {{name: made_set(100, 8, 5, seed=seed, adv_images=images) for seed, name in enumerate(("UM", "TLA"))}}
+explorer = EmbeddingExplorer(sets, images=images, projections=random_maps(sets), methods=("pca",), progress=False)
 explorer.widget()""",
     "explorer.selection = explorer.indices[:7]",
     "print('selected', explorer.selection.tolist())",
+    "explorer.view = explorer.view | {'map': 'pca', 'colour': 'outcome', 'zoom': {'TLA': (0, 0, 2)}}",
+    "import json; print('view', json.dumps(explorer.view))",
 )
 
 
@@ -99,10 +103,11 @@ def test_the_widget_and_the_kernel_follow_each_other(server):
 
         widget.get_by_role("tab", name="Selection").click()
         widget.get_by_role("button", name="Clear").click()
-        box = widget.locator(".maps").bounding_box()
-        page.mouse.move(box["x"] + 10, box["y"] + 30)
+        widget.locator(".plot").first.scroll_into_view_if_needed()
+        box = widget.locator(".plot").first.bounding_box()
+        page.mouse.move(box["x"] + 3, box["y"] + 3)
         page.mouse.down()
-        for across, down in ((0.45, 0.05), (0.45, 0.9), (0.02, 0.9)):
+        for across, down in ((0.6, 0.01), (0.6, 0.99), (0.01, 0.99)):
             page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] * down, steps=4)
         page.mouse.up()
         status.filter(has_text=re.compile(r"\d\d images selected")).wait_for(timeout=30_000)
@@ -112,5 +117,24 @@ def test_the_widget_and_the_kernel_follow_each_other(server):
         output = page.locator(".jp-OutputArea-output", has_text="selected [")
         output.wait_for(timeout=30_000)
         assert len(json.loads(output.inner_text().partition(" ")[2])) == shown > 10
+
+        run_cell(page, 3)  # the kernel changes the view, and then the reader
+        widget.locator(".legend").filter(has_text="withstood").wait_for(timeout=30_000)
+        assert widget.get_by_label("Map", exact=True).input_value() == "pca"
+        assert status.inner_text().startswith(str(shown))
+        widget.get_by_label("Points", exact=True).select_option("clean")
+        page.wait_for_timeout(1000)
+        run_cell(page, 4)
+        output = page.locator(".jp-OutputArea-output", has_text="view {")
+        output.wait_for(timeout=30_000)
+        view = json.loads(output.inner_text().partition(" ")[2])
+        assert view.pop("tab") == "selection" and view.pop("pinned") == 16
+        assert view == {"map": "pca", "colour": "outcome", "points": "clean", "zoom": {"TLA": [0, 0, 2]}}
+
+        widget.get_by_role("tab", name="Items").click()
+        widget.locator(".items tbody tr").first.click()
+        widget.get_by_role("button", name="clean image, in full size").click()  # asked of the kernel
+        widget.locator("dialog[open] img").nth(2).wait_for(timeout=30_000)
+        assert page.evaluate("document.querySelector('dialog[open] img').naturalWidth") == 100
         assert errors == []
         browser.close()

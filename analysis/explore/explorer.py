@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from analysis.explore.images import collect_images
-from analysis.explore.items import match_items
+from analysis.explore.columns import collect_columns
+from analysis.explore.images import collect_images, png, write_images
+from analysis.explore.items import MOST_MODELS, MOST_STEPS, match_items
 from analysis.explore.maps import collect_maps
 from analysis.explore.measures import measure
-from analysis.explore.payload import pack
+from analysis.explore.payload import Contents, pack
+from analysis.explore.view import ViewRules
 from analysis.projection import METHODS
 from analysis.representations import RepresentationSet
 
 # More neighbours than are shown first: the page lets a reader choose up to so many, and compares models by all.
 _FEWEST_STORED = 10
+_FULL_IMAGES = ("none", "page", "beside")
 
 
 class EmbeddingExplorer:
-    """Look into the clean and adversarial representations of one to six models of the same images.
+    """Look into the clean and adversarial representations of models of the same images.
 
     Parameters
     ----------
     sets : dict of str to RepresentationSet
-        By the name of the model; of the same images, in any order. Those without an adversarial part show clean points.
+        One to six, by the name of the model; of the same images, in any order. Those without an adversarial part show
+        clean points.
     images : array_like of shape (N, c, h, w), optional
         The N clean images of the first set; by default those of the dataset that its ``meta`` names, if it is there.
     adv_images : dict of str to array_like, optional
@@ -38,6 +43,15 @@ class EmbeddingExplorer:
         Where maps that are made are kept (.safetensors): one that it has of the same representations is not made again.
     methods : sequence of {"tsne", "umap", "pca"}
         The maps that a reader can switch between.
+    columns : dict of str to sequence of length N, optional
+        Of one's own, in the row order of the first set, to colour, filter and sort by: numbers, or words. None and nan
+        are not known.
+    steps : bool
+        The sets are steps of one model, such as ``{"eps 0": ..., "eps 2/255": ...}`` or checkpoints: up to 60, in one
+        panel with a slider, whose points move. A map that is made is made of all steps together.
+    full_images : {"none", "page", "beside"}
+        Where images of more than 96 pixels a side, which are in the page as thumbnails, are in full size, for whoever
+        clicks one: nowhere, in the page, or in a folder that `to_html` writes beside it. A widget asks its kernel.
     k : int
         Nearest neighbours that are shown of a query at first.
     max_points : int
@@ -53,6 +67,9 @@ class EmbeddingExplorer:
     selection : ndarray of int64
         Indices (as in `RepresentationSet.indices`) of the selected images. Can be set, to images that are shown; a
         widget follows, and a file that is written opens with them selected.
+    view : dict
+        What else is shown: map, colours, filters, pinned image, zoom and so on, by the names that the guide lists;
+        without a name, what a page begins with. Can be set; a widget follows, and a file opens with it.
     indices : ndarray of int64
         Indices of the images that are shown.
     notes : tuple of str
@@ -61,7 +78,8 @@ class EmbeddingExplorer:
     Raises
     ------
     ValueError
-        For sets that do not belong together (naming the images that are missing), NaN, or arguments out of range.
+        For sets that do not belong together (naming the images that are missing), NaN, or arguments out of range; for
+        a view that these data cannot show.
 
     Notes
     -----
@@ -84,6 +102,9 @@ class EmbeddingExplorer:
         projections: Mapping[str, Mapping[str, np.ndarray]] | None = None,
         maps_file: Path | str | None = None,
         methods: Iterable[str] = METHODS,
+        columns: Mapping[str, Any] | None = None,
+        steps: bool = False,
+        full_images: str = "none",
         k: int = 5,
         max_points: int = 2000,
         random_state: int = 0,
@@ -93,15 +114,27 @@ class EmbeddingExplorer:
             raise ValueError(f"k must be an integer of at least 1. Got {k!r}.")
         if not isinstance(max_points, int | np.integer) or isinstance(max_points, bool):
             raise ValueError(f"max_points must be an integer. Got {max_points!r}.")
-        self._items = match_items(sets, max_points=max_points, random_state=random_state)
-        self._images, self._adv_images, notes = collect_images(self._items, images, adv_images)
+        if full_images not in _FULL_IMAGES:
+            raise ValueError(f"full_images must be one of {', '.join(_FULL_IMAGES)}. Got {full_images!r}.")
+        most = MOST_STEPS if steps else MOST_MODELS
+        items = match_items(sets, max_points=max_points, random_state=random_state, most=most)
+        clean, adversarial, notes = collect_images(items, images, adv_images)
+        own = collect_columns(items, columns)
         kept = None if maps_file is None else Path(maps_file)
-        self.maps = collect_maps(self._items, projections, tuple(methods), kept=kept, progress=progress)
-        stored = min(max(k, _FEWEST_STORED), len(self._items.rows) - 1)
-        self._measures = {name: measure(reps, self._items.rows, stored) for name, reps in self._items.sets.items()}
-        self._k, self._notes = min(k, stored), notes
-        self._selection = np.empty(0, np.int64)
+        self.maps, texts = collect_maps(items, projections, tuple(methods), kept=kept, joint=steps, progress=progress)
+        stored = min(max(k, _FEWEST_STORED), len(items.rows) - 1)
+        measures = {name: measure(reps, items.rows, stored) for name, reps in items.sets.items()}
+        self._contents = Contents(
+            items, self.maps, texts, measures, clean, adversarial, own, min(k, stored), notes, full_images, steps
+        )
+        shown = set(self.indices.tolist())
+        self._rules = ViewRules(tuple(self.maps), self.models, len(items.first.class_names), stored, shown, own)
+        self._selection, self._view = np.empty(0, np.int64), {}
         self._widgets: list = []
+
+    @property
+    def _items(self):
+        return self._contents.items
 
     @property
     def indices(self) -> np.ndarray:
@@ -113,7 +146,7 @@ class EmbeddingExplorer:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (*self._items.notes, *self._notes)
+        return (*self._items.notes, *self._contents.notes)
 
     @property
     def selection(self) -> np.ndarray:
@@ -131,15 +164,23 @@ class EmbeddingExplorer:
         for widget in self._widgets:
             widget.selection = values.tolist()
 
+    @property
+    def view(self) -> dict[str, Any]:
+        return dict(self._view)
+
+    @view.setter
+    def view(self, view: Mapping[str, Any]) -> None:
+        self._view = self._rules.check(view)
+        for widget in self._widgets:
+            widget.view = self._view
+
     @cached_property
     def payload(self) -> bytes:
         """What the page is given: see `payload.pack`."""
-        return pack(
-            self._items, self.maps, self._measures, self._images, self._adv_images, k=self._k, notes=self._notes
-        )
+        return pack(self._contents)
 
     def widget(self):
-        """A widget for JupyterLab, whose selection and `selection` are the same.
+        """A widget for JupyterLab, whose selection and view are those of the explorer.
 
         Raises
         ------
@@ -148,16 +189,27 @@ class EmbeddingExplorer:
         """
         from analysis.explore.widget import make_widget
 
-        widget = make_widget(self.payload, self._selection.tolist())
+        widget = make_widget(self.payload, self._selection.tolist(), self._view, self._full_image)
         self._widgets.append(widget)
-        widget.observe(self._follow, names="selection")
+        widget.observe(self._follow, names=("selection", "view"))
         return widget
 
     def _follow(self, change) -> None:
-        self.selection = change["new"]
+        setattr(self, change["name"], change["new"])
+
+    def _sheet(self, at: int) -> np.ndarray | None:
+        """Images as the page numbers them: 0 the clean ones, m + 1 the adversarial ones of model m."""
+        return self._contents.images if at == 0 else self._contents.adv_images.get(self.models[at - 1])
+
+    def _full_image(self, sheet: int, row: int) -> bytes | None:
+        """An image in full size as PNG; None if there is none."""
+        if not (0 <= sheet <= len(self.models) and 0 <= row < len(self._items.rows)):
+            return None
+        pixels = self._sheet(sheet)
+        return None if pixels is None else png(pixels[row])
 
     def to_html(self, path: Path | str, *, title: str = "Embedding explorer") -> Path:
-        """Write one file that needs no server and makes no network request.
+        """Write one file that needs no server and no network; with ``full_images="beside"``, a folder of images too.
 
         Raises
         ------
@@ -168,15 +220,22 @@ class EmbeddingExplorer:
         from tla_core.checkpoint import write_atomic
 
         path = Path(path)
-        write_atomic(path, html_page(self.payload, self._selection.tolist(), title).encode())
+        folder = None
+        if self._contents.full_images == "beside":
+            folder = path.with_name(f"{path.stem}_images")
+            write_images(folder, self.indices, [self._sheet(at) for at in range(len(self.models) + 1)])
+        page = html_page(
+            self.payload, self._selection.tolist(), self._view, title, images=None if folder is None else folder.name
+        )
+        write_atomic(path, page.encode())
         return path
 
     def to_parquet(self, path: Path | str) -> Path:
         """Write a table with a row for each point of each model, with images, for Embedding Atlas or jupyter-scatter.
 
         Columns: ``model``, ``kind`` (clean or adversarial), ``index``, ``label``, ``prediction`` (names),
-        ``confidence``, ``outcome``, ``moved``, ``class_distance``, ``tsne_x``, ``tsne_y`` and so on, and ``image``
-        (a struct of PNG ``bytes`` and ``path``, as Hugging Face's datasets have it).
+        ``confidence``, ``outcome``, ``moved``, ``class_distance``, ``tsne_x``, ``tsne_y`` and so on, one's own columns,
+        and ``image`` (a struct of PNG ``bytes`` and ``path``, as Hugging Face's datasets have it).
 
         Raises
         ------
@@ -186,7 +245,7 @@ class EmbeddingExplorer:
         from analysis.explore.parquet import write_parquet
 
         path = Path(path)
-        write_parquet(path, self._items, self.maps, self._measures, self._images, self._adv_images)
+        write_parquet(path, self._contents)
         return path
 
     def __repr__(self) -> str:

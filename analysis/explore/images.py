@@ -1,13 +1,18 @@
-"""Images of the explorer: found, checked, and laid out as PNG."""
+"""Images of the explorer: found, checked, and laid out as PNG, or as thumbnails where they are large."""
 
 from __future__ import annotations
 
 import io
 from math import ceil, isqrt
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from analysis.explore.items import Items
+
+THUMBNAIL = 96  # pixels of the longer side: larger images are in the page at this size
+CHANGE_SIZE = 48  # pixels, at most, of the pictures of what an attack changed in those
 
 
 def collect_images(items: Items, images, adv_images) -> tuple[np.ndarray | None, dict[str, np.ndarray], list[str]]:
@@ -50,25 +55,91 @@ def collect_images(items: Items, images, adv_images) -> tuple[np.ndarray | None,
     return clean, adversarial, notes
 
 
+def write_images(folder: Path, indices: np.ndarray, sheets: list[np.ndarray | None]) -> None:
+    """Write images in full size as ``SHEET-INDEX.png``: sheet 0 holds the clean ones, m + 1 those of model m."""
+    from tla_core.checkpoint import write_atomic
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for sheet, pixels in enumerate(sheets):
+        if pixels is None or not is_reduced(pixels):  # the page holds smaller ones as they are
+            continue
+        for index, image in zip(indices, pixels, strict=True):
+            write_atomic(folder / f"{sheet}-{index}.png", png(image))
+
+
 def png(pixels: np.ndarray) -> bytes:
     """One image (h, w, 1 or 3) as PNG, which loses nothing."""
-    from PIL import Image
-
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
+    _picture(pixels).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def sprite(pixels: np.ndarray) -> tuple[bytes, dict[str, int]]:
-    """All images (n, h, w, c) as one PNG, row by row, and where they lie in it."""
+def _webp(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    _picture(pixels).save(buffer, "WEBP", quality=85, method=4)
+    return buffer.getvalue()
+
+
+def _picture(pixels: np.ndarray):
+    from PIL import Image
+
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def sprite(pixels: np.ndarray) -> tuple[bytes, dict[str, Any]]:
+    """All images (n, h, w, c) side by side in one picture, and where they lie in it.
+
+    As PNG, which loses nothing, if they have at most `THUMBNAIL` pixels a side. Larger ones become thumbnails of that
+    size as WebP, and the layout says so (``reduced``).
+    """
+    reduced = is_reduced(pixels)
+    sheet, layout = _sheet(_smaller(pixels, THUMBNAIL) if reduced else pixels)
+    layout |= {"type": "image/webp" if reduced else "image/png", "reduced": reduced, "full": list(pixels.shape[1:3])}
+    return (_webp(sheet) if reduced else png(sheet)), layout
+
+
+def is_reduced(pixels: np.ndarray) -> bool:
+    """Whether images (n, h, w, c) are too large to be in the page as they are."""
+    return max(pixels.shape[1:3]) > THUMBNAIL
+
+
+def change_sprite(clean: np.ndarray, adversarial: np.ndarray) -> tuple[bytes, dict[str, Any], np.ndarray]:
+    """Adversarial minus clean on grey, each amplified as far as fits, with the gains (n,).
+
+    For images that become thumbnails: averaging pixels would cancel most of what an attack added. Every picture holds
+    some of the pixels, unaveraged, and the gain is that of the whole image.
+    """
+    step = max(1, ceil(max(clean.shape[1:3]) / CHANGE_SIZE))
+    changes, gains = [], np.ones(len(clean), np.float32)
+    for row, (before, after) in enumerate(zip(clean, adversarial, strict=True)):
+        change = after.astype(np.int16) - before
+        if largest := int(np.abs(change).max()):
+            gains[row] = 127 / largest
+        changes.append(np.rint(128 + gains[row] * change[::step, ::step]).astype(np.uint8))
+    sheet, layout = _sheet(np.stack(changes))
+    return _webp(sheet), layout | {"type": "image/webp", "reduced": True}, gains
+
+
+def _smaller(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Images (n, h, w, c) whose longer side has so many pixels."""
+    from PIL import Image
+
+    height, width = pixels.shape[1:3]
+    size = max(1, round(width * side / max(height, width))), max(1, round(height * side / max(height, width)))
+    smaller = [np.asarray(_picture(image).resize(size, Image.Resampling.LANCZOS)) for image in pixels]
+    return np.stack(smaller).reshape(len(pixels), size[1], size[0], pixels.shape[-1])
+
+
+def _sheet(pixels: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """Images row by row in a square, and where they lie in it."""
     n, height, width, channels = pixels.shape
     columns = max(1, isqrt(n - 1) + 1)
     lines = ceil(n / columns)
     sheet = np.zeros((lines * columns, height, width, channels), np.uint8)
     sheet[:n] = pixels
     sheet = sheet.reshape(lines, columns, height, width, channels).swapaxes(1, 2)
-    layout = {"columns": columns, "height": height, "width": width}
-    return png(sheet.reshape(lines * height, columns * width, channels)), layout
+    layout = {"columns": columns, "height": height, "width": width, "full": [height, width]}
+    return sheet.reshape(lines * height, columns * width, channels), layout
 
 
 def _found(items: Items) -> tuple[np.ndarray | None, str | None]:

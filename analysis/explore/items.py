@@ -11,6 +11,7 @@ from analysis.ratios import check_nonzero_rows
 from analysis.representations import RepresentationSet
 
 MOST_MODELS = 6
+MOST_STEPS = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +40,21 @@ class Items:
         return next(iter(self.sets.values()))
 
 
-def match_items(sets: Mapping[str, RepresentationSet], *, max_points: int, random_state: int) -> Items:
+def match_items(
+    sets: Mapping[str, RepresentationSet], *, max_points: int, random_state: int, most: int = MOST_MODELS
+) -> Items:
     """Check that the sets belong together, bring their rows into the order of the first, and choose what is shown.
 
     Parameters
     ----------
     sets : mapping of str to RepresentationSet
-        One to six.
+        One to `most`.
     max_points : int
         The most points of a panel; an image with an adversarial example is two.
     random_state : int
         Seeds the sample.
+    most : int
+        The most sets.
 
     Raises
     ------
@@ -57,9 +62,9 @@ def match_items(sets: Mapping[str, RepresentationSet], *, max_points: int, rando
         For another number of models, different images (naming those that are missing), labels or class names, an
         image that is in a set twice, or a representation without a direction.
     """
-    if not isinstance(sets, Mapping) or not 1 <= len(sets) <= MOST_MODELS:
+    if not isinstance(sets, Mapping) or not 1 <= len(sets) <= most:
         got = f"{len(sets)} sets" if isinstance(sets, Mapping) else f"a {type(sets).__name__}"
-        raise ValueError(f'expected 1 to {MOST_MODELS} sets by name, such as {{"UM": reps, "TLA": reps}}. Got {got}.')
+        raise ValueError(f'expected 1 to {most} sets by name, such as {{"UM": reps, "TLA": reps}}. Got {got}.')
     names = list(sets)
     for name, reps in sets.items():
         if not isinstance(name, str) or not isinstance(reps, RepresentationSet):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.explore.about import map_text
 from analysis.explore.items import Items
 from analysis.projection import METHODS, align, project
 
@@ -21,13 +22,15 @@ def collect_maps(
     methods: tuple[str, ...],
     *,
     kept: Path | None = None,
+    joint: bool = False,
     progress: bool,
-) -> dict[str, dict[str, np.ndarray]]:
-    """Coordinates {method: {model: (n or 2n, 2)}} of the shown images, clean rows first.
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, str]]:
+    """Coordinates {method: {model: (n or 2n, 2)}} of the shown images, clean rows first, and {method: how it was made}.
 
     Maps that were given are taken as they are. Those made here are of clean and adversarial images together, and are
     rotated, mirrored and scaled to lie on the first model's as well as they can. With a file to keep them in, what it
-    has of the same representations is not made again.
+    has of the same representations is not made again. `joint` makes one map of all sets, in which what moved can be
+    seen to have moved: of steps of one model, whose representations have one space.
 
     Raises
     ------
@@ -48,23 +51,55 @@ def collect_maps(
         for method, coords in of_model.items():
             if method in maps:
                 maps[method][name] = _shown(items, name, method, coords)
-    found, keys = _read(kept), {}
+    made, texts = _make(items, missing, kept, joint, progress)
     for method, name in missing:
-        keys[method, name] = _key(method, _points(items, name))
-    to_make = [each for each in missing if keys[each] not in found]
-    for method, name in _with_progress(to_make, progress):
-        found[keys[method, name]] = project(_points(items, name), method=method).coords
-    if kept is not None and to_make:
-        _write(kept, {key: found[key] for key in keys.values()})
-    for method, name in missing:
-        coords = found[keys[method, name]]
+        coords = made[method, name]
         reference = next(iter(maps[method].values()), None)
-        if reference is not None:
+        if reference is not None and not joint:
             n = len(items.rows)
             clean, adversarial = align(coords[:n], reference[:n], others=coords[n:])
             coords = np.concatenate([clean, adversarial])
         maps[method][name] = coords
-    return {method: {name: maps[method][name] for name in items.sets} for method in wanted}
+    ordered = {method: {name: maps[method][name] for name in items.sets} for method in wanted}
+    given_ones = {method for of_model in given.values() for method in of_model}
+    return ordered, {method: texts.get(method, "given" if method in given_ones else "") for method in wanted}
+
+
+def _make(
+    items: Items, missing: list[tuple[str, str]], kept: Path | None, joint: bool, progress: bool
+) -> tuple[dict[tuple[str, str], np.ndarray], dict[str, str]]:
+    """The missing maps, from the file or made now, and how those of a method were made."""
+    groups = _groups(items, missing, joint)
+    found, texts = _read(kept)
+    points = {group: [_points(items, name) for name in group[1]] for group in groups}
+    keys = {group: _key(group[0], np.concatenate(parts)) for group, parts in points.items()}
+    to_make = [group for group in groups if keys[group] not in found]
+    for group in _with_progress(to_make, progress):
+        features, places = np.concatenate(points[group]), slice(None)
+        if joint:  # clean images are the same at every eps: a map of copies would be one of little heaps
+            features, places = np.unique(features, axis=0, return_inverse=True)
+            places = places.reshape(-1)  # numpy 2.0 gave it a second axis
+        projection = project(features, method=group[0])
+        found[keys[group]] = projection.coords[places]
+        texts[keys[group]] = map_text(projection.params)
+    if kept is not None and to_make:
+        _write(kept, {key: found[key] for key in keys.values()}, {key: texts.get(key, "") for key in keys.values()})
+    made, how = {}, {}
+    for group in groups:
+        ends = np.cumsum([len(part) for part in points[group]])[:-1]
+        made |= zip([(group[0], name) for name in group[1]], np.split(found[keys[group]], ends), strict=True)
+        how[group[0]] = texts.get(keys[group], "")
+    return made, how
+
+
+def _groups(items: Items, missing: list[tuple[str, str]], joint: bool) -> list[tuple[str, tuple[str, ...]]]:
+    """A method and the models of which one map is made."""
+    if not joint:
+        return [(method, (name,)) for method, name in missing]
+    widths = {name: reps.features.shape[1] for name, reps in items.sets.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"steps must be of one model, with representations of one width. Got {widths}.")
+    return [(method, tuple(items.sets)) for method in dict.fromkeys(method for method, _ in missing)]
 
 
 def _points(items: Items, name: str) -> np.ndarray:
@@ -94,28 +129,29 @@ def _key(method: str, features: np.ndarray) -> str:
     return f"{method} {version(_MADE_BY[method])} {digest.hexdigest()}"
 
 
-def _read(path: Path | None) -> dict[str, np.ndarray]:
-    """The maps that are kept; none if the file is not there, or damaged: they are made again then."""
+def _read(path: Path | None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The maps that are kept, and how they were made; none if the file is missing or damaged: they are made again."""
     from tla_core.checkpoint import CheckpointError, load_tensors
 
     if path is None:
-        return {}
+        return {}, {}
     try:
-        return {name: tensor.numpy() for name, tensor in load_tensors(path)[0].items()}
+        tensors, metadata = load_tensors(path)
     except (FileNotFoundError, CheckpointError):
-        return {}
+        return {}, {}
+    return {name: tensor.numpy() for name, tensor in tensors.items()}, dict(metadata.get("made", {}))
 
 
-def _write(path: Path, maps: dict[str, np.ndarray]) -> None:
+def _write(path: Path, maps: dict[str, np.ndarray], texts: dict[str, str]) -> None:
     from tla_core.checkpoint import save_tensors
 
-    save_tensors(path, maps, {"kind": "maps of the explorer"})
+    save_tensors(path, maps, {"kind": "maps of the explorer", "made": texts})
 
 
-def _with_progress(missing, progress):
+def _with_progress(groups, progress):
     from tqdm.auto import tqdm
 
-    bar = tqdm(missing, desc="maps", unit="map", disable=not progress or not missing)
-    for method, name in bar:
-        bar.set_postfix_str(f"{method} of {name}")
-        yield method, name
+    bar = tqdm(groups, desc="maps", unit="map", disable=not progress or not groups)
+    for group in bar:
+        bar.set_postfix_str(f"{group[0]} of {', '.join(group[1])}")
+        yield group

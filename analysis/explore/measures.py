@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.ratios import ratio, unit_rows
+from analysis.ratios import ratio, ratio_r_prime, unit_rows
 from analysis.representations import RepresentationSet
 from analysis.retrieval import nearest_neighbours
 
@@ -22,6 +22,8 @@ class Measures:
     ----------
     inner : ndarray of shape (K,), float64
         Mean distance between two clean images of a class, of all images; nan where there are no pairs.
+    r_prime : float
+        r' of all images, shown or not (`analysis.ratio_r_prime`); nan without an adversarial part.
     class_distance, adv_class_distance : ndarray of shape (n,), float32
         Mean distance to the clean images of the true class, of all images; a clean image itself is left out.
     moved : ndarray of shape (n,), float32
@@ -39,6 +41,7 @@ class Measures:
     """
 
     inner: np.ndarray
+    r_prime: float
     class_distance: np.ndarray
     neighbours: np.ndarray
     adv_class_distance: np.ndarray | None = None
@@ -51,8 +54,12 @@ class Measures:
 def measure(reps: RepresentationSet, rows: np.ndarray, k: int) -> Measures:
     """Measure the rows that are shown; class distances are to all images, neighbours are among the shown ones."""
     unit = unit_rows(reps.features)
-    none, n_classes = np.empty((0, reps.features.shape[1])), len(reps.class_names)
-    inner = ratio(none, np.empty(0, np.int64), reps.features, reps.labels, n_classes=n_classes).inner
+    n_classes = len(reps.class_names)
+    if reps.adv_features is None:
+        none = np.empty((0, reps.features.shape[1]))
+        ratios = ratio(none, np.empty(0, np.int64), reps.features, reps.labels, n_classes=n_classes)
+    else:
+        ratios = ratio_r_prime(reps)
     shown = reps.features[rows]
     own = np.arange(len(rows))
 
@@ -67,7 +74,8 @@ def measure(reps: RepresentationSet, rows: np.ndarray, k: int) -> Measures:
         others = np.where(counts > 1, counts / np.maximum(counts - 1, 1), np.nan)
     class_distance = _to_class(unit[rows], reps.labels[rows], unit, reps.labels) * others
     measured = {
-        "inner": inner,
+        "inner": ratios.inner,
+        "r_prime": ratios.value,
         "class_distance": class_distance.astype(np.float32),
         "neighbours": neighbours(shown),
         "confidence": _confidence(reps.logits, rows),

@@ -10,16 +10,10 @@ import numpy as np
 from analysis.explore.images import png
 from analysis.explore.items import Items
 from analysis.explore.measures import Measures
+from analysis.explore.payload import Contents
 
 
-def write_parquet(
-    path: Path,
-    items: Items,
-    maps: dict[str, dict[str, np.ndarray]],
-    measures: dict[str, Measures],
-    images: np.ndarray | None,
-    adv_images: dict[str, np.ndarray],
-) -> None:
+def write_parquet(path: Path, contents: Contents) -> None:
     """Write one row for each point of each model; see `EmbeddingExplorer.to_parquet`."""
     try:
         import pyarrow as pa
@@ -27,16 +21,19 @@ def write_parquet(
     except ImportError as error:
         raise ImportError("to_parquet needs pyarrow, which is not installed. Run pip install pyarrow.") from error
 
+    items = contents.items
     image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    clean_files = _files(images, len(items.rows))
+    clean_files = _files(contents.images, len(items.rows))
     tables = []
     for name in items.sets:
         shown = items.sets[name].subset(items.rows)
         for kind in ("clean", "adversarial"):
             if kind == "adversarial" and shown.adv_features is None:
                 continue
-            columns = _columns(items, name, kind, measures[name], {method: of[name] for method, of in maps.items()})
-            files = clean_files if kind == "clean" else _files(adv_images.get(name), len(shown))
+            maps = {method: of[name] for method, of in contents.maps.items()}
+            columns = _columns(items, name, kind, contents.measures[name], maps)
+            columns |= {column.name: column.listed() for column in contents.columns}
+            files = clean_files if kind == "clean" else _files(contents.adv_images.get(name), len(shown))
             columns["image"] = pa.array(files, type=image_type)
             tables.append(pa.table(columns))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,23 +1,68 @@
 """Everything the page needs in one sequence of bytes, the same in a file and in a notebook.
 
 Four bytes (little-endian) give the length of a JSON header; then comes the header, and what it gives the places of:
-arrays, and sprites of images as PNG. Of 2,000 points a map (float32) takes 16 kB and 10 neighbours (int32) take 80 kB,
+arrays, and sprites of images. Of 2,000 points a map (float32) takes 16 kB and 10 neighbours (int32) take 80 kB,
 where the features that these are found by take a megabyte at 128 units: so neighbours travel, and features do not.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from analysis.display.style import class_colour
-from analysis.explore.images import sprite
+from analysis.explore.about import describe
+from analysis.explore.columns import Column
+from analysis.explore.images import change_sprite, is_reduced, png, sprite
 from analysis.explore.items import Items
 from analysis.explore.measures import Measures
+from analysis.representations import RepresentationSet
 
 _ALIGNMENT = 8
+_COLOURS = 10  # of the figures; the page has more for 11 to 20 classes
+_MEASURED = (
+    "class_distance", "adv_class_distance", "moved", "neighbours", "adv_neighbours", "confidence", "adv_confidence",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What the explorer knows, and how its page is to begin.
+
+    Attributes
+    ----------
+    items : Items
+    maps : dict
+        {method: {model: (n or 2n, 2)}} of the shown images.
+    map_texts : dict
+        {method: how it was made}.
+    measures : dict of str to Measures
+    images, adv_images : ndarray (n, h, w, c) uint8 or None, and a dict of these by model
+    columns : tuple of Column
+    k : int
+        Neighbours that are shown at first.
+    notes : list of str
+    full_images : {"none", "page", "beside"}
+        Where images are in their full size.
+    steps : bool
+        The models are steps of one, for one panel and a slider.
+    """
+
+    items: Items
+    maps: dict[str, dict[str, np.ndarray]]
+    map_texts: dict[str, str]
+    measures: dict[str, Measures]
+    images: np.ndarray | None
+    adv_images: dict[str, np.ndarray]
+    columns: tuple[Column, ...]
+    k: int
+    notes: list[str]
+    full_images: str
+    steps: bool
 
 
 class _Body:
@@ -40,71 +85,99 @@ class _Body:
         values = np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
         return {"dtype": dtype, "shape": list(values.shape), **self.bytes_(values.tobytes())}
 
-    def images(self, pixels: np.ndarray | None) -> dict[str, int] | None:
+    def images(self, pixels: np.ndarray | None, full: bool) -> dict[str, Any] | None:
+        """Images side by side; with `full`, those that became thumbnails there once more, each on its own."""
         if pixels is None:
             return None
         content, layout = sprite(pixels)
-        return layout | self.bytes_(content)
+        originals = [self.bytes_(png(image)) for image in pixels] if full and layout["reduced"] else None
+        return layout | self.bytes_(content) | {"originals": originals}
+
+    def changes(self, clean: np.ndarray | None, adversarial: np.ndarray | None) -> dict[str, Any] | None:
+        """What an attack changed, for images that became thumbnails: of others the page finds it itself."""
+        if clean is None or adversarial is None or not is_reduced(clean):
+            return None
+        content, layout, gains = change_sprite(clean, adversarial)
+        return layout | self.bytes_(content) | {"gains": self.array(gains, "float32")}
 
 
-def pack(
-    items: Items,
-    maps: dict[str, dict[str, np.ndarray]],
-    measures: dict[str, Measures],
-    images: np.ndarray | None,
-    adv_images: dict[str, np.ndarray],
-    *,
-    k: int,
-    notes: list[str],
-) -> bytes:
+def pack(contents: Contents) -> bytes:
     """The payload of the page."""
-    body, shown = _Body(), items.first.subset(items.rows)
-    models = []
-    for name, reps in items.sets.items():
-        mine, measured = reps.subset(items.rows), measures[name]
-        models.append(
-            {
-                "name": name,
-                "attack": _attack_text(reps.meta.get("attack")),
-                "adversarial": reps.adv_features is not None,
-                "maps": {method: body.array(_to_unit_square(of[name]), "float32") for method, of in maps.items()},
-                "predictions": body.array(mine.predictions, "int16"),
-                "adv_predictions": body.array(mine.adv_predictions, "int16"),
-                "inner": body.array(measured.inner, "float32"),
-                **{
-                    key: body.array(getattr(measured, key), "int32" if "neighbours" in key else "float32")
-                    for key in (
-                        "class_distance", "adv_class_distance", "moved", "neighbours", "adv_neighbours", "confidence",
-                        "adv_confidence",
-                    )
-                },
-                "images": body.images(adv_images.get(name)),
-            }
-        )  # fmt: skip
+    body, items = _Body(), contents.items
+    shown, full = items.first.subset(items.rows), contents.full_images == "page"
+    frames = _frames(contents.maps, common=contents.steps)
     header = {
-        "methods": list(maps),
+        "methods": {method: contents.map_texts.get(method, "") for method in contents.maps},
         "class_names": list(items.first.class_names),
-        "colours": [class_colour(c) for c in range(len(items.first.class_names))],
-        "k": k,
-        "notes": [*items.notes, *notes],
+        "colours": [class_colour(c) for c in range(_COLOURS)],
+        "k": contents.k,
+        "notes": [*items.notes, *contents.notes],
+        "total": len(items.first),
+        "steps": contents.steps,
+        "full_images": contents.full_images,
         "labels": body.array(shown.labels, "int16"),
         "indices": body.array(shown.indices, "int32"),
-        "images": body.images(images),
-        "models": models,
+        "images": body.images(contents.images, full),
+        "columns": [
+            {
+                "name": column.name,
+                "categories": column.categories and list(column.categories),
+                "values": body.array(column.values, "float64" if column.categories is None else "int16"),
+            }
+            for column in contents.columns
+        ],
+        "models": [_model(body, contents, name, frames, full) for name in items.sets],
     }
     text = json.dumps(header, ensure_ascii=True, allow_nan=False).encode()
     text += b" " * (-(len(text) + 4) % _ALIGNMENT)
     return len(text).to_bytes(4, "little") + text + b"".join(body.parts)
 
 
-def _to_unit_square(coords: np.ndarray) -> np.ndarray:
-    """A map moved and scaled, the same in both directions, into [-1, 1]: all maps have the same axes."""
+def _model(body: _Body, contents: Contents, name: str, frames: dict, full: bool) -> dict[str, Any]:
+    reps, measured = contents.items.sets[name], contents.measures[name]
+    mine = reps.subset(contents.items.rows)
+    adv_images = contents.adv_images.get(name)
+    return {
+        "name": name,
+        "about": describe(reps),
+        "numbers": _numbers(reps, measured),
+        "adversarial": reps.adv_features is not None,
+        "maps": {
+            method: body.array((of[name] - frames[method][name][:2]) / frames[method][name][2], "float32")
+            for method, of in contents.maps.items()
+        },
+        "frames": {method: frames[method][name] for method in contents.maps},
+        "predictions": body.array(mine.predictions, "int16"),
+        "adv_predictions": body.array(mine.adv_predictions, "int16"),
+        "inner": body.array(measured.inner, "float32"),
+        **{key: body.array(getattr(measured, key), "int32" if "neighbours" in key else "float32") for key in _MEASURED},
+        "images": body.images(adv_images, full),
+        "changes": body.changes(contents.images, adv_images),
+    }
+
+
+def _numbers(reps: RepresentationSet, measured: Measures) -> dict[str, float | None]:
+    """Of all images, shown or not."""
+    r_prime = measured.r_prime if math.isfinite(measured.r_prime) else None
+    return {"clean": reps.accuracy, "robust": reps.robust_accuracy, "r_prime": r_prime}
+
+
+def _frames(maps: dict[str, dict[str, np.ndarray]], *, common: bool) -> dict[str, dict[str, list[float]]]:
+    """For each map [x, y, half]: what moves and scales it, the same in both directions, into [-1, 1].
+
+    Steps of one model have a common one: a point that does not move must not seem to.
+    """
+    frames = {}
+    for method, of_models in maps.items():
+        if common:
+            of_all = _frame(np.concatenate(list(of_models.values())))
+            frames[method] = dict.fromkeys(of_models, of_all)
+        else:
+            frames[method] = {name: _frame(coords) for name, coords in of_models.items()}
+    return frames
+
+
+def _frame(coords: np.ndarray) -> list[float]:
     low, high = coords.min(axis=0), coords.max(axis=0)
-    return (coords - (low + high) / 2) / (max(float((high - low).max()), np.finfo(np.float64).tiny) / 2)
-
-
-def _attack_text(attack: dict[str, Any] | str | None) -> str:
-    if not isinstance(attack, dict):
-        return str(attack or "")
-    values = [f"{key} {attack[key]:g}" for key in ("eps", "step_size", "steps", "restarts") if key in attack]
-    return f"{str(attack.get('name', '')).upper()} {', '.join(values)}".strip()
+    half = max(float((high - low).max()), np.finfo(np.float64).tiny * 2) / 2
+    return [*((low + high) / 2).tolist(), half]

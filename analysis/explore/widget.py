@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 
 @cache
@@ -21,10 +23,24 @@ def _widget_class():
         _esm = module_source()
         payload = traitlets.Bytes().tag(sync=True)
         selection = traitlets.List(traitlets.Int()).tag(sync=True)
+        view = traitlets.Dict().tag(sync=True)
 
     return ExplorerWidget
 
 
-def make_widget(payload: bytes, selection: list[int]):
-    """A widget that shows the payload; its ``selection`` is a list of indices, in both directions."""
-    return _widget_class()(payload=payload, selection=selection)
+def make_widget(
+    payload: bytes, selection: list[int], view: dict[str, Any], full_image: Callable[[int, int], bytes | None]
+):
+    """A widget that shows the payload; ``selection``, a list of indices, and ``view`` go in both directions.
+
+    It asks for an image in full size by a message with its sheet and row, and gets it as the buffer of the answer.
+    """
+    widget = _widget_class()(payload=payload, selection=selection, view=view)
+
+    def answer(widget, content: Any, _buffers: Any) -> None:
+        if isinstance(content, dict) and isinstance(content.get("image"), list):
+            found = full_image(*content["image"])
+            widget.send({"image": content["image"]}, [] if found is None else [found])
+
+    widget.on_msg(answer)
+    return widget

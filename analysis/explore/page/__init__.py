@@ -8,33 +8,35 @@ import json
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 _FOLDER = Path(__file__).parent
 # In the order of reading; one module when put together, so that they share their names.
-_SOURCES = ("data.js", "images.js", "maps.js", "details.js", "lists.js", "explorer.js")
+_SOURCES = (
+    "element.js", "data.js", "colours.js", "images.js", "raster.js", "panel.js", "gestures.js", "maps.js", "legend.js",
+    "details.js", "table.js", "lists.js", "view.js", "picture.js", "controls.js", "explorer.js", "hosts.js",
+)  # fmt: skip
 
 
 @cache
 def module_source() -> str:
-    """The JavaScript module with plotly.js in it; its default export is what anywidget expects.
-
-    plotly.js is compiled when `loadPlotly` is called: that takes seconds, in which the points can be seen already.
-    """
-    from plotly.offline import get_plotlyjs
-
-    # plotly.js leaves its own object in `module.exports` where there is one, and else in the page's globals.
-    library = f"const module = {{ exports: {{}} }};\n{get_plotlyjs()}\nreturn module.exports;"
+    """The JavaScript module; its default export is what anywidget expects."""
     own = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SOURCES)
     style = json.dumps((_FOLDER / "style.css").read_text(encoding="utf-8"))
-    return f"let Plotly;\nconst loadPlotly = () => {{\n{library}\n}};\nconst STYLE = {style};\n{own}"
+    return f"const STYLE = {style};\n{own}"
 
 
-def html_page(payload: bytes, selection: list[int], title: str) -> str:
-    """One self-contained page."""
+def html_page(
+    payload: bytes, selection: list[int], view: dict[str, Any], title: str, *, images: str | None = None
+) -> str:
+    """One page that is complete in itself, but for full-size images in the folder beside it that `images` names."""
     template = (_FOLDER / "template.html").read_text(encoding="utf-8")
+    start = {"selection": selection, "view": view, "images": None if images is None else quote(images)}
     values = {
         "TITLE": html.escape(title),
-        "SELECTION": json.dumps(selection),
+        "BESIDE": "" if images is None else " 'self' file:",
+        "START": json.dumps(start).replace("<", "\\u003c"),
         "PAYLOAD": base64.b64encode(payload).decode(),
         "MODULE": module_source().replace("</script", "<\\/script"),
     }

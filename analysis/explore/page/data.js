@@ -1,6 +1,6 @@
 // The payload, and what follows from it. Nothing in this file touches the page.
 
-const ARRAY_TYPES = { float32: Float32Array, int16: Int16Array, int32: Int32Array };
+const ARRAY_TYPES = { float32: Float32Array, float64: Float64Array, int16: Int16Array, int32: Int32Array };
 const METHOD_NAMES = { tsne: "t-SNE", umap: "UMAP", pca: "PCA" };
 const KINDS = ["clean", "adversarial"];
 const OUTCOMES = ["withstood", "fooled", "wrong before"];
@@ -18,14 +18,32 @@ function readPayload(view) {
       const Type = ARRAY_TYPES[value.dtype];
       return new Type(bytes.buffer, start + value.offset, value.length / Type.BYTES_PER_ELEMENT);
     }
-    if ("offset" in value) return { ...value, png: new Uint8Array(bytes.buffer, start + value.offset, value.length) };
+    if ("offset" in value) {
+      const inner = Object.fromEntries(Object.entries(value).map(([key, each]) => [key, read(each)]));
+      return { ...inner, bytes: new Uint8Array(bytes.buffer, start + value.offset, value.length) };
+    }
     return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, read(inner)]));
   };
   const data = read(header);
+  data.mapTexts = data.methods;
+  data.methods = Object.keys(data.methods);
   data.n = data.indices.length;
   data.rowOf = new Map(Array.from(data.indices, (index, row) => [index, row]));
   data.stored = data.n ? data.models[0].neighbours.length / data.n : 0;
+  data.columnOf = new Map(data.columns.map((column) => [column.name, column]));
+  data.mark = markOf(data);
   return data;
+}
+
+// Names the data in a link, so that a selection of rows is not shown of other ones (FNV-1a).
+function markOf(data) {
+  let hash = 0x811c9dc5;
+  const add = (value) => {
+    hash = Math.imul(hash ^ value, 0x01000193) >>> 0;
+  };
+  data.indices.forEach(add);
+  for (const model of data.models) Array.from(model.name, (letter) => add(letter.codePointAt(0)));
+  return hash.toString(36);
 }
 
 const className = (data, k) => data.class_names[k];
@@ -66,28 +84,49 @@ function measureRows(data, model, rows) {
   };
 }
 
-// 1 - Jaccard index of two models' sets of neighbours: 0 the same images, 1 none in common.
-function neighbourhoodDifference(data, a, b, adversarial, i) {
+// The share of its stored nearest images that an image has in common in two models: 1 the same images, 0 no common one.
+function commonNeighbours(data, a, b, adversarial, i) {
   const first = neighboursOf(data, a, adversarial, i, data.stored);
   const second = neighboursOf(data, b, adversarial, i, data.stored);
   if (!first || !second || !data.stored) return null;
-  const known = new Set(first);
   let common = 0;
-  for (const row of second) common += known.has(row);
-  return 1 - common / (2 * data.stored - common);
+  for (const row of second) common += first.includes(row);
+  return common / data.stored;
 }
 
 function passesFilter(data, filter, i) {
   const label = data.labels[i];
-  const pair = [filter.classA, filter.classB].filter((k) => k >= 0);
-  if (pair.length && !pair.includes(label)) return false;
+  if ((filter.classA >= 0 || filter.classB >= 0) && label !== filter.classA && label !== filter.classB) return false;
+  for (const [name, wanted] of filter.columns) {
+    const { categories, values } = data.columnOf.get(name);
+    const value = values[i];
+    if (categories && categories[value] !== wanted) return false;
+    if (!categories && !(value >= (wanted[0] ?? -Infinity) && value <= (wanted[1] ?? Infinity))) return false;
+  }
   const model = data.models[filter.model];
   if (filter.outcome >= 0 && outcome(data, model, i) !== filter.outcome) return false;
   if (filter.falseClass < 0) return true;
   return !!model.adv_predictions && model.adv_predictions[i] === filter.falseClass && label !== filter.falseClass;
 }
 
-// Whether points of a map (x, y, x, y, ...) lie in a polygon, by the even-odd rule.
+// What a search finds: an index, a part of the name of a class, or a part of a word of an own column.
+function matchesSearch(data, text) {
+  if (!text) return null;
+  const holds = (name) => name.toLowerCase().includes(text);
+  const classes = data.class_names.map(holds);
+  const words = data.columns.filter((column) => column.categories).map(({ values, categories }) =>
+    ({ values, found: categories.map(holds) }));
+  return Uint8Array.from({ length: data.n }, (_, i) => classes[data.labels[i]] || String(data.indices[i]) === text
+    || words.some(({ values, found }) => values[i] >= 0 && found[values[i]]));
+}
+
+function columnText({ categories, values }, i) {
+  if (categories) return categories[values[i]] ?? "–";
+  if (!Number.isFinite(values[i])) return "–";
+  return Number.isInteger(values[i]) ? String(values[i]) : values[i].toPrecision(4);
+}
+
+// Whether a point lies in a polygon, by the even-odd rule.
 function inPolygon(x, y, px, py) {
   let inside = false;
   for (let a = 0, b = px.length - 1; a < px.length; b = a++) {
@@ -101,6 +140,9 @@ function csvOf(data, rows) {
   const names = data.models.flatMap((m) =>
     ["prediction", "adversarial prediction", "distance moved"].map((what) => quoted(`${m.name} ${what}`)));
   const named = (k) => quoted(className(data, k));
+  const own = data.columns.map((column) => (i) => (column.categories
+    ? (column.values[i] < 0 ? "" : quoted(column.categories[column.values[i]]))
+    : Number.isFinite(column.values[i]) ? column.values[i] : ""));
   const lines = Array.from(rows, (i) => [
     data.indices[i],
     named(data.labels[i]),
@@ -109,62 +151,8 @@ function csvOf(data, rows) {
       m.adv_predictions ? named(m.adv_predictions[i]) : "",
       m.moved ? m.moved[i].toPrecision(6) : "",
     ]),
+    ...own.map((value) => value(i)),
   ].join(","));
-  return [["index", "class", ...names].join(","), ...lines].join("\r\n") + "\r\n";
-}
-
-// Colours ------------------------------------------------------------------------------------------------------------
-
-const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-const STEPS = 24;
-const OUTCOME_COLOURS = ["#3366aa", "#dd6633", "#888888"];
-const COLOUR_MODES = {
-  label: "true class",
-  prediction: "predicted class",
-  outcome: "attack outcome",
-  confidence: "confidence",
-  distance: "distance to the true class",
-};
-
-// Dark colours of the palette would vanish on a dark ground: these are mixed with white.
-function onGround(hex, dark) {
-  const rgb = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
-  const luminance = (0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2]) / 255;
-  const share = dark ? Math.max(0, 0.62 - luminance) : 0;
-  return `rgb(${rgb.map((v) => Math.round(v + (255 - v) * share * 1.25)).join(",")})`;
-}
-
-function rampColour(share) {
-  const at = Math.min(Math.max(share, 0), 1) * (VIRIDIS.length - 1);
-  const low = Math.min(Math.floor(at), VIRIDIS.length - 2);
-  const mixed = VIRIDIS[low].map((v, c) => Math.round(v + (VIRIDIS[low + 1][c] - v) * (at - low)));
-  return `rgb(${mixed.join(",")})`;
-}
-
-// The palette of a mode, and for each model and kind the place in it of every point; -1 is unknown, drawn in grey.
-function colouring(data, mode, dark) {
-  const bins = data.models.map((model) => KINDS.map((kind) => binsOf(data, model, mode, kind === "adversarial")));
-  if (mode === "label" || mode === "prediction") {
-    return { bins, palette: data.colours.map((c) => onGround(c, dark)), labels: data.class_names };
-  }
-  if (mode === "outcome") return { bins, palette: OUTCOME_COLOURS.map((c) => onGround(c, dark)), labels: OUTCOMES };
-  const palette = Array.from({ length: STEPS }, (_, step) => rampColour(step / (STEPS - 1)));
-  return { bins, palette, range: mode === "confidence" ? ["0", "1"] : ["0", `${DISTANCE_SPAN} inner distances`] };
-}
-
-// In units of the class's own inner distance: 1 is where its clean images are, on the average.
-const DISTANCE_SPAN = 4;
-
-function binsOf(data, model, mode, adversarial) {
-  const predictions = adversarial ? model.adv_predictions : model.predictions;
-  const distances = adversarial ? model.adv_class_distance : model.class_distance;
-  const confidences = adversarial ? model.adv_confidence : model.confidence;
-  const step = (share) => (share >= 0 ? Math.round(Math.min(share, 1) * (STEPS - 1)) : -1);
-  return Int16Array.from({ length: data.n }, (_, i) => {
-    if (mode === "label") return data.labels[i];
-    if (mode === "prediction") return predictions ? predictions[i] : -1;
-    if (mode === "outcome") return outcome(data, model, i);
-    if (mode === "confidence") return confidences ? step(confidences[i]) : -1;
-    return distances ? step(distances[i] / model.inner[data.labels[i]] / DISTANCE_SPAN) : -1;
-  });
+  const head = ["index", "class", ...names, ...data.columns.map((column) => quoted(column.name))];
+  return [head.join(","), ...lines].join("\r\n") + "\r\n";
 }

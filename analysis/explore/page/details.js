@@ -1,16 +1,15 @@
 // What is said of one image: in each model its predictions, images, distance moved and neighbours.
 
-const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(1)} %`);
-const short = (value) => (Number.isFinite(value) ? value.toPrecision(3) : "–");
-
 class Details {
   constructor(data, state, images, events) {
     Object.assign(this, { data, state, images, events });
     this.heading = element("div", { class: "card-heading" });
     this.cleanImage = element("canvas", { class: "thumb large" });
+    const large = (image, of) => element("button", { type: "button", class: "bare", "aria-label": `${of}, in full size`,
+      onclick: () => this.events.enlargeImage() }, image);
     this.rows = data.models.map((model) => {
       const row = {
-        image: element("canvas", { class: "thumb medium", title: "adversarial image" }),
+        image: element("canvas", { class: "thumb medium", title: "adversarial image; click for full size" }),
         perturbation: element("canvas", { class: "thumb medium", title: "perturbation, amplified" }),
         gain: element("span", { class: "faint" }),
         clean: element("span"),
@@ -19,7 +18,8 @@ class Details {
       };
       const perturbation = element("td", {}, row.perturbation, row.gain);
       row.root = element(
-        "tr", {}, element("th", { scope: "row" }, model.name), element("td", {}, row.image), perturbation,
+        "tr", {}, element("th", { scope: "row" }, model.name),
+        element("td", {}, large(row.image, `attacked image of ${model.name}`)), perturbation,
         element("td", {}, row.clean, element("br"), row.adversarial), row.moved,
       );
       return row;
@@ -28,7 +28,8 @@ class Details {
     const table = element("table", { class: "card-table" }, element("thead", {}, element("tr", {}, ...head)),
       element("tbody", {}, ...this.rows.map((row) => row.root)));
     this.card = element("section", { class: "card", "aria-label": "The image in focus" },
-      element("div", { class: "card-top" }, this.cleanImage, this.heading), table);
+      element("div", { class: "card-top" }, large(this.cleanImage, "clean image"), this.heading),
+      element("div", { class: "scroll" }, table));
     this.neighbours = element("div");
     this.show();
   }
@@ -43,8 +44,9 @@ class Details {
     }
     const label = className(data, data.labels[i]);
     const pinned = i === state.pinned ? "pinned" : "click or Enter: its neighbours";
-    this.heading.replaceChildren(element("strong", {}, `Image ${data.indices[i]}`), element("br"),
-      `true class: ${label}`, element("br"), element("span", { class: "faint" }, pinned));
+    const own = data.columns.map((column) => element("div", {}, `${column.name}: ${columnText(column, i)}`));
+    this.heading.replaceChildren(element("strong", {}, `Image ${data.indices[i]}`), element("div", {}, `true class: ${label}`),
+      ...own, element("span", { class: "faint" }, pinned));
     this.images.draw(this.cleanImage, 0, i);
     data.models.forEach((model, m) => {
       const row = this.rows[m];
@@ -77,14 +79,13 @@ class Details {
       this.neighbours.replaceChildren(element("p", {}, how));
       return;
     }
-    const choices = Array.from({ length: data.stored }, (_, at) => element("option", { value: at + 1 }, `${at + 1}`));
-    const choose = (event) => this.events.neighbourCount(Number(event.target.value));
-    const k = element("select", { onchange: choose, "aria-label": "number of neighbours" }, ...choices);
-    k.value = state.k;
+    const counts = Array.from({ length: data.stored }, (_, at) => [at + 1, String(at + 1)]);
+    const choose = (value) => this.events.neighbourCount(Number(value));
+    const k = choice(counts, state.k, choose, { "aria-label": "number of neighbours" });
     const caption = element("p", {}, "The ", k, ` nearest clean images to image ${data.indices[i]} `
       + `(${className(data, data.labels[i])}), by angular distance in each representation, among those shown. `
       + "Rings: solid for the clean query, dashed for the attacked one.");
-    const close = element("button", { type: "button", onclick: () => this.events.pin(null) }, "Unpin");
+    const close = button("Unpin", () => this.events.pin(null));
     const strips = data.models.flatMap((model, m) => [
       element("h4", {}, model.name),
       this.strip(model, "clean", 0, false, i),
@@ -97,13 +98,13 @@ class Details {
     const { data, state } = this;
     const rows = [...neighboursOf(data, model, adversarial, i, state.k)];
     const right = rows.filter((row) => data.labels[row] === data.labels[i]).length;
-    const found = rows.map((row) => this.button(row, data.labels[row] === data.labels[i]));
+    const found = rows.map((row) => this.neighbour(row, data.labels[row] === data.labels[i]));
     return element("div", { class: "strip" }, element("span", { class: "strip-name" }, what),
       this.images.thumbnail(sheet, i), element("span", { class: "faint" }, "→"), ...found,
       element("span", { class: "faint" }, `${right}/${rows.length}`));
   }
 
-  button(row, right) {
+  neighbour(row, right) {
     const { data } = this;
     const text = `${data.indices[row]}: ${className(data, data.labels[row])}`;
     return element("button", {

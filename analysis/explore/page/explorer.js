@@ -1,66 +1,99 @@
-// The explorer in an element, and its two hosts: a page of its own, and a widget of JupyterLab.
+// The explorer in an element: the state, and what happens to it.
 
 const TABS = { neighbours: "Neighbours", selection: "Selection", differences: "Differences", items: "Items" };
+const WIDE = 880; // pixels of the explorer from which the lists lie beside the maps
+const NARROW = 560;
+const PLAY_TIME = 1200; // milliseconds of a step
 
 class Explorer {
-  constructor(root, bytes, { selection = [], dark = null, onSelection = () => {} } = {}) {
-    this.data = readPayload(bytes);
-    this.onSelection = onSelection;
-    const { data } = this;
+  // `host` has what differs between a page and a widget: onChange, fetchFull, beside, copyLink.
+  constructor(root, bytes, { selection = [], view = {}, dark = null, host = {} } = {}) {
+    const data = readPayload(bytes);
+    Object.assign(this, { data, host });
     this.state = {
-      method: data.methods[0], colour: "label", kinds: [true, true], k: data.k, search: "",
-      dark: dark ?? matchMedia("(prefers-color-scheme: dark)").matches,
-      filter: { model: 0, classA: -1, classB: -1, outcome: -1, falseClass: -1 },
-      visible: new Uint8Array(data.n).fill(1), selected: new Set(), current: null, pinned: null,
+      ...startState(data), dark: dark ?? matchMedia("(prefers-color-scheme: dark)").matches, tool: "lasso", current: null,
+      visible: new Uint8Array(data.n).fill(1), matches: null, selected: new Uint8Array(data.n), count: 0,
+      strength: new Uint8Array(data.n).fill(STRONG), someAreFaint: false, hiddenSlots: new Uint8Array(0), playing: false,
     };
-    this.state.colouring = colouring(data, this.state.colour, this.state.dark);
-    const events = {
-      hover: (i) => this.focusOn(i),
-      focus: (i) => this.focusOn(i, true),
-      pin: (i) => this.pin(i),
-      select: (rows, adding) => this.select(adding ? [...this.state.selected, ...rows] : rows),
-      lassoed: (rows, adding) => this.lassoed(adding ? [...this.state.selected, ...rows] : rows),
-      toggle: (i) => this.toggle(i),
-      isSelected: (i) => this.state.selected.has(i),
-      neighbourCount: (k) => this.neighbourCount(k),
-    };
-    this.images = new Images(data, () => this.imagesLoaded());
+    this.hostDark = this.state.dark;
+    this.state.colouring = colouring(data, this.state);
+    const events = this.events();
+    this.images = new Images(data, host, () => this.imagesLoaded());
     this.maps = new Maps(data, this.state, events);
+    this.legend = new Legend(data, this.state, events);
     this.details = new Details(data, this.state, this.images, events);
     this.lists = new Lists(data, this.state, this.images, events);
+    this.controls = new Controls(data, this.state, events);
+    this.viewer = new Viewer(data, this.images);
     this.build(root);
-    this.setSelection(selection);
+    this.apply(view, selection);
     this.ready = this.start();
   }
 
+  events() {
+    const { state } = this;
+    return {
+      hover: (i) => this.focusOn(i),
+      focus: (i) => this.focusOn(i, true),
+      pin: (i) => this.pin(i),
+      select: (rows) => this.select(rows, false),
+      lassoed: (inside, adding) => this.lassoed(inside, adding),
+      toggle: (i) => this.toggle(i),
+      isSelected: (i) => state.selected[i] === 1,
+      neighbourCount: (k) => this.change({ k }, "neighbours"),
+      enlarge: (at) => this.enlarge(state.panel === null ? at : null),
+      enlargeImage: () => this.viewer.show(state.current ?? state.pinned),
+      zoomed: () => this.changed(),
+      zoomAll: (times) => this.zoomAll(times),
+      method: (method) => this.moveTo({ method }),
+      step: (step) => this.moveTo({ step }),
+      play: () => this.play(!state.playing),
+      colour: (colour) => this.recolour({ colour, hidden: new Set() }),
+      compare: (pair) => this.recolour({ pair }),
+      group: (groups) => this.recolour({ groups, hidden: new Set() }),
+      hide: (hidden) => this.recolour({ hidden }),
+      kinds: (kinds) => this.change({ kinds }),
+      filter: (change) => this.filter(change),
+      search: (text) => this.search(text),
+      findFirst: () => {
+        const [first] = this.lists.found();
+        if (first !== undefined) this.pin(first);
+      },
+      tool: (tool) => {
+        state.tool = tool;
+        this.controls.sync();
+      },
+      copyLink: this.host.copyLink && (() => this.copyLink()),
+      save: (kind) => (kind === "png" ? savePng(this) : saveSvg(this)),
+      theme: () => this.setTheme(!state.dark),
+    };
+  }
+
+  // The page -----------------------------------------------------------------------------------------------------------
+
   build(root) {
     const { data } = this;
-    this.legend = element("div", { class: "legend" });
     this.status = element("div", { class: "status", role: "status", "aria-live": "polite" });
     const notes = data.notes.length ? element("details", { class: "notes" },
       element("summary", {}, `${data.notes.length} ${data.notes.length > 1 ? "notes" : "note"} on the data`),
       ...data.notes.map((note) => element("p", {}, note))) : "";
     this.tabs = Object.fromEntries(Object.entries(TABS).map(([key, name]) => [key, this.tab(key, name)]));
-    const panes = Object.entries(this.tabs).map(([key, tab]) => {
-      tab.pane = element("div", { class: "pane", role: "tabpanel", "aria-label": TABS[key] },
-        { neighbours: this.details.neighbours, selection: this.lists.selection, differences: this.lists.differences,
-          items: this.lists.items }[key]);
-      return tab.pane;
-    });
-    const tabs = element("div", { class: "tabs", role: "tablist" }, ...Object.values(this.tabs));
-    const side = element("aside", {}, this.details.card, tabs, ...panes);
-    const main = element("main", {}, this.maps.root, element("div", { class: "foot" }, this.legend, notes));
-    this.root = element("div", { class: "tla-explorer" }, element("style", {}, STYLE), this.controls(), main, side,
-      this.status);
+    const { selection, differences, items } = this.lists;
+    const contents = { neighbours: this.details.neighbours, selection, differences, items };
+    const panes = Object.entries(this.tabs).map(([key, tab]) =>
+      (tab.pane = element("div", { class: "pane", role: "tabpanel", "aria-label": TABS[key] }, contents[key])));
+    const side = element("aside", {}, this.details.card,
+      element("div", { class: "tabs", role: "tablist" }, ...Object.values(this.tabs)), ...panes);
+    this.foot = element("div", { class: "foot" }, this.legend.root, notes);
+    const main = element("main", {}, this.maps.root, this.foot);
+    this.root = element("div", { class: "tla-explorer" }, element("style", {}, STYLE), this.controls.root, main, side,
+      this.viewer.root, this.legend.editor.root, this.status);
     // In JupyterLab keys would otherwise move between cells.
     this.root.dataset.lmSuppressShortcuts = "true";
     root.replaceChildren(this.root);
-    this.root.dataset.theme = this.state.dark ? "dark" : "light";
     this.root.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this.state.pinned !== null) this.pin(null);
     });
-    this.openTab("items");
-    this.showLegend();
   }
 
   tab(key, name) {
@@ -82,81 +115,56 @@ class Explorer {
       tab.tabIndex = key === open ? 0 : -1;
       tab.pane.hidden = key !== open;
     }
-    this.open = open;
+    this.state.tab = open;
     this.refresh(open);
     // What held the focus is hidden now: without this it would be lost to the page.
-    if (this.root?.contains(focused) && focused.hidden) this.tabs[open].focus();
+    if (this.root.contains(focused) && focused.hidden) this.tabs[open].focus();
+    this.changed();
   }
 
   // A tab that is not seen is not kept up to date.
   refresh(...keys) {
-    if (!keys.includes(this.open)) return;
-    if (this.open === "neighbours") this.details.showNeighbours();
-    else if (this.open === "selection") this.lists.showSelection();
-    else if (this.open === "differences") this.lists.showDifferences();
+    const { tab } = this.state;
+    if (!keys.includes(tab)) return;
+    if (tab === "neighbours") this.details.showNeighbours();
+    else if (tab === "selection") this.lists.showSelection();
+    else if (tab === "differences") this.lists.showDifferences();
     else this.lists.showItems();
-  }
-
-  controls() {
-    const { data, state } = this;
-    const labelled = (text, control, spoken = text) => {
-      control.setAttribute("aria-label", spoken);
-      return element("label", {}, `${text} `, control);
-    };
-    const choice = (entries, value, choose) => {
-      const select = element("select", { onchange: (event) => choose(event.target.value) },
-        ...entries.map(([key, name]) => element("option", { value: key }, name)));
-      select.value = value;
-      return select;
-    };
-    const filter = (key, names, empty) => {
-      const set = (value) => this.filter({ [key]: Number(value) });
-      const entries = names.map((name, at) => [at, name]);
-      return choice(empty === null ? entries : [[-1, empty], ...entries], empty === null ? 0 : -1, set);
-    };
-    const kinds = { both: [true, true], clean: [true, false], adversarial: [false, true] };
-    const named = data.models.map((model) => model.name);
-    const find = (event) => {
-      if (event.key !== "Enter") return;
-      const [first] = this.lists.found();
-      if (first !== undefined) this.pin(first);
-    };
-    const search = element("input", { type: "search", size: 14, placeholder: "index or class", onkeydown: find,
-      oninput: (event) => {
-        state.search = event.target.value;
-        this.openTab("items");
-      } });
-    const theme = element("button", { type: "button", onclick: () => this.setTheme(!state.dark) }, "Light / dark");
-    const map = choice(data.methods.map((m) => [m, METHOD_NAMES[m]]), state.method, (m) => this.setMethod(m));
-    const points = choice(Object.keys(kinds).map((key) => [key, key]), "both", (key) => this.setKinds(kinds[key]));
-    return element("header", {},
-      element("div", { class: "bar" }, labelled("Map", map),
-        labelled("Colour", choice(Object.entries(COLOUR_MODES), state.colour, (c) => this.setColour(c))),
-        labelled("Points", points), labelled("Find", search), theme),
-      element("div", { class: "bar" }, labelled("Classes", filter("classA", data.class_names, "all")),
-        labelled("and", filter("classB", data.class_names, "–"), "Second class"),
-        labelled("Outcome", filter("outcome", OUTCOMES, "any")),
-        labelled("False class", filter("falseClass", data.class_names, "any")),
-        labelled("in", filter("model", named, null), "Model of the outcome")));
   }
 
   async start() {
     await new Promise((resolve) => {
       // In a notebook the element gets its size only once it is in the page.
       this.sizes = new ResizeObserver(() => {
+        this.arrange();
         if (this.maps.root.clientWidth) resolve();
-        this.maps.resize();
       });
-      this.sizes.observe(this.maps.root);
+      [this.root, this.maps.root].forEach((node) => this.sizes.observe(node));
     });
-    await this.maps.draw();
+    await new Promise(afterPaint);
+    performance.mark("explorer shown");
     await this.images.ready;
     this.root.dataset.ready = "true";
   }
 
+  // Beside each other where there is room, and else one below the other.
+  arrange() {
+    const { clientWidth: width, clientHeight: height } = this.root;
+    if (!width) return;
+    const layout = width >= WIDE ? "wide" : width >= NARROW ? "medium" : "narrow";
+    if (this.root.dataset.layout !== layout) {
+      this.root.dataset.layout = layout;
+      this.controls.filters.open = layout === "wide" && height > 600;
+    }
+    this.maps.started = true;
+    this.root.style.setProperty("--maps", `${Math.round(clamp(0.58 * height, 300, 1.2 * width))}px`);
+    this.maps.resize();
+  }
+
   destroy() {
+    this.play(false);
     this.sizes.disconnect();
-    this.maps.destroy();
+    clearTimeout(this.telling);
   }
 
   imagesLoaded() {
@@ -164,7 +172,57 @@ class Explorer {
     this.refresh("neighbours", "selection");
   }
 
-  // What a reader does --------------------------------------------------------------------------------------------------
+  // Views --------------------------------------------------------------------------------------------------------------
+
+  get view() {
+    return viewOf(this.data, this.state, this.maps.panels);
+  }
+
+  // Indices of the selected images, ascending.
+  get selection() {
+    return this.selectedRows().map((i) => this.data.indices[i]).sort((a, b) => a - b);
+  }
+
+  selectedRows() {
+    return [...this.data.indices.keys()].filter((i) => this.state.selected[i]);
+  }
+
+  // Shows a view, from its beginning, and a selection of indices.
+  apply(view, selection) {
+    const { data, state } = this;
+    const { count } = state;
+    const { state: next, zooms } = stateOf(data, view);
+    if (!next.themeChosen) next.dark = this.hostDark;
+    Object.assign(state, next);
+    this.setSelected(selection.map((index) => data.rowOf.get(index)).filter((row) => row !== undefined));
+    for (const panel of this.maps.panels) {
+      const [x, y, factor] = zooms.get(data.models[panel.at].name) ?? [0, 0, 1];
+      panel.zoomTo({ x, y, factor });
+    }
+    state.matches = matchesSearch(data, state.search.trim().toLowerCase());
+    for (let i = 0; i < data.n; i++) state.visible[i] = passesFilter(data, state.filter, i);
+    this.root.dataset.theme = state.dark ? "dark" : "light";
+    this.maps.enlarge(state.panel);
+    this.maps.show(false);
+    this.recolour({});
+    this.details.show();
+    this.lists.mark();
+    this.openTab(state.tab);
+    if (state.count !== count) this.say(`${state.count} images selected`);
+  }
+
+  // Whoever keeps the view is told, a moment after the last of many changes.
+  changed() {
+    clearTimeout(this.telling);
+    this.telling = setTimeout(() => this.host.onChange?.(this), 200);
+  }
+
+  async copyLink() {
+    const copied = await this.host.copyLink(this);
+    this.say(copied ? "The link is copied" : "The link could not be copied; it is in the address bar");
+  }
+
+  // What a reader does -------------------------------------------------------------------------------------------------
 
   focusOn(i, spoken = false) {
     if (i === this.state.current) return;
@@ -182,6 +240,7 @@ class Explorer {
     return [`Image ${data.indices[i]}, class ${className(data, data.labels[i])}`, ...of].join(". ");
   }
 
+  // For whoever hears the page, and for whoever sees it.
   say(text) {
     this.status.textContent = text;
   }
@@ -192,133 +251,152 @@ class Explorer {
     this.maps.redrawMarks();
     if (i !== null) this.openTab("neighbours");
     else this.refresh("neighbours");
-  }
-
-  neighbourCount(k) {
-    this.state.k = k;
-    this.refresh("neighbours");
-    this.maps.redrawMarks();
+    this.changed();
   }
 
   toggle(i) {
-    const rows = new Set(this.state.selected);
-    if (!rows.delete(i)) rows.add(i);
-    this.select(rows, false);
+    const selected = this.state.selected.slice();
+    selected[i] ^= 1;
+    this.showSelected(selected);
+    this.listSelected(false);
   }
 
   select(rows, open = true) {
-    this.showSelected(rows);
+    this.setSelected(rows);
+    this.afterSelection();
     this.listSelected(open);
   }
 
+  setSelected(rows) {
+    const { state } = this;
+    state.selected = new Uint8Array(this.data.n);
+    for (const i of rows) state.selected[i] = 1;
+    state.count = state.selected.reduce((a, b) => a + b, 0);
+  }
+
   // Points first: the images of the list come with the next picture.
-  lassoed(rows) {
-    this.showSelected(rows);
+  lassoed(inside, adding) {
+    if (adding) this.state.selected.forEach((chosen, i) => (inside[i] |= chosen));
+    this.showSelected(inside);
     afterPaint(() => this.listSelected(true));
   }
 
-  showSelected(rows) {
-    this.state.selected = new Set(rows);
-    if (this.maps.shown) this.maps.redraw();
+  showSelected(selected) {
+    this.state.selected = selected;
+    this.state.count = selected.reduce((a, b) => a + b, 0);
+    this.afterSelection();
+  }
+
+  // With many classes the colours are those of the selection.
+  afterSelection() {
+    const { state, data } = this;
+    const many = Math.max(data.class_names.length, columnOfMode(data, state.colour)?.categories?.length ?? 0) > MOST_COLOURS;
+    if (many) this.recolour({});
+    else {
+      this.restrengthen();
+      this.maps.redraw();
+    }
   }
 
   listSelected(open) {
     this.lists.mark();
-    if (open && this.state.selected.size) this.openTab("selection");
+    if (open && this.state.count) this.openTab("selection");
     else this.refresh("selection");
-    this.say(`${this.state.selected.size} images selected`);
-    this.onSelection(this.selection);
+    this.say(`${this.state.count} images selected`);
+    this.changed();
   }
 
-  // Indices of the selected images, ascending.
-  get selection() {
-    return Array.from(this.state.selected, (i) => this.data.indices[i]).sort((a, b) => a - b);
+  // How strongly each image is drawn: not at all, as a trace, or fully.
+  restrengthen() {
+    const { state, data } = this;
+    state.someAreFaint = state.count > 0 || state.matches !== null;
+    for (let i = 0; i < data.n; i++) {
+      const faint = (state.count > 0 && !state.selected[i]) || (state.matches !== null && !state.matches[i]);
+      state.strength[i] = state.visible[i] ? (faint ? FAINT : STRONG) : HIDDEN;
+    }
   }
 
-  setSelection(indices) {
-    const rows = indices.map((index) => this.data.rowOf.get(index)).filter((row) => row !== undefined);
-    const same = rows.length === this.state.selected.size && rows.every((row) => this.state.selected.has(row));
-    if (!same) this.select(rows);
-  }
-
-  setMethod(method) {
-    this.state.method = method;
-    this.maps.showMethod(method, true);
-  }
-
-  setKinds(kinds) {
-    this.state.kinds = kinds;
+  change(change, ...tabs) {
+    Object.assign(this.state, change);
+    this.controls.sync();
+    this.refresh(...tabs);
     this.maps.redraw();
+    this.changed();
   }
 
-  setColour(colour) {
-    this.state.colour = colour;
-    this.recolour();
+  moveTo(change) {
+    Object.assign(this.state, change);
+    this.controls.sync();
+    this.maps.show(true);
+    this.changed();
+  }
+
+  play(on) {
+    const { state, data } = this;
+    clearInterval(this.playing);
+    state.playing = on;
+    if (on) {
+      const next = () => {
+        this.moveTo({ step: (state.step + 1) % data.models.length });
+        if (state.step === data.models.length - 1) this.play(false);
+      };
+      this.playing = setInterval(next, PLAY_TIME);
+      next();
+    }
+    this.controls.sync();
+  }
+
+  enlarge(at) {
+    this.maps.enlarge(at);
+    this.changed();
+  }
+
+  zoomAll(times) {
+    for (const panel of this.maps.visible) {
+      if (times) panel.zoomBy(times);
+      else panel.zoomTo(WHOLE);
+      this.maps.redrawSoon(panel);
+    }
+    this.changed();
   }
 
   setTheme(dark) {
-    this.state.dark = dark;
     this.root.dataset.theme = dark ? "dark" : "light";
-    this.recolour();
-    this.maps.resize();
+    this.recolour({ dark, themeChosen: true });
   }
 
-  recolour() {
-    this.state.colouring = colouring(this.data, this.state.colour, this.state.dark);
+  // Everything that colours depend on, then the points, the legend and the controls.
+  recolour(change) {
+    const { state } = this;
+    Object.assign(state, change);
+    state.colouring = colouring(this.data, state);
+    const keys = state.colouring.keys ?? [];
+    state.hiddenSlots = Uint8Array.from(keys, (key) => state.hidden.has(key));
+    this.restrengthen();
     this.maps.forgetColours();
-    if (this.maps.shown) this.maps.redraw();
-    this.showLegend();
+    this.maps.redraw();
+    this.legend.show();
+    this.controls.sync();
+    if ("pair" in change) this.refresh("differences");
+    this.changed();
   }
 
   filter(change) {
-    Object.assign(this.state.filter, change);
-    for (let i = 0; i < this.data.n; i++) this.state.visible[i] = passesFilter(this.data, this.state.filter, i);
+    const { state, data } = this;
+    Object.assign(state.filter, change);
+    for (let i = 0; i < data.n; i++) state.visible[i] = passesFilter(data, state.filter, i);
+    this.restrengthen();
+    this.change({}, "items", "differences");
+    this.say(`${state.visible.reduce((a, b) => a + b, 0)} images pass the filters`);
+  }
+
+  search(text) {
+    const { state, data } = this;
+    state.search = text;
+    state.matches = matchesSearch(data, text.trim().toLowerCase());
+    this.restrengthen();
     this.maps.redraw();
-    this.refresh("items", "differences");
-    this.say(`${this.state.visible.reduce((a, b) => a + b, 0)} images pass the filters`);
-  }
-
-  showLegend() {
-    const { palette, labels, range } = this.state.colouring;
-    const chip = (colour, text) => element("span", { class: "chip" },
-      element("span", { class: "swatch", style: `background: ${colour}` }), text);
-    const scale = range ? [range[0], element("span", {
-      class: "ramp", style: `background: linear-gradient(to right, ${palette.join(",")})` }), range[1]]
-      : labels.map((label, at) => chip(palette[at % palette.length], label));
-    this.legend.replaceChildren(element("span", {}, "● clean  ▲ attacked"), ...scale);
+    this.openTab("items");
+    if (state.matches) this.say(`${this.lists.found().length} images found`);
   }
 }
-
-function openPage(page) {
-  const start = performance.now();
-  const text = atob(page.getElementById("payload").textContent);
-  const bytes = new Uint8Array(text.length);
-  for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at);
-  const selection = JSON.parse(page.getElementById("selection").textContent);
-  const explorer = new Explorer(page.getElementById("explorer"), new DataView(bytes.buffer), { selection });
-  window.explorer = explorer;
-  return explorer.ready.then(() => performance.measure("explorer ready", { start, end: performance.now() }));
-}
-
-function render({ model, el }) {
-  const box = element("div", { style: "height: 720px" });
-  el.append(box);
-  const light = document.body.dataset.jpThemeLight;
-  const explorer = new Explorer(box, model.get("payload"), {
-    selection: model.get("selection"),
-    dark: light === undefined ? null : light === "false",
-    onSelection: (indices) => {
-      if (JSON.stringify(indices) === JSON.stringify(model.get("selection"))) return;
-      model.set("selection", indices);
-      model.save_changes();
-    },
-  });
-  const follow = () => explorer.setSelection(model.get("selection"));
-  model.on("change:selection", follow);
-  return () => {
-    model.off("change:selection", follow);
-    explorer.destroy();
-  };
-}
-
-export default { render };
