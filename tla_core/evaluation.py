@@ -27,6 +27,7 @@ from tla_core.masking import (
 )
 from tla_core.runtime import full_precision
 from tla_core.validation import as_labels, check_images, check_label_range, scale_images
+from tla_core.wrapping import as_classifier
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def evaluate(
     Parameters
     ----------
     model : nn.Module
-        Images in [0, 1] -> logits. Evaluated in eval mode and left as it was found.
+        Any classifier of images in [0, 1]; see `wrap`. Evaluated in eval mode and left as it was found.
     images : Tensor or ndarray, (n, c, h, w)
         uint8, or float32 in [0, 1].
     labels : Tensor or ndarray, (n,)
@@ -157,6 +158,7 @@ def evaluate(
         if outcome.shape != labels.shape or outcome.dtype != torch.bool:
             got = f"{tuple(outcome.shape)} {outcome.dtype}"
             raise ValueError(f"known[{name!r}] must be bool, ({len(labels)},), as in .correct. Got {got}.")
+    model = as_classifier(model, images, labels)
     device = model_device(model)
     todo = {name: attack for name, attack in attacks.items() if name not in known}
     total = len(images) * (("clean" not in known) + sum(image_steps(attack) for attack in todo.values()))

@@ -17,10 +17,12 @@ from tla_core.collapse import Triplets
 from tla_core.config import AttackConfig, TrainConfig
 from tla_core.distributed import gather_rows, share_of_rows
 from tla_core.folding import fold_batch_norm
-from tla_core.layers import forward_with_layer, resolve_layer, statistics_kept
+from tla_core.layers import find_layer, forward_with_layer, statistics_kept
 from tla_core.losses import logit_pairing_loss, mean_square_norm_loss, norm_loss, triplet_loss
 from tla_core.mining import hardest_negatives, random_negatives, semi_hard_negatives
 from tla_core.runtime import derive_seed
+from tla_core.taps import Tap
+from tla_core.wrapping import core
 
 
 @dataclass(frozen=True)
@@ -145,14 +147,14 @@ def _negatives(
         draws = torch.Generator().manual_seed(derive_seed(config.seed, "negatives", step))
         return share_of_rows(random_negatives(gather_rows(labels), pool.labels, generator=draws))
     with attack_mode(model), torch.inference_mode():
-        path = resolve_layer(model, config.layer)
-        frozen = fold_batch_norm(model, keep=dict(model.named_modules()).get(path))
-        _, anchor_features = _forward(frozen, anchors, config.layer)
+        layer = find_layer(model, config.layer, anchors)
+        frozen = fold_batch_norm(model, keep=dict(core(model).named_modules()).get(layer.path))
+        _, anchor_features = _forward(frozen, anchors, layer)
         # Each rank represents its share of the pool; the negatives are sought in the whole of it.
-        pool_features = gather_rows(_forward(frozen, share_of_rows(pool.images), config.layer)[1])
+        pool_features = gather_rows(_forward(frozen, share_of_rows(pool.images), layer)[1])
         sought = (anchor_features, labels, pool_features, pool.labels)
         if config.negatives == "semi-hard":
-            positive_features = [_forward(frozen, images, config.layer)[1] for images in positives]
+            positive_features = [_forward(frozen, images, layer)[1] for images in positives]
             return semi_hard_negatives(*sought, positive_features, metric=config.mining)
         return hardest_negatives(*sought, metric=config.mining)
 
@@ -162,7 +164,7 @@ def _clean_passes(model: nn.Module, config: TrainConfig) -> AbstractContextManag
     return statistics_kept(model) if config.statistics == "adversarial" else nullcontext()
 
 
-def _forward(model: nn.Module, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+def _forward(model: nn.Module, x: Tensor, layer: str | Tap) -> tuple[Tensor, Tensor]:
     """Logits and representation, in full precision whatever the network computed in."""
     logits, representation = forward_with_layer(model, x, layer)
     return logits.float(), representation.float()

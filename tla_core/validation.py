@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 
+@torch.inference_mode(False)
 def as_images(images: Tensor | np.ndarray, *, device: torch.device | str | None = None) -> Tensor:
     """Check images and return them as float32 in [0, 1].
 
@@ -33,6 +34,7 @@ def as_images(images: Tensor | np.ndarray, *, device: torch.device | str | None 
     return scale_images(images)
 
 
+@torch.inference_mode(False)
 def check_images(images: Tensor | np.ndarray) -> Tensor:
     """Check images as `as_images` does, but leave uint8 as it is: a quarter of the memory."""
     images = _as_tensor(images, "images")
@@ -54,14 +56,21 @@ def check_images(images: Tensor | np.ndarray) -> Tensor:
     return images
 
 
+@torch.inference_mode(False)
 def scale_images(images: Tensor) -> Tensor:
     """Turn checked images into float32 in [0, 1]."""
-    return images.float().div_(255) if images.dtype == torch.uint8 else images
+    images = images.float().div_(255) if images.dtype == torch.uint8 else images
+    # Networks that flatten with .view need it; images of one channel count as contiguous in either layout.
+    images = images.contiguous()
+    _, c, h, w = images.shape
+    return images.as_strided(images.shape, (c * h * w, h * w, w, 1), images.storage_offset()) if c == 1 else images
 
 
+@torch.inference_mode(False)
 def as_labels(
-    labels: Tensor | np.ndarray, n: int, *, n_classes: int | None = None, name: str = "labels"
-) -> Tensor:
+    labels: Tensor | np.ndarray, n: int, *, n_classes: int | None = None, name: str = "labels",
+    device: torch.device | str | None = None,
+) -> Tensor:  # fmt: skip
     """Check labels, or other whole numbers called `name`, and return them as int64, (n,).
 
     Raises
@@ -76,7 +85,7 @@ def as_labels(
         raise TypeError(f"{name} must be integers. Got {labels.dtype}.")
     if labels.shape != (n,):
         raise ValueError(f"{name} must have the shape ({n},), one for each image. Got {tuple(labels.shape)}.")
-    labels = labels.long()
+    labels = labels.to(device, torch.long)
     if labels.numel():
         low, high = (value.item() for value in torch.aminmax(labels))
         if low < 0 or (n_classes is not None and high >= n_classes):
@@ -100,7 +109,7 @@ def check_label_range(labels: Tensor, logits: Tensor) -> None:
 
 def _as_tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
     if isinstance(value, Tensor):
-        return value
+        return value.clone() if value.is_inference() else value  # autograd refuses what inference mode made
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "buif":
             raise TypeError(f"{name} must be a numeric array. Got dtype {value.dtype}.")
