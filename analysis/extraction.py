@@ -1,6 +1,7 @@
-"""Runs a model over images, clean and attacked, and keeps the output of one layer."""
+"""Runs a model over images, clean and attacked, and keeps the output of one layer, or of several."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from analysis.representations import RepresentationSet
-from tla_core.attacks import Attack, attack_mode, run_attack
+from tla_core.attacks import Attack, run_attack
 from tla_core.evaluation import describe_attack
-from tla_core.layers import forward_with_layer, model_device, resolve_layer
+from tla_core.layers import Reading, find_layer, forward_with_layers, list_layers, model_device, resolve_layer
+from tla_core.masking.suite import saturation_check, warn_of_masking
+from tla_core.modes import attack_mode
 from tla_core.runtime import full_precision
-from tla_core.validation import as_labels, check_images, check_label_range, check_whole, scale_images
+from tla_core.taps import Tap
+from tla_core.validation import as_labels, check_images, check_whole, scale_images
+from tla_core.wrapping import as_classifier
+
+__all__ = ["extract", "list_layers"]
 
 
 def extract(
@@ -21,7 +28,7 @@ def extract(
     images: Tensor | np.ndarray,
     labels: Tensor | np.ndarray,
     *,
-    layer: str = "penultimate",
+    layer: str | Sequence[str] = "penultimate",
     attack: Attack | None = None,
     batch_size: int = 256,
     indices: Tensor | np.ndarray | None = None,
@@ -30,20 +37,22 @@ def extract(
     generator: torch.Generator | None = None,
     fold: bool = True,
     progress: bool = False,
-) -> RepresentationSet:
+) -> RepresentationSet | dict[str, RepresentationSet]:
     """Extract the representations of images, and of adversarial examples made from them.
 
     Parameters
     ----------
     model : nn.Module
-        Any model from images in [0, 1] to logits. Run in eval mode and left as it was found.
+        Any classifier of images in [0, 1]; see `tla_core.wrap`. Run in eval mode and left as it was found.
     images : Tensor or ndarray, (n, c, h, w)
         uint8, or float32 in [0, 1].
     labels : Tensor or ndarray, (n,)
         True classes.
-    layer : str
-        ``"penultimate"`` (the input of the last ``nn.Linear`` executed), ``"logits"``, or any module path as in
-        ``model.named_modules()``. Spatial output is flattened.
+    layer : str or sequence of str
+        ``"penultimate"``, which is what enters the classification head; ``"logits"``; or any module path as in
+        ``model.named_modules()``, with ``"#2"`` behind it for the second of several calls, and ``":cls"``, ``":mean"``,
+        ``":max"`` or ``":flatten"`` for how tokens or a spatial map become one vector: see
+        `tla_core.forward_with_layer`, and `list_layers` for what there is. Several layers take one pass.
     attack : AttackConfig or callable, optional
         Makes the adversarial examples; a callable is ``(model, x, y) -> x_adv``.
     batch_size : int
@@ -62,14 +71,20 @@ def extract(
 
     Returns
     -------
-    RepresentationSet
-        The adversarial images in it are float32.
+    RepresentationSet, or dict of str to RepresentationSet
+        The adversarial images in it are float32; ``meta["read_from"]`` says what was read. Of several layers a set for
+        each, which share their logits and images.
 
     Raises
     ------
     TypeError, ValueError
-        For bad images, labels or batch size, a layer that does not exist (the nearest names are listed), or NaN in the
-        features.
+        For bad images, labels or batch size; a layer that does not exist (the nearest names are listed) or a head that
+        cannot be told (its candidates are); a model with more outputs than class names; NaN in the features.
+
+    Warns
+    -----
+    MaskingWarning
+        Where the outputs are such that a gradient attack is weaker than it seems.
 
     Examples
     --------
@@ -81,46 +96,78 @@ def extract(
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
     batch_size = check_whole("batch_size", batch_size, 1)
-    resolve_layer(model, layer)
+    layers = [layer] if isinstance(layer, str) else list(dict.fromkeys(layer))
+    if not layers:
+        raise ValueError("layer must name at least one layer. Got none.")
+    names = {name: resolve_layer(model, name) for name in layers}
+    model = as_classifier(model, images, labels, n_classes=None if class_names is None else len(class_names))
     if model.training:
         _warn_training()
-    parts: dict[str, list[np.ndarray]] = {}
     device = model_device(model)
+    parts: dict[str, list[np.ndarray]] = {}
     with (
         attack_mode(model),
         full_precision(device),
         tqdm(total=len(images), unit="image", disable=not progress, desc="extract") as bar,
     ):
+        taps = {name: find_layer(model, names[name], scale_images(images[:1].to(device))) for name in layers}
+        if attack is not None:
+            warn_of_masking("the attack", saturation_check(model, images, labels, attack), stacklevel=2)
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             x, y = scale_images(images[batch].to(device)), labels[batch].to(device)
-            _collect(parts, "", *_forward(model, x, y, layer))
+            readings = _collect(parts, "", model, x, taps)
+            if not start:
+                _warn_of_layers(taps, readings)
+                read_from = {name: reading.description for name, reading in readings.items()}
             if attack is not None:
                 x_adv = run_attack(attack, model, x, y, generator=generator, indices=rows[batch], fold=fold)
-                _collect(parts, "adv_", *_forward(model, x_adv, y, layer))
+                _collect(parts, "adv_", model, x_adv, taps)
                 parts.setdefault("adv_images", []).append(x_adv.cpu().numpy())
             bar.update(len(x))
-    made_with = {"layer": layer, "attack": None if attack is None else describe_attack(attack)}
-    arrays = {name: np.concatenate(chunks) for name, chunks in parts.items()}
-    return RepresentationSet.from_arrays(
-        labels=labels.cpu().numpy(),
-        indices=rows.cpu().numpy(),
-        class_names=class_names,
-        meta={**made_with, **(meta or {})},
-        **arrays,
-    )
+    arrays = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
+    shared = {name: array for name, array in arrays.items() if "/" not in name}
+    described = None if attack is None else describe_attack(attack)
+    sets = {
+        name: RepresentationSet.from_arrays(
+            features=arrays[f"features/{name}"],
+            labels=labels.cpu().numpy(),
+            adv_features=arrays.get(f"adv_features/{name}"),
+            indices=rows.cpu().numpy(),
+            class_names=class_names,
+            meta={"layer": name, "read_from": read_from[name], "attack": described, **(meta or {})},
+            **shared,
+        )
+        for name in layers
+    }
+    return sets[layer] if isinstance(layer, str) else sets
 
 
 @torch.no_grad()
-def _forward(model: nn.Module, x: Tensor, y: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    logits, features = forward_with_layer(model, x, layer)
-    check_label_range(y, logits)
-    return features, logits
-
-
-def _collect(parts: dict[str, list[np.ndarray]], kind: str, features: Tensor, logits: Tensor) -> None:
-    parts.setdefault(f"{kind}features", []).append(features.float().cpu().numpy())
+def _collect(
+    parts: dict[str, list[np.ndarray]], kind: str, model: nn.Module, x: Tensor, taps: dict[str, Tap]
+) -> dict[str, Reading]:
+    """Forward a batch, and keep the logits and each layer's features of it."""
+    logits, readings = forward_with_layers(model, x, list(taps.values()))
     parts.setdefault(f"{kind}logits", []).append(logits.float().cpu().numpy())
+    for name, reading in zip(taps, readings, strict=True):
+        parts.setdefault(f"{kind}features/{name}", []).append(reading.features.float().cpu().numpy())
+    return dict(zip(taps, readings, strict=True))
+
+
+def _warn_of_layers(taps: dict[str, Tap], readings: dict[str, Reading]) -> None:
+    """Say what a name leaves open: which of several calls, and how tokens become one vector."""
+    for name, reading in readings.items():
+        tap = taps[name]
+        if tap.side != "output" or name == "penultimate":
+            continue
+        if reading.calls > 1 and not tap.call:
+            text = f"runs {reading.calls} times in a forward, and its last output is taken"
+            calls = f"{tap.path}#1 to {tap.path}#{reading.calls}"
+            warnings.warn(f"the layer {name!r} {text}: the names of its calls are {calls}.", stacklevel=3)
+        if reading.tokens and not tap.reduction:
+            text = f"gives {reading.tokens} tokens for each image, flattened to {reading.features.shape[1]} numbers"
+            warnings.warn(f"the layer {name!r} {text}: {name}:cls or {name}:mean is one of them.", stacklevel=3)
 
 
 def _warn_training() -> None:

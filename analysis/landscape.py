@@ -1,6 +1,5 @@
 """Loss landscapes: the cross-entropy over a plane through an image, or through the weights of a model."""
 
-import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,20 +19,14 @@ from analysis.landscape_directions import (
     image_directions,
     seeded_generator,
 )
-from tla_core.attacks import attack_mode
 from tla_core.checkpoint import CheckpointError, load_tensors, save_tensors
 from tla_core.chunks import forward_in_chunks, images_at_once
 from tla_core.folding import folded_if_equal
 from tla_core.layers import model_device
+from tla_core.modes import attack_mode, copy_of
 from tla_core.runtime import full_precision
-from tla_core.validation import (
-    as_images,
-    as_labels,
-    check_images,
-    check_label_range,
-    check_whole,
-    scale_images,
-)
+from tla_core.validation import as_images, as_labels, check_images, check_whole, scale_images
+from tla_core.wrapping import as_classifier
 
 # On a GPU points of so many pixels are made and forwarded at once, 1024 of 32 x 32: the 160 channels of the published
 # wide residual network take 0.7 GB then. On a CPU `images_at_once` says what stays in the cache.
@@ -104,7 +97,7 @@ def input_landscape(
     Parameters
     ----------
     model : nn.Module
-        Images in [0, 1] -> logits. Run in eval mode and left as it was found.
+        Any classifier of images in [0, 1]; see `tla_core.wrap`. Run in eval mode and left as it was found.
     x : Tensor or ndarray, (c, h, w)
         uint8, or float32 in [0, 1]. The points around it are not clipped to [0, 1].
     y : int
@@ -142,10 +135,10 @@ def input_landscape(
     """
     axis = _axis(radius, resolution)
     device = model_device(model)
-    image, label = _one_image(x, device), _one_label(y).to(device)
+    image, label = _one_image(x, device), _one_label(y, device)
+    model = as_classifier(model, image[None], label)
     _warn_if_training(model)
     with attack_mode(model), full_precision(device), torch.no_grad():
-        _check_logits(model, image[None], label)
         plane, kind = image_directions(directions, model, image, label, seeded_generator(random_state))
         ticks = torch.tensor(axis, dtype=torch.float32, device=device)
         coefficients = torch.cartesian_prod(ticks, ticks)
@@ -185,7 +178,8 @@ def weight_landscape(
     Parameters
     ----------
     model : nn.Module
-        Images in [0, 1] -> logits. A copy is moved, in eval mode: batch norm keeps its running statistics.
+        Any classifier of images in [0, 1]; see `tla_core.wrap`. A copy is moved, in eval mode: batch norm keeps its
+        running statistics. What it computes its weights from moves, as with weight norm, since that is its parameters.
     images : Tensor or ndarray, (n, c, h, w)
         uint8, or float32 in [0, 1].
     labels : Tensor or ndarray, (n,)
@@ -223,14 +217,14 @@ def weight_landscape(
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
     batch_size = check_whole("batch_size", batch_size, 1)
+    model = as_classifier(model, images, labels)
     _warn_if_training(model)
     given = directions is not None
     steps = given_filter_directions(directions, model) if given else filter_directions(model, random_state)
     device = model_device(model)
     batches = list(zip(images.to(device).split(batch_size), labels.to(device).split(batch_size), strict=True))
-    moved = copy.deepcopy(model).eval().requires_grad_(False)
-    with full_precision(device), torch.no_grad():
-        _check_logits(moved, scale_images(batches[0][0][:1]), labels.max()[None])
+    moved = copy_of(model).requires_grad_(False)
+    with attack_mode(moved), full_precision(device), torch.no_grad():
         centre_loss = _mean_loss(moved, batches).item()
         moving = [
             (parameter, parameter.clone(), *torch.from_numpy(steps[name]).to(parameter))
@@ -331,18 +325,11 @@ def _one_image(x: Tensor | np.ndarray, device: torch.device) -> Tensor:
     return as_images(x[None], device=device)[0].detach()
 
 
-def _one_label(y: int | Tensor | np.ndarray) -> Tensor:
+def _one_label(y: int | Tensor | np.ndarray, device: torch.device) -> Tensor:
     y = y if isinstance(y, Tensor) else np.asarray(y)
     if y.ndim:
         raise ValueError(f"y must be one class, a whole number. Got the shape {tuple(y.shape)}; of a batch take y[0].")
-    return as_labels(y[None], 1, name="y")
-
-
-def _check_logits(model: nn.Module, x: Tensor, label: Tensor) -> None:
-    logits = model(x)
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"the model must return logits, a tensor (n, classes). Got {type(logits).__name__}.")
-    check_label_range(label, logits)
+    return as_labels(y[None], 1, name="y", device=device)
 
 
 def _warn_if_training(model: nn.Module) -> None:

@@ -173,7 +173,9 @@ class RepresentationSet:
 
 
 def _converted(name: str, value: np.ndarray) -> np.ndarray:
-    value = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if hasattr(value, "detach"):  # numpy has no bfloat16
+        value = value.detach().cpu().float() if value.is_floating_point() else value.detach().cpu()
+    value = np.asarray(value)
     if name in _INTEGERS:
         if value.dtype.kind not in "iu":
             raise ValueError(f"{name} must be integers. Got {value.dtype}.")

@@ -221,12 +221,13 @@ def test_folding_keeps_every_network_what_it_is(make, data):
 
 
 def test_layer_and_attack_are_recorded(model, data, whole):
-    assert whole.meta == {"layer": "penultimate", "attack": {
+    assert whole.meta == {"layer": "penultimate", "read_from": "the input of classifier", "attack": {
         "name": "pgd", "norm": "linf", "eps": 0.3, "step_size": 0.1, "steps": 3, "restarts": 1, "random_start": True,
         "loss": "ce", "momentum": 0.0,
     }}  # fmt: skip
     reps = extract(model, data.images, data.labels, layer="lower", meta={"model": "mine"})
-    assert reps.meta == {"layer": "lower", "attack": None, "model": "mine"}
+    read_from = "the output of features.4, (4, 28, 28) flattened"
+    assert reps.meta == {"layer": "lower", "read_from": read_from, "attack": None, "model": "mine"}
     assert reps.class_names == tuple("0123456789") == whole.class_names
     json.dumps(whole.meta)
 
@@ -297,5 +298,5 @@ def test_nan_features_are_refused(data):
 
 def test_a_model_that_returns_no_logits_is_refused(data):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
-    with pytest.raises(ValueError, match=r"must return logits of the shape \(40, classes\)\. Got \(40, 2, 26, 26\)"):
+    with pytest.raises(ValueError, match=r"must return logits of the shape \(2, classes\)\. Got \(2, 2, 26, 26\)"):
         extract(model.eval(), data.images, data.labels, layer="0")

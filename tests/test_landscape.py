@@ -429,7 +429,7 @@ def test_a_model_must_return_logits(data):
             return x.flatten(1), x
 
     for function in (around, lambda m, d, **_: weight_landscape(m, d.images, d.labels, resolution=2)):
-        with pytest.raises(TypeError, match=r"must return logits, a tensor \(n, classes\)\. Got tuple"):
+        with pytest.raises(ValueError, match=r"which of .* are the logits .* returned tuple of 0: \(\d, 784\)"):
             function(Pair().eval(), data)
         with pytest.raises(ValueError, match=r"must return logits of the shape \(1, classes\)\. Got \(1, 1, 28, 28\)"):
             function(nn.Identity().eval(), data)

@@ -1,8 +1,7 @@
 """Attacks on images in [0, 1]: PGD, of which FGSM, BIM, MIM and C&W margin are settings, APGD, and Square."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +13,10 @@ from tla_core.attack_config import AttackConfig
 from tla_core.chunks import forward_in_chunks
 from tla_core.folding import folded_if_equal, says_the_same
 from tla_core.layers import model_device
+from tla_core.modes import attack_mode
 from tla_core.random_search import square_search
-from tla_core.validation import as_images, as_labels, check_label_range
+from tla_core.validation import as_images, as_labels
+from tla_core.wrapping import as_classifier
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,13 @@ def run_attack(
     if not trusted:
         device = model_device(model)
         x = as_images(x, device=device)
-        y = as_labels(y, len(x)).to(device)
-        indices = None if indices is None else as_labels(indices, len(x), name="indices").to(device)
+        y = as_labels(y, len(x), device=device)
+        indices = None if indices is None else as_labels(indices, len(x), name="indices", device=device)
         start = None if start is None else _check_start(attack, start, x)
     if not len(x):
         return x.clone()
+    if not trusted:
+        model = as_classifier(model, x, y)
     if model.training:
         warnings.warn(
             "the model is in training mode: it is attacked in eval mode and put back afterwards. Call model.eval()"
@@ -156,10 +159,9 @@ def run_attack(
         )
     with attack_mode(model):
         if not isinstance(attack, AttackConfig):
-            return _check_returned(attack(model, x, y), x)
-        if not trusted:
-            with torch.no_grad():
-                check_label_range(y[y.argmax()][None], model(x[:1]))
+            with torch.enable_grad():
+                x_adv = attack(model, x, y)
+            return _check_returned(x_adv, x)
         seed = 0 if generator is None else generator.initial_seed()
         indices = torch.arange(len(x), device=x.device) if indices is None else indices
         one_start = None if restart is None and start is None else restart or 0
@@ -172,28 +174,6 @@ def run_attack(
         if network is not model and not trusted and not says_the_same(network, model, x_adv):
             x_adv = attacked(model)
         return x_adv
-
-
-@contextmanager
-def attack_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Eval mode and frozen parameters inside the block; modes, `requires_grad` and buffers as before after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    buffers = [(buffer, buffer.clone(), buffer._version) for buffer in model.buffers()]
-    model.eval()
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield model
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        with torch.no_grad():
-            for buffer, before, version in buffers:
-                if buffer._version != version:  # a layer that updates its statistics even in eval mode
-                    buffer.copy_(before)
 
 
 def _run(

@@ -22,6 +22,7 @@ from tla_core.masking import (
 )
 from tla_core.runtime import full_precision
 from tla_core.validation import as_labels, check_images, check_whole
+from tla_core.wrapping import as_classifier
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def evaluate(
     Parameters
     ----------
     model : nn.Module
-        Images in [0, 1] -> logits. Evaluated in eval mode and left as it was found.
+        Any classifier of images in [0, 1]; see `wrap`. Evaluated in eval mode and left as it was found.
     images : Tensor or ndarray, (n, c, h, w)
         uint8, or float32 in [0, 1].
     labels : Tensor or ndarray, (n,)
@@ -147,6 +148,7 @@ def evaluate(
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
     _check_names_and_outcomes(attacks, known, len(images))
+    model = as_classifier(model, images, labels)
 
     # Measure the clean accuracy, then attack by attack.
     run = EvaluationRun(

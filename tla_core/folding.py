@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from tla_core.wrapping import Classifier
+
 _FOLDS = {nn.Conv2d: (nn.BatchNorm2d, fuse_conv_bn_weights), nn.Linear: (nn.BatchNorm1d, fuse_linear_bn_weights)}
 _NORMS = tuple(norm for norm, _ in _FOLDS.values())
 
@@ -38,15 +40,18 @@ class _Pairs(NamedTuple):
     pairs: list[_Pair]
 
 
-# Networks that have shown that they give the same when folded, and how many images have to show it.
-_folds_equally: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+# Networks that have shown that they give the same when folded, whether also with weights in channels_last, and how many
+# images have to show it.
+_folds_equally: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
 _EVIDENCE = 32
 
 # Tracing takes as long as many attack steps, and a training folds anew at each step.
 _known_pairs: weakref.WeakKeyDictionary[nn.Module, _Pairs] = weakref.WeakKeyDictionary()
 
 
-def fold_batch_norm(model: nn.Module, *, keep: nn.Module | None = None) -> nn.Module:
+def fold_batch_norm(
+    model: nn.Module, *, keep: nn.Module | None = None, channels_last: bool | None = None
+) -> nn.Module:
     """Return a model with the same outputs up to rounding, in which batch norm costs nothing.
 
     A convolution or linear layer whose output only a batch norm reads becomes one layer with it; all else is shared
@@ -62,6 +67,9 @@ def fold_batch_norm(model: nn.Module, *, keep: nn.Module | None = None) -> nn.Mo
         In eval mode: folding uses the running statistics. Tracing runs its forward on a copy without data.
     keep : nn.Module, optional
         A module that keeps its output, since somebody reads it.
+    channels_last : bool, optional
+        Lay the folded weights out so, which is faster on a CPU. By default as the network has shown to `folded_if_equal`
+        that it can do: one that flattens with ``.view`` cannot.
 
     Returns
     -------
@@ -73,16 +81,21 @@ def fold_batch_norm(model: nn.Module, *, keep: nn.Module | None = None) -> nn.Mo
     ValueError
         If the model is in training mode.
     """
+    channels_last = _folds_equally.get(model, True) if channels_last is None else channels_last
+    if isinstance(model, Classifier):
+        folded = fold_batch_norm(model.model, keep=keep, channels_last=channels_last)
+        return model if folded is model.model else model.around(folded)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    compiled = any("_orig_mod" in module._modules for module in modules.values())  # its wrapper cannot be copied
+    if compiled or not any(type(module) in _NORMS for module in modules.values()):
+        return model
     if model.training:
         raise ValueError("only a model in eval mode can be folded: call model.eval() first, or use attack_mode.")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    if not any(type(module) in _NORMS for module in modules.values()):
-        return model
     replacements: dict[str, nn.Module] = {}
     with torch.no_grad():
         for pair in _pairs(model, modules):
             if not _is_read_between(pair, modules, keep) and _is_foldable(modules[pair.layer], modules[pair.norm]):
-                replacements[pair.layer] = _fused(modules[pair.layer], modules[pair.norm])
+                replacements[pair.layer] = _fused(modules[pair.layer], modules[pair.norm], channels_last)
                 replacements[pair.norm] = nn.Identity()
     if replacements:
         replacements |= _pools_first(modules, keep)
@@ -110,13 +123,22 @@ def folded_if_equal(model: nn.Module, x: Tensor, trusted: bool = False) -> nn.Mo
     UserWarning
         Where they differ.
     """
-    folded = fold_batch_norm(model)
-    if folded is model or (trusted and model in _folds_equally):
+    known = _folds_equally.get(model)
+    folded = fold_batch_norm(model, channels_last=known)
+    if folded is model or (trusted and known is not None):
         return folded
-    if not says_the_same(folded, model, x, gradients=True):
-        return model
-    _folds_equally.add(model)
-    return folded
+    for channels_last in (True, False):
+        folded = fold_batch_norm(model, channels_last=channels_last)
+        try:
+            if not says_the_same(folded, model, x, gradients=True):
+                return model
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # of .view, which asks for another layout
+            continue
+        _folds_equally[model] = channels_last
+        return folded
+    return model
 
 
 def says_the_same(folded: nn.Module, model: nn.Module, x: Tensor, *, gradients: bool = False) -> bool:
@@ -188,10 +210,10 @@ def _is_read_between(pair: _Pair, modules: dict[str, nn.Module], keep: nn.Module
     )
 
 
-def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module:
+def _fused(layer: nn.Module, norm: nn.Module, channels_last: bool) -> nn.Module:
     _, fuse = _FOLDS[type(layer)]
     weight, bias = fuse(layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-    if weight.ndim == 4:
+    if weight.ndim == 4 and channels_last:
         weight = weight.to(memory_format=torch.channels_last)
     fused = copy.copy(layer)
     fused._parameters = {

@@ -17,10 +17,12 @@ from tla_core.collapse import Triplets
 from tla_core.config import TrainConfig
 from tla_core.distributed import gather_rows, share_of_rows
 from tla_core.folding import fold_batch_norm
-from tla_core.layers import forward_with_layer, resolve_layer, statistics_kept
+from tla_core.layers import find_layer, forward_with_layer, statistics_kept
 from tla_core.losses import logit_pairing_loss, mean_square_norm_loss, norm_loss, triplet_loss
 from tla_core.mining import hardest_negatives, random_negatives, semi_hard_negatives
 from tla_core.runtime import derive_seed
+from tla_core.taps import Tap
+from tla_core.wrapping import core
 
 
 @dataclass(frozen=True)
@@ -141,13 +143,13 @@ def _negatives(
     clean = list(positives.values())
     anchors, others = (clean[0], [x_adv]) if config.method == "tla-sa" else (x_adv, clean)
     with attack_mode(model), torch.inference_mode():
-        path = resolve_layer(model, config.layer)
-        folded = fold_batch_norm(model, keep=dict(model.named_modules()).get(path))
-        _, h_anchors = _forward(folded, anchors, config.layer)
+        layer = find_layer(model, config.layer, anchors)
+        folded = fold_batch_norm(model, keep=dict(core(model).named_modules()).get(layer.path))
+        _, h_anchors = _forward(folded, anchors, layer)
         # Each rank represents its share of the pool; the negatives are sought in the whole of it.
-        h_pool = gather_rows(_forward(folded, share_of_rows(pool.images), config.layer)[1])
+        h_pool = gather_rows(_forward(folded, share_of_rows(pool.images), layer)[1])
         if config.negatives == "semi-hard":
-            h_positives = [_forward(folded, images, config.layer)[1] for images in others]
+            h_positives = [_forward(folded, images, layer)[1] for images in others]
             return semi_hard_negatives(h_anchors, labels, h_pool, pool.labels, h_positives, metric=config.mining)
         return hardest_negatives(h_anchors, labels, h_pool, pool.labels, metric=config.mining)
 
@@ -192,7 +194,7 @@ def _clean_passes(model: nn.Module, config: TrainConfig) -> AbstractContextManag
     return statistics_kept(model) if config.statistics == "adversarial" else nullcontext()
 
 
-def _forward(model: nn.Module, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+def _forward(model: nn.Module, x: Tensor, layer: str | Tap) -> tuple[Tensor, Tensor]:
     """Logits and representation, in full precision whatever the network computed in."""
     logits, representation = forward_with_layer(model, x, layer)
     return logits.float(), representation.float()

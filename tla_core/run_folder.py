@@ -25,6 +25,7 @@ from tla_core.config import TrainConfig, identity_of
 from tla_core.dataset_download import OTHER_COPIES
 from tla_core.datasets import ImageDataset
 from tla_core.runtime import environment_record
+from tla_core.wrapping import core
 
 
 class RunConflictError(RuntimeError):
@@ -259,7 +260,7 @@ def run_record(
 def describe_model(model: nn.Module) -> str:
     """A user's network in one line: its class, and a hash of its parameters' names and shapes."""
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    return f"{type(model).__qualname__} {identity_of(shapes)[:16]}"
+    return f"{type(core(model)).__qualname__} {identity_of(shapes)[:16]}"
 
 
 def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:

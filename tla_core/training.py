@@ -13,10 +13,14 @@ from tla_core.checkpoint import CheckpointError, load_tensors
 from tla_core.config import TrainConfig
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.distributed import first_says, process_group, rank_and_size
+from tla_core.layers import model_device, statistics_kept
+from tla_core.memory_layout import layout_kept, to_channels_last
 from tla_core.models import build_model
 from tla_core.run_folder import RunFolder, describe_network_differences, run_record
 from tla_core.runtime import derive_seed, pick_device
 from tla_core.training_loop import TrainingLoop
+from tla_core.validation import scale_images
+from tla_core.wrapping import Classifier, as_classifier, see_through
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ def train(
         Folder of the run. If it holds an unfinished run of the same settings, that one is resumed; a finished one is
         returned as it is.
     model : nn.Module, optional
-        Images in [0, 1] -> logits, trained in place of the preset's network from the weights that it has. It ends
-        with the weights of the last step; `load_model` gives the selected ones. Of the network, a run's identity
+        Any classifier of images in [0, 1] (see `wrap`), trained in place of the preset's network from the weights that
+        it has. It ends with the weights of the last step; `load_model` gives the selected ones. Of the network, a run's identity
         holds the layout only: train other initial weights in another folder.
     dataset : ImageDataset, optional
         In place of the configuration's training set.
@@ -107,6 +111,7 @@ def train(
         raise ValueError("TensorBoard is not installed: `pip install tensorboard`, or leave the option out.")
     with process_group(device):
         dataset = load_dataset(config.dataset, "train") if dataset is None else dataset
+        model = None if model is None else see_through(model)
         folder = RunFolder(out_dir)
         record = run_record(config, dataset, model, init_from, device)
         with _started(folder, record, replace, resume) if rank_and_size()[0] == 0 else contextlib.nullcontext():
@@ -117,8 +122,10 @@ def train(
                 model = _fresh_model(config, dataset) if model is None else model
                 if init_from is not None:
                     _load_weights(model, *_load_run(init_from), init_from, record)
-                model = model.to(device, memory_format=torch.channels_last)  # see benchmarks/
-                TrainingLoop(config, folder, record, model, dataset, device, tensorboard).run(progress)
+                model = model.to(device)
+                with layout_kept(model):
+                    model = _prepared(model, scale_images(dataset.images[:2].to(device)))
+                    TrainingLoop(config, folder, record, model, dataset, device, tensorboard).run(progress)
     return TrainResult(folder.path, folder.metrics())
 
 
@@ -154,8 +161,18 @@ def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model
             settings.network, width=settings.width, blocks=settings.blocks, normalization=settings.normalization,
             in_channels=data["channels"], image_size=data["image_size"], n_classes=data["classes"],
         )  # fmt: skip
+    model = see_through(model)
     _load_weights(model, weights, metadata, run_dir)
-    return model.to(pick_device(device), memory_format=torch.channels_last).eval()  # as `train` lays it out
+    model = model.to(pick_device(device)).eval()
+    _lay_out(model, metadata["data"])
+    return model
+
+
+def _lay_out(model: nn.Module, data: dict[str, Any]) -> None:
+    """As `train` lays the model out, if it takes an image of the size that the record of the run has."""
+    example = torch.rand(1, data["channels"], data["image_size"], data["image_size"], generator=torch.Generator())
+    with contextlib.suppress(RuntimeError, ValueError):  # images that are not square; it is a matter of speed alone
+        to_channels_last(as_classifier(model, example), example.to(model_device(model)))
 
 
 @contextlib.contextmanager
@@ -168,6 +185,20 @@ def _started(folder: RunFolder, record: dict[str, Any], replace: bool, resume: b
     with folder.locked():
         folder.start(record)
         yield
+
+
+def _prepared(model: nn.Module, x: Tensor) -> nn.Module:
+    """The model as one that returns logits in both modes, laid out so that it is fast."""
+    model = as_classifier(model, x)
+    if not isinstance(model, Classifier):
+        modes = [(module, module.training) for module in model.modules()]
+        with statistics_kept(model), torch.no_grad():
+            out = model.train()(x)
+        for module, training in modes:
+            module.training = training
+        model = model if isinstance(out, Tensor) else Classifier(model)  # such as one with an auxiliary output
+    to_channels_last(model, x)  # see benchmarks/
+    return model
 
 
 def _fresh_model(config: TrainConfig, dataset: ImageDataset) -> nn.Module:

@@ -5,8 +5,10 @@ torch and numpy take seconds to import, and settings are made without them, so t
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,6 +63,20 @@ def check_flag(name: str, value: Any) -> None:
 # Images and labels ----------------------------------------------------------------------------------------------------
 
 
+def _outside_inference_mode(check: Callable) -> Callable:
+    """A check whose tensors autograd takes, also where the caller is in torch's inference mode."""
+
+    @functools.wraps(check)
+    def outside(*args: Any, **options: Any) -> Any:
+        import torch
+
+        with torch.inference_mode(False):
+            return check(*args, **options)
+
+    return outside
+
+
+@_outside_inference_mode
 def as_images(images: Tensor | np.ndarray, *, device: torch.device | str | None = None) -> Tensor:
     """Check images and return them as float32 in [0, 1].
 
@@ -89,6 +105,7 @@ def as_images(images: Tensor | np.ndarray, *, device: torch.device | str | None 
     return scale_images(images)
 
 
+@_outside_inference_mode
 def check_images(images: Tensor | np.ndarray) -> Tensor:
     """Check images as `as_images` does, but leave uint8 as it is: a quarter of the memory."""
     import torch
@@ -112,12 +129,23 @@ def check_images(images: Tensor | np.ndarray) -> Tensor:
     return images
 
 
+@_outside_inference_mode
 def scale_images(images: Tensor) -> Tensor:
     """Turn checked images into float32 in [0, 1]."""
-    return images if images.is_floating_point() else images.float().div_(255)
+    import torch
+
+    images = images.float().div_(255) if images.dtype == torch.uint8 else images
+    # Networks that flatten with .view need it; images of one channel count as contiguous in either layout.
+    images = images.contiguous()
+    _, c, h, w = images.shape
+    return images.as_strided(images.shape, (c * h * w, h * w, w, 1), images.storage_offset()) if c == 1 else images
 
 
-def as_labels(labels: Tensor | np.ndarray, n: int, *, n_classes: int | None = None, name: str = "labels") -> Tensor:
+@_outside_inference_mode
+def as_labels(
+    labels: Tensor | np.ndarray, n: int, *, n_classes: int | None = None, name: str = "labels",
+    device: torch.device | str | None = None,
+) -> Tensor:  # fmt: skip
     """Check labels, or other whole numbers called `name`, and return them as int64, (n,).
 
     Raises
@@ -134,7 +162,7 @@ def as_labels(labels: Tensor | np.ndarray, n: int, *, n_classes: int | None = No
         raise TypeError(f"{name} must be integers. Got {labels.dtype}.")
     if labels.shape != (n,):
         raise ValueError(f"{name} must have the shape ({n},), one for each image. Got {tuple(labels.shape)}.")
-    labels = labels.long()
+    labels = labels.to(device, torch.long)
     if labels.numel():
         low, high = (value.item() for value in torch.aminmax(labels))
         if low < 0 or (n_classes is not None and high >= n_classes):
@@ -161,7 +189,7 @@ def _as_tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
     import torch
 
     if isinstance(value, torch.Tensor):
-        return value
+        return value.clone() if value.is_inference() else value  # autograd refuses what inference mode made
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "buif":
             raise TypeError(f"{name} must be a numeric array. Got dtype {value.dtype}.")

@@ -26,6 +26,7 @@ from tla_core.masking.of_searches import affordable_search, check_black_box
 from tla_core.masking.verdicts import MaskingCheck, as_outcome
 from tla_core.random_numbers import counter_uniform
 from tla_core.validation import as_labels, check_images, check_whole, scale_images
+from tla_core.wrapping import as_classifier
 
 _OF_SURVIVORS = ("ascent", "steps", "restarts", "unbounded")
 _RANDOM = "not judged: the model is random, so that images fall by chance; see the check 'stochastic'."
@@ -89,6 +90,7 @@ def masking_checks(
         For bad images, labels or settings.
     """
     loss = attack.loss if isinstance(attack, AttackConfig) else "ce"
+    model = as_classifier(model, check_images(images))
     if known is None:
         known = model_checks(model, images, labels, loss=loss, n_images=n_images, batch_size=batch_size)
     settings = {
@@ -127,6 +129,17 @@ def model_checks(
         else check_gradients(model, x, y, loss=loss, batch_size=batch_size)
     )
     return checks
+
+
+def saturation_check(model: nn.Module, images: Tensor, labels: Tensor, attack: Attack) -> dict[str, MaskingCheck]:
+    """``outputs`` alone, on a sample, of a gradient attack by the cross-entropy; nothing of another attack."""
+    inner = attack.attack if isinstance(attack, TransferAttack) else attack
+    if not isinstance(inner, AttackConfig) or not inner.takes_gradients:
+        return {}
+    source = as_classifier(attack.source, images, labels) if isinstance(attack, TransferAttack) else model
+    rows = _sample(torch.arange(len(images)), None, len(images))
+    x = scale_images(images[rows].to(model_device(source)))
+    return {"outputs": check_outputs(source, x, labels[rows], loss=inner.loss)}
 
 
 def attack_checks(

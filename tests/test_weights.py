@@ -1,0 +1,134 @@
+import argparse
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import tla_core as tla
+from tla_core.checkpoint import CheckpointError
+
+
+def network(classes=4, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, classes))
+
+
+@pytest.fixture
+def trained():
+    model = network(seed=1)
+    model(torch.rand(8, 3, 8, 8))
+    return model.eval()
+
+
+def assert_equal(model, trained):
+    for name, tensor in trained.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module.model.", "net._orig_mod."])
+@pytest.mark.parametrize("key", ["", "state_dict", "model", "model_state_dict", "net", "ema", "model/state_dict"])
+def test_usual_keys_and_prefixes(trained, tmp_path, key, prefix):
+    content = {prefix + name: tensor for name, tensor in trained.state_dict().items()}
+    for part in reversed(key.split("/")) if key else ():
+        content = {"epoch": 3, part: content, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "lr": 0.1}}
+    torch.save(content, tmp_path / "weights.pth")
+    model = network()
+    report = tla.load_weights(model, tmp_path / "weights.pth")
+    assert_equal(model, trained)
+    assert report.complete and report.key == key and report.prefix == prefix and report.loaded == 9
+
+
+@pytest.mark.parametrize("wrapper", [nn.DataParallel, tla.wrap, lambda m: torch.compile(m, backend="eager")])
+def test_safetensors_and_wrapped_models(trained, tmp_path, wrapper):
+    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+    model = network()
+    assert str(tla.load_weights(wrapper(model), tmp_path)) == "9 tensors loaded"  # the folder
+    assert_equal(model, trained)
+
+
+def test_a_network_behind_a_normalisation_takes_the_weights_of_the_network(trained, tmp_path):
+    torch.save(trained.state_dict(), tmp_path / "weights.pt")
+    model = nn.Sequential(tla.Normalize([0.5] * 3, [0.2] * 3), network())
+    assert tla.load_weights(model, tmp_path / "weights.pt").complete
+    assert_equal(model[1], trained)
+
+
+def test_an_average_is_taken_where_it_is_asked_for_or_alone(trained, tmp_path):
+    average = torch.optim.swa_utils.AveragedModel(trained)
+    torch.save({"model": network(seed=5).state_dict(), "ema": average.state_dict()}, tmp_path / "both.pt")
+    model = network()
+    assert tla.load_weights(model, tmp_path / "both.pt").key == "model"
+    assert_equal(model, network(seed=5))
+    report = tla.load_weights(model, tmp_path / "both.pt", key="ema")
+    assert (report.prefix, report.key) == ("module.", "ema")
+    assert_equal(model, trained)
+
+
+def test_what_does_not_fit_is_said_and_changes_nothing(trained, tmp_path):
+    content = trained.state_dict() | {"aux.weight": torch.ones(2, 2)}
+    del content["0.bias"]
+    torch.save(content, tmp_path / "weights.pt")
+    model, before = network(classes=10), network(classes=10)
+    with pytest.raises(ValueError, match=r"1 missing in the file: 0.bias; 1 unexpected: aux.weight; 2 of another shape:"
+                                         r" 4.weight \(4, 144\), in the model \(10, 144\)"):  # fmt: skip
+        tla.load_weights(model, tmp_path / "weights.pt")
+    assert_equal(model, before)
+    report = tla.load_weights(model, tmp_path / "weights.pt", strict=False)
+    assert report.missing == ("0.bias",) and report.unexpected == ("aux.weight",) and report.loaded == 6
+    torch.testing.assert_close(model[0].weight, trained[0].weight)
+    torch.testing.assert_close(model[4].weight, before[4].weight)
+
+
+def test_old_files_do_not_count_batches(trained, tmp_path):
+    content = {name: tensor for name, tensor in trained.state_dict().items() if "num_batches" not in name}
+    torch.save(content, tmp_path / "weights.pt")
+    assert tla.load_weights(network(), tmp_path / "weights.pt").complete
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        ({"model": network()}, CheckpointError, "could run code"),
+        (network(), CheckpointError, r"could run code \(.*Sequential"),
+        ({"state_dict": {"a": torch.ones(1)}, "args": argparse.Namespace(x=1)}, CheckpointError, "could run code"),
+        ({"epoch": 3}, ValueError, "holds no weights: no tensors by name. It has: epoch"),
+        ({"other.weight": torch.ones(2)}, ValueError, "not those of this Sequential: 0 tensors loaded; 8 missing"),
+        ([torch.ones(2)], ValueError, "holds no weights.* It has: list"),
+        (
+            {f"{part}.{name}": tensor for part in ("student", "teacher") for name, tensor in network().state_dict().items()},
+            ValueError, "holds several networks, under 'student.' and 'teacher.': say which one, prefix='student.'",
+        ),
+        (
+            network().state_dict() | {"mu": torch.ones(3), "sigma": torch.ones(3)}, ValueError,
+            r"mu, sigma look like a normalisation: tla.wrap\(model, mean=",
+        ),
+    ],
+)  # fmt: skip
+def test_refuses(tmp_path, content, error, message):
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(error, match=message):
+        tla.load_weights(network(), tmp_path / "weights.pt")
+
+
+class RunsCode:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code was run')",)
+
+
+def test_code_is_never_run(tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "x": RunsCode()}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="could run code"):
+        tla.load_weights(network(), tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_a_broken_file_is_no_weights(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        tla.load_weights(network(), tmp_path / name)
+    (tmp_path / name).write_bytes(b"PK\x03\x04 broken")
+    with pytest.raises(CheckpointError, match=r"cannot be read as weights|could run code|no safetensors file"):
+        tla.load_weights(network(), tmp_path / name)
+    torch.jit.save(torch.jit.script(network()), tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"cannot be read as weights|no safetensors file"):
+        tla.load_weights(network(), tmp_path / name)

@@ -1,0 +1,213 @@
+"""Puts the weights of a file into a model, as such files are found: safetensors, .pt, .pth and .ckpt, with any prefix."""
+
+import pickle
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tla_core.checkpoint import CheckpointError
+from tla_core.models.normalization import Normalize
+from tla_core.wrapping import core
+
+# Under which names a file holds its weights, those of the model itself before averages of them.
+_KEYS = (
+    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module", "student",
+    "ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model",
+)  # fmt: skip
+_NOT_WEIGHTS = ("num_batches_tracked", "n_averaged", "_extra_state")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What `load_weights` did.
+
+    Attributes
+    ----------
+    loaded : int
+        Tensors that were put into the model.
+    missing : tuple of str
+        Tensors of the model that the file does not have; they are what they were.
+    unexpected : tuple of str
+        Tensors of the file that the model does not have.
+    other_shape : tuple of str
+        Tensors of another shape, with both shapes; they are what they were.
+    key : str
+        Under which the file held them; "" for a file of weights alone.
+    prefix : str
+        That was taken off the names in the file.
+    """
+
+    loaded: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    other_shape: tuple[str, ...] = ()
+    key: str = ""
+    prefix: str = ""
+
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.unexpected or self.other_shape)
+
+    def __str__(self) -> str:
+        where = f" under {self.key!r}" if self.key else ""
+        taken = f", without the prefix {self.prefix!r}" if self.prefix else ""
+        parts = [f"{self.loaded} tensors loaded{where}{taken}"]
+        for words, names in (
+            ("missing in the file", self.missing), ("unexpected", self.unexpected), ("of another shape", self.other_shape),
+        ):  # fmt: skip
+            if names:
+                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                parts.append(f"{len(names)} {words}: {', '.join(names[:_SHOWN])}{more}")
+        return "; ".join(parts)
+
+
+def load_weights(
+    model: nn.Module, path: Path | str, *, strict: bool = True, key: str | None = None, prefix: str | None = None
+) -> LoadedWeights:
+    """Put the weights of a file into a model, in place.
+
+    Parameters
+    ----------
+    model : nn.Module
+        What wraps it is seen through.
+    path : Path or str
+        A safetensors file; or one of ``torch.save`` (.pt, .pth, .ckpt, .bin), which is read by torch's ``weights_only``
+        alone: code in it is never run. A folder stands for the ``model.safetensors`` in it.
+    strict : bool
+        Whether everything must fit. False loads what does, and returns what did not.
+    key : str, optional
+        Under which the file holds the weights, such as "ema"; by default the first of the usual names
+        ("state_dict", "model", "net", "ema", ...).
+    prefix : str, optional
+        What to take off the names in the file; by default what makes most of them names of the model ("module.",
+        "_orig_mod.", "model.", ...).
+
+    Returns
+    -------
+    LoadedWeights
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it cannot be read, or only by running code.
+    ValueError
+        If nothing fits; if `strict` and something does not (the names are listed); if the file holds several networks.
+        The model is what it was then.
+
+    Examples
+    --------
+    >>> load_weights(network, "resnet18-linf.pth")  # doctest: +SKIP
+    """
+    path = Path(path)
+    if path.is_dir() and (path / "model.safetensors").is_file():
+        path /= "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}.")
+    weights, key = _weights_in(_read(path), key, path)
+    inside = core(model)
+    wanted = {name: tensor for name, tensor in inside.state_dict().items() if isinstance(tensor, Tensor)}
+    weights, prefix = _renamed(weights, wanted, prefix, path)
+    fitting = {name: tensor for name, tensor in weights.items() if name in wanted and wanted[name].shape == tensor.shape}
+    own = {f"{at}.{name}".lstrip(".") for at, part in inside.named_modules() if isinstance(part, Normalize)
+           for name in ("mean", "std")}  # fmt: skip
+    report = LoadedWeights(
+        len(fitting),
+        tuple(name for name in wanted if name not in weights and name not in own and not name.endswith(_NOT_WEIGHTS)),
+        tuple(name for name in weights if name not in wanted and not name.endswith(_NOT_WEIGHTS)),
+        tuple(f"{name} {tuple(tensor.shape)}, in the model {tuple(wanted[name].shape)}"
+              for name, tensor in weights.items() if name in wanted and name not in fitting),
+        key,
+        prefix,
+    )  # fmt: skip
+    if not fitting or (strict and not report.complete):
+        raise ValueError(f"the weights of {path.name} are not those of this {type(inside).__name__}: {report}."
+                         f"{_advice(report)}")  # fmt: skip
+    inside.load_state_dict(fitting, strict=False)
+    return report
+
+
+def _advice(report: LoadedWeights) -> str:
+    normalising = [name for name in report.unexpected if name.rpartition(".")[2] in ("mean", "std", "mu", "sigma")]
+    if normalising:
+        return f" {', '.join(normalising[:2])} look like a normalisation: tla.wrap(model, mean=..., std=...) has it inside."
+    return " strict=False loads what fits." if report.loaded else ""
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is no safetensors file, or a truncated one: {error}.") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch speaks of TorchScript archives before it refuses them
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = next((line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), str(error))
+        raise CheckpointError(
+            f"{path} holds more than tensors, and reading it could run code ({first.strip()[:200]}): it is refused. Where"
+            " you trust it, load it yourself and save model.state_dict() alone."
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as weights: {str(error).splitlines()[0][:200]}. Expected safetensors, or what"
+            " torch.save writes of model.state_dict()."
+        ) from error
+
+
+def _weights_in(content: Any, key: str | None, path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors by name, and the keys that lead to them."""
+    way: list[str] = []
+    if key is not None:
+        for part in key.split("/"):
+            if not isinstance(content, Mapping) or part not in content:
+                known = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+                raise ValueError(f"{path.name} holds nothing under {key!r}. It has: {known[:300]}.")
+            content = content[part]
+            way.append(part)
+    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        part = next((name for name in _KEYS if isinstance(content.get(name), Mapping)), None)
+        if part is None:
+            break
+        content = content[part]
+        way.append(part)
+    tensors = {}
+    if isinstance(content, Mapping):
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        known = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError(f"{path.name} holds no weights: no tensors by name. It has: {known[:300]}; pass key=.")
+    return tensors, "/".join(way)
+
+
+def _renamed(
+    weights: dict[str, Tensor], wanted: dict[str, Tensor], prefix: str | None, path: Path
+) -> tuple[dict[str, Tensor], str]:
+    """The weights by the model's names, and the prefix that was taken off."""
+    if prefix is None:
+        counts = Counter(
+            name[: -len(own)] for own in wanted for name in weights if name == own or name.endswith(f".{own}")
+        )
+        inner = Counter(own[: -len(name)] for own in wanted for name in weights if own.endswith(f".{name}"))
+        best = counts.most_common(2)
+        if inner and (not best or inner.most_common(1)[0][1] > best[0][1]):  # a network in a Sequential
+            outer = inner.most_common(1)[0][0]
+            return {f"{outer}{name}": tensor for name, tensor in weights.items()}, ""
+        if len(best) == 2 and best[0][1] == best[1][1] and "" not in counts:
+            both = " and ".join(repr(each) for each, _ in best)
+            raise ValueError(f"{path.name} holds several networks, under {both}: say which one, prefix={best[0][0]!r}.")
+        prefix = "" if counts.get("", 0) == (best[0][1] if best else 0) else best[0][0]
+    others = {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}
+    return {**{name[len(prefix) :]: weights[name] for name in weights if name.startswith(prefix)}, **others}, prefix
