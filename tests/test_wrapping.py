@@ -410,7 +410,7 @@ def test_a_network_that_flattens_with_view_trains(method, tmp_path):
 
 def test_a_network_keeps_its_layout_and_is_fast_in_between(tmp_path, monkeypatch):
     layouts = []
-    import tla_core.training as training
+    import tla_core.training_loop as training
 
     um_step = training.STEPS["um"]
     monkeypatch.setitem(
