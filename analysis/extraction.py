@@ -125,22 +125,28 @@ def extract(
                 _collect(parts, "adv_", model, x_adv, taps)
                 parts.setdefault("adv_images", []).append(x_adv.cpu().numpy())
             bar.update(len(x))
+    described = {"attack": None if attack is None else describe_attack(attack), **(meta or {})}
+    sets = _sets(parts, read_from, described, labels=labels.cpu().numpy(), indices=rows.cpu().numpy(),
+                 class_names=class_names)  # fmt: skip
+    return sets[layer] if isinstance(layer, str) else sets
+
+
+def _sets(
+    parts: dict[str, list[np.ndarray]], read_from: dict[str, str], meta: dict[str, Any], **known: Any
+) -> dict[str, RepresentationSet]:
+    """A set for each layer; they share logits and images."""
     arrays = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
     shared = {name: array for name, array in arrays.items() if "/" not in name}
-    described = None if attack is None else describe_attack(attack)
-    sets = {
+    return {
         name: RepresentationSet.from_arrays(
             features=arrays[f"features/{name}"],
-            labels=labels.cpu().numpy(),
             adv_features=arrays.get(f"adv_features/{name}"),
-            indices=rows.cpu().numpy(),
-            class_names=class_names,
-            meta={"layer": name, "read_from": read_from[name], "attack": described, **(meta or {})},
+            meta={"layer": name, "read_from": read, **meta},
+            **known,
             **shared,
         )
-        for name in layers
+        for name, read in read_from.items()
     }
-    return sets[layer] if isinstance(layer, str) else sets
 
 
 @torch.no_grad()

@@ -223,7 +223,7 @@ def weight_landscape(
     steps = given_filter_directions(directions, model) if given else filter_directions(model, random_state)
     device = model_device(model)
     batches = list(zip(images.to(device).split(batch_size), labels.to(device).split(batch_size), strict=True))
-    moved = copy_of(model).requires_grad_(False)
+    moved = copy_of(model)
     with attack_mode(moved), full_precision(device), torch.no_grad():
         centre_loss = _mean_loss(moved, batches).item()
         moving = [

@@ -185,5 +185,3 @@ def _converted(name: str, value: np.ndarray) -> np.ndarray:
             raise ValueError(f"adv_images must be uint8 or float32. Got {value.dtype}.")
         return np.ascontiguousarray(value)
     return np.ascontiguousarray(value, dtype=np.float32)
-
-

@@ -238,6 +238,36 @@ def test_the_layer_is_the_one_asked_for(model, data):
     assert by_name["middle"].features.shape == (40, 16 * 14 * 14)
 
 
+def test_several_layers_take_one_pass(model, data, whole):
+    calls = []
+
+    def attack(m, x, y):
+        calls.append(len(x))
+        return pgd(m, x, y, eps=0.3, step_size=0.1, steps=3)
+
+    layers = ["middle", "penultimate", "logits", "features.4:mean"]
+    sets = extract(model, data.images, data.labels, layer=layers, attack=attack, batch_size=20)
+    assert list(sets) == layers and calls == [20, 20]
+    for layer, reps in sets.items():
+        alone = extract(model, data.images, data.labels, layer=layer, attack=attack, batch_size=20)
+        assert_same(reps, alone)
+        assert reps.meta == alone.meta and reps.meta["layer"] == layer
+    assert sets["features.4:mean"].meta["read_from"] == "the output of features.4, mean over 28 x 28 of (4, 28, 28)"
+    with pytest.raises(ValueError, match="layer must name at least one layer"):
+        extract(model, data.images, data.labels, layer=[])
+
+
+def test_what_a_name_leaves_open_is_said(data):
+    relu = nn.ReLU()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 8), relu, nn.Linear(8, 8), relu, nn.Linear(8, 10)).eval()
+    with pytest.warns(UserWarning, match=r"layer '2' runs 2 times .* the names of its calls are 2#1 to 2#2") as caught:
+        extract(model, data.images, data.labels, layer="2")
+    assert caught[0].filename == __file__
+    rows = nn.Sequential(nn.Flatten(1, 2), nn.Linear(28, 4), nn.Flatten(), nn.Linear(112, 10)).eval()
+    with pytest.warns(UserWarning, match="layer '1' gives 28 tokens for each image, flattened to 112 numbers: 1:cls"):
+        extract(rows, data.images, data.labels, layer="1")
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

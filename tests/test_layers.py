@@ -1,12 +1,13 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import mnist_images, tiny_lenet
 from torch import nn
 
 from tla_core.attack_config import AttackConfig
 from tla_core.batches import BatchSource
 from tla_core.config import TrainConfig
-from tla_core.layers import forward_with_layer, model_device, resolve_layer, statistics_kept
+from tla_core.layers import forward_with_layer, list_layers, model_device, resolve_layer, statistics_kept
 from tla_core.methods import tla_step
 from tla_core.models import LeNet, build_model
 
@@ -159,6 +160,192 @@ def test_tla_mines_by_the_layer_that_it_trains(monkeypatch):
     model.eval()
     expected = forward_with_layer(tiny_lenet(), source.pool(20, 0).images, "features.3")[1]
     torch.testing.assert_close(mined["pool"], expected, rtol=1e-4, atol=1e-4)
+
+
+# What enters the head -------------------------------------------------------------------------------------------------
+
+
+def body():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 16))
+
+
+class Head(nn.Module):
+    """Logits of the 16 numbers of `body`, in one of the ways in which people compute them."""
+
+    def __init__(self, function, *shape, inside=True):
+        super().__init__()
+        self.weight, self.function, self.inside = nn.Parameter(torch.randn(*shape)), function, inside
+
+    def forward(self, x):
+        return self.function(x, self.weight)
+
+
+class Model(nn.Module):
+    """Body and head in one: no module stands between them."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.body, self.weight, self.function = body(), head.weight, head.function
+
+    def forward(self, x):
+        return self.function(self.body(x), self.weight)
+
+
+HEADS = {
+    "F.linear": (F.linear, (5, 16)),
+    "matmul": (lambda x, w: x @ w + 1, (16, 5)),
+    "einsum": (lambda x, w: torch.einsum("nd,kd->nk", x, w), (5, 16)),
+    "cosine": (lambda x, w: 10 * F.linear(F.normalize(x), F.normalize(w)), (5, 16)),
+    "cosine_similarity": (lambda x, w: F.cosine_similarity(x[:, None], w[None], dim=-1) / 0.1, (5, 16)),
+    "cdist": (lambda x, w: -torch.cdist(x, w), (5, 16)),
+    "prototypes": (lambda x, w: -(x[:, None] - w).square().sum(-1), (5, 16)),
+    "convolution": (lambda x, w: F.conv2d(x[:, :, None, None], w).flatten(1), (5, 16, 1, 1)),
+    "bias, scale and softmax": (lambda x, w: (3 * F.linear(x, w, torch.arange(5.0))).log_softmax(1), (5, 16)),
+    "in place": (lambda x, w: F.linear(x, w).mul_(2).add_(torch.ones(5)), (5, 16)),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("as_module", [True, False])
+def test_penultimate_is_what_enters_the_head_whatever_it_is(x, head, as_module):
+    torch.manual_seed(0)
+    part = Head(HEADS[head][0], *HEADS[head][1])
+    model = (nn.Sequential(body(), part) if as_module else Model(part)).eval()
+    features = forward_with_layer(model, x)[1]
+    embedding = (model[0] if as_module else model.body)(x)
+    assert features.shape == (5, 16)
+    # The head of a module without a name may begin with a normalisation.
+    torch.testing.assert_close(F.normalize(features), F.normalize(embedding), rtol=0, atol=1e-5)
+    if as_module:
+        torch.testing.assert_close(part(features), model(x), rtol=0, atol=1e-5)
+    images = x.clone().requires_grad_()
+    assert torch.autograd.grad(forward_with_layer(model, images)[1].square().sum(), images)[0].any() or "cos" in head
+
+
+def test_a_head_on_every_place_of_a_map_reads_their_mean(x):
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    features = forward_with_layer(model, x)[1]
+    torch.testing.assert_close(features, model[:2](x).mean((2, 3)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(model[2](features[:, :, None, None]).flatten(1), model(x), rtol=0, atol=1e-5)
+    flat = forward_with_layer(model, x, "penultimate:flatten")[1]
+    torch.testing.assert_close(flat, model[:2](x).flatten(1), rtol=0, atol=0)
+
+
+def test_scripted_models_have_a_penultimate_layer_too(x):
+    model = nn.Sequential(*body(), nn.ReLU(), nn.Linear(16, 5)).eval()
+    for kind in (torch.jit.script, lambda m: torch.jit.trace(m, x)):
+        scripted = kind(model)
+        for _ in range(3):  # optimised after the first
+            with torch.no_grad():
+                features = forward_with_layer(scripted, x)[1]
+            torch.testing.assert_close(features, model[:5](x), rtol=0, atol=1e-6)
+        with pytest.raises(ValueError, match="of a scripted or traced model is not called as a module"):
+            forward_with_layer(scripted, x, "1")
+
+
+def test_what_is_known_of_a_model_is_forgotten_with_its_modules(x):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 7), nn.Linear(7, 3))
+    assert forward_with_layer(model, x)[1].shape == (5, 7)
+    model[2] = nn.Sequential(nn.Linear(7, 6), nn.Linear(6, 3))
+    assert forward_with_layer(model, x)[1].shape == (5, 6)
+
+
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = nn.Linear(784, 4), nn.Linear(784, 4)
+
+    def forward(self, x):
+        return self.one(x.flatten(1)) + self.other(-x.flatten(1))
+
+
+def test_where_there_is_no_one_head_the_candidates_are_listed(x):
+    with pytest.raises(ValueError, match=r"come from 2 heads \(linear\).* of their outputs: other \(4,\), one \(4,\)"):
+        forward_with_layer(TwoHeads(), x)
+    assert forward_with_layer(TwoHeads(), x, "one")[1].shape == (5, 4)
+    with pytest.raises(ValueError, match="by a way without weights"):
+        forward_with_layer(nn.Flatten(), x)
+
+
+# Tokens, maps, calls --------------------------------------------------------------------------------------------------
+
+
+class Tokens(nn.Module):
+    """Tokens (n, 28, 28) of the rows of an image, and one ReLU for all."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.relu, self.head = nn.Linear(28, 8), nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        tokens = self.relu(self.rows(x[:, 0]))
+        return self.head(self.relu(tokens.mean(1) - 0.1))
+
+
+@pytest.mark.parametrize("reduction", ["cls", "mean", "max", "flatten", ""])
+def test_tokens_become_one_vector(x, reduction):
+    model = Tokens()
+    tokens = model.rows(x[:, 0])
+    expected = {
+        "cls": tokens[:, 0], "mean": tokens.mean(1), "max": tokens.amax(1), "flatten": tokens.flatten(1),
+        "": tokens.flatten(1),
+    }  # fmt: skip
+    features = forward_with_layer(model, x, "rows" + (f":{reduction}" if reduction else ""))[1]
+    torch.testing.assert_close(features, expected[reduction], rtol=0, atol=0)
+
+
+def test_maps_become_one_vector_by_their_places(x):
+    last = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Identity())
+    for model, places in (
+        (nn.Sequential(last, nn.Flatten(), nn.Linear(6 * 676, 3)), (2, 3)),
+        (nn.Sequential(nn.Sequential(last, Permute()), nn.Flatten(), nn.Linear(6 * 676, 3)), (1, 2)),
+    ):
+        features = forward_with_layer(model, x, "0:mean")[1]
+        torch.testing.assert_close(features, model[0](x).mean(places), rtol=0, atol=1e-6)
+        assert features.shape == (5, 6)
+        torch.testing.assert_close(forward_with_layer(model, x, "0:max")[1], model[0](x).amax(places), rtol=0, atol=0)
+
+
+class Permute(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+def test_each_call_of_a_layer_can_be_named(x):
+    model = Tokens()
+    tokens = model.rows(x[:, 0]).relu()
+    torch.testing.assert_close(forward_with_layer(model, x, "relu#1:mean")[1], tokens.mean(1))
+    second = (tokens.mean(1) - 0.1).relu()
+    for name in ("relu#2", "relu"):
+        torch.testing.assert_close(forward_with_layer(model, x, name)[1], second)
+    with pytest.raises(ValueError, match=r"layer 'relu' ran 2 times: there is no call 3"):
+        forward_with_layer(model, x, "relu#3")
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("rows:avg", r"ends in :avg. Expected one of :cls, :mean, :max, :flatten"),
+        ("rows#two", "must name a call by its number from 1"),
+        ("rows#0", "must name a call by its number from 1"),
+        ("head:cls", r"gives one vector for each image, \(3,\): leave out :cls"),
+        ("logits:mean", "leave out :mean"),
+        ("penultimate#2", "leave out #2"),
+    ],
+)
+def test_names_that_mean_nothing_are_refused(x, layer, message):
+    with pytest.raises(ValueError, match=message):
+        forward_with_layer(Tokens(), x, layer)
+
+
+def test_a_table_of_all_layers(x):
+    layers = list_layers(Tokens(), x[0])
+    assert [(each.path, each.kind, each.calls, each.shape) for each in layers] == [
+        ("rows", "Linear", 1, (28, 8)), ("relu", "ReLU", 2, (8,)), ("head", "Linear", 1, (3,)),
+    ]  # fmt: skip
+    assert layers.penultimate == "the input of head: 8 numbers"
+    assert str(layers).splitlines()[3].split() == ["relu", "ReLU", "2", "(8,)"]
+    assert "cannot be told" in list_layers(TwoHeads(), x[0]).penultimate
 
 
 # What is refused ------------------------------------------------------------------------------------------------------

@@ -540,7 +540,7 @@ def test_a_run_of_the_users_network_is_loaded_with_that_network(digits, tmp_path
     ("model", "message"),
     [
         (WithDropout(n_classes=9), r"labels must be in 0\.\.8, since the model has 9 outputs\. Got the label 9"),
-        (nn.Identity(), r"must return logits of the shape \(1, classes\)\. Got \(1, 1, 28, 28\)"),
+        (nn.Identity(), r"must return logits of the shape \(2, classes\)\. Got \(2, 1, 28, 28\)"),
     ],
     ids=["too few classes", "no logits"],
 )
@@ -742,6 +742,7 @@ def test_bf16_is_for_the_network_alone(method, digits, tmp_path, monkeypatch):
         return outcome
 
     before, run_attack, evaluate = training_loop.STEPS[method], methods.run_attack, training_loop.evaluate
+    monkeypatch.setattr(training, "to_channels_last", lambda *_: False)  # looks at gradients, in full precision
     monkeypatch.setitem(training_loop.STEPS, method, step)
     monkeypatch.setattr(methods, "run_attack", attacked)
     monkeypatch.setattr(training_loop, "evaluate", selecting)

@@ -96,7 +96,7 @@ def test_old_files_do_not_count_batches(trained, tmp_path):
         ({"other.weight": torch.ones(2)}, ValueError, "not those of this Sequential: 0 tensors loaded; 8 missing"),
         ([torch.ones(2)], ValueError, "holds no weights.* It has: list"),
         (
-            {f"{part}.{name}": tensor for part in ("student", "teacher") for name, tensor in network().state_dict().items()},
+            {f"{part}.{name}": t for part in ("student", "teacher") for name, t in network().state_dict().items()},
             ValueError, "holds several networks, under 'student.' and 'teacher.': say which one, prefix='student.'",
         ),
         (

@@ -49,9 +49,7 @@ _EVIDENCE = 32
 _known_pairs: weakref.WeakKeyDictionary[nn.Module, _Pairs] = weakref.WeakKeyDictionary()
 
 
-def fold_batch_norm(
-    model: nn.Module, *, keep: nn.Module | None = None, channels_last: bool | None = None
-) -> nn.Module:
+def fold_batch_norm(model: nn.Module, *, keep: nn.Module | None = None, channels_last: bool | None = None) -> nn.Module:
     """Return a model with the same outputs up to rounding, in which batch norm costs nothing.
 
     A convolution or linear layer whose output only a batch norm reads becomes one layer with it; all else is shared
@@ -68,8 +66,8 @@ def fold_batch_norm(
     keep : nn.Module, optional
         A module that keeps its output, since somebody reads it.
     channels_last : bool, optional
-        Lay the folded weights out so, which is faster on a CPU. By default as the network has shown to `folded_if_equal`
-        that it can do: one that flattens with ``.view`` cannot.
+        Lay the folded weights out so, which is faster on a CPU. By default as the network has shown to
+        `folded_if_equal` that it can do: one that flattens with ``.view`` cannot.
 
     Returns
     -------

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tla_core.modes import attack_mode
 from tla_core.penultimate import NotFoundError, Recorder, candidates, find_penultimate
 from tla_core.taps import Captured, Tap, tapped, tensors_in
-from tla_core.wrapping import core, see_through
+from tla_core.validation import as_images
+from tla_core.wrapping import as_classifier, core, is_exported, see_through
 
 REDUCTIONS = ("cls", "mean", "max", "flatten")
 _LOGITS = Tap("", "logits")
@@ -33,7 +34,8 @@ def forward_with_layer(model: nn.Module, x: Tensor, layer: str | Tap = "penultim
         output; otherwise a name of the model's own ``layer_names``, or a module path as in ``model.named_modules()``.
         ``"relu#2"`` is the second of several calls (the last one by default). ``"encoder.ln:cls"`` takes the first of
         the tokens (n, tokens, d); ``":mean"`` and ``":max"`` are those over the tokens, or over the places of a spatial
-        map, (n, c, h, w), or (n, h, w, c) where h = w and not c; ``":flatten"``, the default of named layers, keeps all.
+        map, (n, c, h, w), or (n, h, w, c) where h = w and not c; ``":flatten"``, the default of named layers, keeps
+        all.
 
     Returns
     -------
@@ -127,10 +129,11 @@ def _parsed(model: nn.Module, layer: str) -> tuple[str, int, str]:
         raise ValueError(f"the model has no layer {name!r}. The nearest names are: {nearest}.")
     if path in ("penultimate", "logits") and call:
         raise ValueError(f"{path} is one place: leave out #{call}.")
-    if path not in ("penultimate", "logits") and isinstance(inside, torch.jit.ScriptModule):
+    if path not in ("penultimate", "logits") and (isinstance(inside, torch.jit.ScriptModule) or is_exported(inside)):
+        kind = "an exported program" if is_exported(inside) else "a scripted or traced model"
         raise ValueError(
-            f"the layer {name!r} of a scripted or traced model runs outside of Python, where it cannot be read. Take"
-            " layer='penultimate' or 'logits', or pass the model that was scripted."
+            f"the layer {name!r} of {kind} is not called as a module, so that it cannot be read. Take"
+            " layer='penultimate' or 'logits', or pass the model that it was made from."
         )
     return path, int(call or 0), reduction
 
@@ -246,9 +249,6 @@ def list_layers(model: nn.Module, image: Tensor) -> LayerList:
     TypeError, ValueError
         For a bad image, or a model that does not take it.
     """
-    from tla_core.validation import as_images
-    from tla_core.wrapping import as_classifier
-
     x = as_images(image[None] if image.ndim == 3 else image, device=model_device(model))[:1]
     model = as_classifier(model, x)
     try:

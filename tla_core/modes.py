@@ -56,7 +56,8 @@ def copy_of(model: nn.Module) -> nn.Module:
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    with torch.inference_mode(False):  # a copy of what inference mode made is like any other
+    # A copy of what inference mode made is like any other; that of a scripted model is part of a graph otherwise.
+    with torch.inference_mode(False), torch.no_grad():
         return copy.deepcopy(model, computed)
 
 

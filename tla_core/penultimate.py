@@ -225,16 +225,15 @@ def _readable(record: Recorder, head: int, tensor: Tensor, side: str) -> Tap:
     if call is not None and call.path:
         entered = _entry(record, head, tensor, event.call)
         if entered is not None:
-            return _reduced(Tap(call.path, "input", _number(record, call), _place(call.inputs, entered)), entered, event)
+            place = _place(call.inputs, entered)
+            return _reduced(Tap(call.path, "input", _number(record, call), place), entered, event)
     for other in reversed(record.calls):
         outputs = tensors_in(other.outputs) if other.path else []
         written = record.producer(tensor, head)
         if 0 <= other.end <= head and written < other.end and any(each is tensor for each in outputs):
             return _reduced(Tap(other.path, "output", _number(record, other), _place(outputs, tensor)), tensor, event)
     number = sum(each.name == event.name for each in record.events[: head + 1])
-    return _reduced(
-        Tap(call.path if call else "", side, number, event.position[id(tensor)], event.name), tensor, event
-    )
+    return _reduced(Tap(call.path if call else "", side, number, event.position[id(tensor)], event.name), tensor, event)
 
 
 def _entry(record: Recorder, head: int, tensor: Tensor, call_index: int) -> Tensor | None:

@@ -192,4 +192,3 @@ def _watching(tap: Tap, target: Captured, change: Callable | None) -> list[conte
         return function(*args, **kwargs)
 
     return watch(tap.side, see)
-

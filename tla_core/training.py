@@ -13,14 +13,14 @@ from tla_core.checkpoint import CheckpointError, load_tensors
 from tla_core.config import TrainConfig
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.distributed import first_says, process_group, rank_and_size
-from tla_core.layers import model_device, statistics_kept
+from tla_core.layers import model_device
 from tla_core.memory_layout import layout_kept, to_channels_last
 from tla_core.models import build_model
 from tla_core.run_folder import RunFolder, describe_network_differences, run_record
 from tla_core.runtime import derive_seed, pick_device
 from tla_core.training_loop import TrainingLoop
 from tla_core.validation import scale_images
-from tla_core.wrapping import Classifier, as_classifier, see_through
+from tla_core.wrapping import as_classifier, see_through, wrap
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def train(
         returned as it is.
     model : nn.Module, optional
         Any classifier of images in [0, 1] (see `wrap`), trained in place of the preset's network from the weights that
-        it has. It ends with the weights of the last step; `load_model` gives the selected ones. Of the network, a run's identity
-        holds the layout only: train other initial weights in another folder.
+        it has. It ends with the weights of the last step; `load_model` gives the selected ones. Of the network, a run's
+        identity holds the layout only: train other initial weights in another folder.
     dataset : ImageDataset, optional
         In place of the configuration's training set.
     init_from : Path or str, optional
@@ -119,12 +119,15 @@ def train(
                 return TrainResult(folder.path, folder.metrics())
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(derive_seed(config.seed, "init"))
-                model = _fresh_model(config, dataset) if model is None else model
+                # A user's network may return something else in training mode, such as auxiliary logits.
+                model = _fresh_model(config, dataset) if model is None else wrap(model)
                 if init_from is not None:
                     _load_weights(model, *_load_run(init_from), init_from, record)
                 model = model.to(device)
                 with layout_kept(model):
-                    model = _prepared(model, scale_images(dataset.images[:2].to(device)))
+                    example = scale_images(dataset.images[:2].to(device))
+                    model = as_classifier(model, example)
+                    to_channels_last(model, example)  # see benchmarks/
                     TrainingLoop(config, folder, record, model, dataset, device, tensorboard).run(progress)
     return TrainResult(folder.path, folder.metrics())
 
@@ -187,18 +190,6 @@ def _started(folder: RunFolder, record: dict[str, Any], replace: bool, resume: b
         yield
 
 
-def _prepared(model: nn.Module, x: Tensor) -> nn.Module:
-    """The model as one that returns logits in both modes, laid out so that it is fast."""
-    model = as_classifier(model, x)
-    if not isinstance(model, Classifier):
-        modes = [(module, module.training) for module in model.modules()]
-        with statistics_kept(model), torch.no_grad():
-            out = model.train()(x)
-        for module, training in modes:
-            module.training = training
-        model = model if isinstance(out, Tensor) else Classifier(model)  # such as one with an auxiliary output
-    to_channels_last(model, x)  # see benchmarks/
-    return model
 
 
 def _fresh_model(config: TrainConfig, dataset: ImageDataset) -> nn.Module:

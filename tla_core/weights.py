@@ -1,4 +1,4 @@
-"""Puts the weights of a file into a model, as such files are found: safetensors, .pt, .pth and .ckpt, with any prefix."""
+"""Puts the weights of a file into a model, as people have them: safetensors, .pt, .pth and .ckpt, with any prefix."""
 
 import pickle
 import warnings
@@ -19,8 +19,8 @@ from tla_core.wrapping import core
 
 # Under which names a file holds its weights, those of the model itself before averages of them.
 _KEYS = (
-    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module", "student",
-    "ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model",
+    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module",
+    "student", "ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model",
 )  # fmt: skip
 _NOT_WEIGHTS = ("num_batches_tracked", "n_averaged", "_extra_state")
 _SHOWN = 5
@@ -62,7 +62,8 @@ class LoadedWeights:
         taken = f", without the prefix {self.prefix!r}" if self.prefix else ""
         parts = [f"{self.loaded} tensors loaded{where}{taken}"]
         for words, names in (
-            ("missing in the file", self.missing), ("unexpected", self.unexpected), ("of another shape", self.other_shape),
+            ("missing in the file", self.missing), ("unexpected", self.unexpected),
+            ("of another shape", self.other_shape),
         ):  # fmt: skip
             if names:
                 more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -118,21 +119,30 @@ def load_weights(
     inside = core(model)
     wanted = {name: tensor for name, tensor in inside.state_dict().items() if isinstance(tensor, Tensor)}
     weights, prefix = _renamed(weights, wanted, prefix, path)
-    fitting = {name: tensor for name, tensor in weights.items() if name in wanted and wanted[name].shape == tensor.shape}
-    own = {f"{at}.{name}".lstrip(".") for at, part in inside.named_modules() if isinstance(part, Normalize)
-           for name in ("mean", "std")}  # fmt: skip
+    shared = [name for name in weights if name in wanted]
+    fitting = {name: weights[name] for name in shared if wanted[name].shape == weights[name].shape}
+    stated = {
+        f"{at}.{name}".lstrip(".")
+        for at, part in inside.named_modules()
+        if isinstance(part, Normalize)
+        for name in ("mean", "std")
+    }
     report = LoadedWeights(
         len(fitting),
-        tuple(name for name in wanted if name not in weights and name not in own and not name.endswith(_NOT_WEIGHTS)),
-        tuple(name for name in weights if name not in wanted and not name.endswith(_NOT_WEIGHTS)),
-        tuple(f"{name} {tuple(tensor.shape)}, in the model {tuple(wanted[name].shape)}"
-              for name, tensor in weights.items() if name in wanted and name not in fitting),
+        tuple(n for n in wanted if n not in weights and n not in stated and not n.endswith(_NOT_WEIGHTS)),
+        tuple(n for n in weights if n not in wanted and not n.endswith(_NOT_WEIGHTS)),
+        tuple(
+            f"{name} {tuple(weights[name].shape)}, in the model {tuple(wanted[name].shape)}"
+            for name in shared
+            if name not in fitting
+        ),
         key,
         prefix,
-    )  # fmt: skip
+    )
     if not fitting or (strict and not report.complete):
-        raise ValueError(f"the weights of {path.name} are not those of this {type(inside).__name__}: {report}."
-                         f"{_advice(report)}")  # fmt: skip
+        raise ValueError(
+            f"the weights of {path.name} are not those of this {type(inside).__name__}: {report}.{_advice(report)}"
+        )
     inside.load_state_dict(fitting, strict=False)
     return report
 
@@ -140,7 +150,8 @@ def load_weights(
 def _advice(report: LoadedWeights) -> str:
     normalising = [name for name in report.unexpected if name.rpartition(".")[2] in ("mean", "std", "mu", "sigma")]
     if normalising:
-        return f" {', '.join(normalising[:2])} look like a normalisation: tla.wrap(model, mean=..., std=...) has it inside."
+        names = ", ".join(normalising[:2])
+        return f" {names} look like a normalisation: tla.wrap(model, mean=..., std=...) has it inside."
     return " strict=False loads what fits." if report.loaded else ""
 
 
@@ -157,8 +168,8 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         first = next((line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), str(error))
         raise CheckpointError(
-            f"{path} holds more than tensors, and reading it could run code ({first.strip()[:200]}): it is refused. Where"
-            " you trust it, load it yourself and save model.state_dict() alone."
+            f"{path} holds more than tensors, and reading it could run code ({first.strip()[:200]}): it is refused."
+            " Where you trust it, load it yourself and save model.state_dict() alone."
         ) from error
     except (RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(

@@ -188,7 +188,8 @@ def _inside(model: nn.Module) -> nn.Module | None:
         if len(networks) != 1:
             raise ValueError(
                 f"{type(model).__name__} has no forward, and {len(networks)} networks in it"
-                f" ({', '.join(networks) or 'none'}): pass the one that is meant, such as model.{next(iter(networks), 'net')}."
+                f" ({', '.join(networks) or 'none'}): pass the one that is meant, such as"
+                f" model.{next(iter(networks), 'net')}."
             )
         return next(iter(networks.values()))
     return None
@@ -210,7 +211,7 @@ def parameter_type(model: nn.Module) -> torch.dtype:
 
 def is_exported(model: nn.Module) -> bool:
     """Whether it is the module of `torch.export`, which has one mode and says that it is the training mode."""
-    return (isinstance(model, torch.fx.GraphModule) and "_guards_fn" in model._modules) or "eval" in vars(model)
+    return isinstance(model, torch.fx.GraphModule) and ("_guards_fn" in model._modules or "eval" in vars(model))
 
 
 # Which output ---------------------------------------------------------------------------------------------------------
@@ -254,7 +255,7 @@ def _only_logits(out: Any, n: int) -> Any:
         if isinstance(part, Tensor) and part.is_floating_point() and part.ndim >= 2 and len(part) == n
     }
     flat = {key: part for key, part in rows.items() if part.ndim == 2}
-    flat = flat or {key: part for key, part in rows.items() if part.shape[2:].numel() == 1}
+    flat = flat or (rows if len(rows) == 1 else {})
     if len(flat) == 1:
         return next(iter(flat.values()))
     keys = list(flat) or list(parts)
