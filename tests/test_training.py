@@ -45,7 +45,7 @@ def tiny(method="um", **overrides):
     attack = AttackConfig(eps=0.1, step_size=0.1, steps=1)
     settings = {
         "width": 1 / 32, "epochs": 2, "batch_size": 20, "holdout": 20, "pool_size": 10, "attack": attack,
-        "selection_attack": attack,
+        "selection_attack": attack, "learning_rate": 0.006, "averaging": 0.0,
     }  # fmt: skip
     return TrainConfig.preset(f"mini/mnist/{method}", **{**settings, **overrides})
 
