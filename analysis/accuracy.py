@@ -97,8 +97,8 @@ def run_attacks(
         Images for the paper's attacks of more than 40 steps, or with restarts; by default 500 of mnist-mini, and all of
         any other dataset.
     strongest_images, strongest_steps, strongest_targets : int, optional
-        Images for those of `strongest_attacks`, and for Square, by default 1,000; steps of the former, by default 100;
-        and the classes that the targeted one goes towards, by default 9.
+        Images for those of `strongest_attacks`, and for Square, by default 1,000; the steps of the former, by default
+        100; and the classes that the targeted one goes towards, by default 9.
     square : int
         Queries of Square, which needs no gradients; 0 leaves it out.
     restarts : int, optional

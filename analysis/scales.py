@@ -64,11 +64,11 @@ class Scale:
         ``methods`` of the main table, and ``variant_seeds``, ``first`` or ``all``: of which seeds those of them are
         that are not among the scale's; ``other_seeds``, the columns of seeds but the first, by default all that need
         neither AutoAttack nor a copy; ``images`` of every attack, ``long_images`` and ``restarts``, limits of costly
-        ones; ``strongest``, the ``images``, ``steps`` and ``targets`` of APGD, by default 1,000, 100 and 9; ``square``,
-        the queries of Square, by default none; ``sweep_images`` of every attack on the sweeps' runs; ``autoattack``,
-        the number of images for it; ``black_box``, the ``variant``, ``seed`` and, where not all have one, ``methods``
-        of the copies. Methods, AutoAttack and copies are for all datasets, or for each that they name. Null is no
-        limit, and none.
+        ones; ``strongest``, the ``images``, ``steps`` and ``targets`` of APGD, by default 1,000, 100 and 9;
+        ``square``, the queries of Square, by default none; ``sweep_images`` of every attack on the sweeps' runs;
+        ``autoattack``, the number of images for it; ``black_box``, the ``variant``, ``seed`` and, where not all have
+        one, ``methods`` of the copies. Methods, AutoAttack and copies are for all datasets, or for each that they name.
+        Null is no limit, and none.
     """
 
     name: str

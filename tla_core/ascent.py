@@ -135,7 +135,7 @@ def ascend(
         The last iterate of PGD, the best of APGD; with `stop_when_broken` of a broken image the one that shows it.
     """
     rule = (_Apgd if attack.name == "apgd" else _Pgd)(attack, model)
-    queue = {"x": x, "y": y, "at": start} | ({} if target is None else {"target": target})
+    queue = {"x": x, "y": y, "iterate": start} | ({} if target is None else {"target": target})
     if stop_when_broken:
         return _ascend_until_broken(rule, queue)
     ends = []
@@ -149,13 +149,13 @@ def ascend(
 
 def _ascend_until_broken(rule: "_Pgd | _Apgd", queue: State) -> Tensor:
     x = queue["x"]
-    result = queue["at"].clone()
+    result = queue["iterate"].clone()
     places = images_at_once(x)
     active = torch.arange(min(places, len(x)), device=x.device)  # positions of the images that are under way
     images = rule.begin(_rows(queue, active))
     following, turn = len(active), 0
     while len(active):
-        before = images["at"]
+        before = images["iterate"]
         logits = rule.turn(images)
         turn += 1
         if x.device.type != "cpu" and turn % _GPU_STEPS_BETWEEN_CHECKS and turn < rule.turns:
@@ -185,7 +185,7 @@ class _Pgd:
         self.attack, self.model, self.turns = attack, model, attack.steps
 
     def begin(self, images: State) -> State:
-        images = {**images, "result": images["at"], "turn": torch.zeros_like(images["y"])}
+        images = {**images, "result": images["iterate"], "turn": torch.zeros_like(images["y"])}
         return images | ({"velocity": torch.zeros_like(images["x"])} if self.attack.momentum else {})
 
     def turn(self, images: State) -> Tensor:
@@ -193,8 +193,8 @@ class _Pgd:
         logits, _, gradient = _gradients(self.model, self.attack, images)
         if self.attack.momentum:
             gradient = images["velocity"] = self.attack.momentum * images["velocity"] + _unit(gradient, 1)
-        images["at"] = images["result"] = _moved(
-            self.attack, images["x"], images["at"], gradient, self.attack.step_size
+        images["iterate"] = images["result"] = _moved(
+            self.attack, images["x"], images["iterate"], gradient, self.attack.step_size
         )
         images["turn"] = images["turn"] + 1
         return logits
@@ -213,37 +213,37 @@ class _Apgd:
         self.attack, self.model, self.turns = attack, model, attack.steps + 1
         # Turn -> steps since the last checkpoint, at the turns that are checkpoints.
         self.windows = torch.zeros(self.turns + 1, dtype=torch.long)
-        window, at = max(int(_FIRST_WINDOW * attack.steps), 1), 0
-        while (at := at + window) <= attack.steps:
-            self.windows[at] = window
+        window, checkpoint = max(int(_FIRST_WINDOW * attack.steps), 1), 0
+        while (checkpoint := checkpoint + window) <= attack.steps:
+            self.windows[checkpoint] = window
             window = max(window - max(int(_SHORTER_BY * attack.steps), 1), max(int(_LEAST_WINDOW * attack.steps), 1))
 
     def begin(self, images: State) -> State:
-        x, at = images["x"], images["at"]
+        x, iterate = images["x"], images["iterate"]
         self.windows = self.windows.to(x.device)
-        none, no = x.new_full((len(x),), -torch.inf), torch.zeros_like(images["y"], dtype=torch.bool)
+        lowest, false = x.new_full((len(x),), -torch.inf), torch.zeros_like(images["y"], dtype=torch.bool)
         return {
-            **images, "turn": torch.zeros_like(images["y"]), "previous": at,
+            **images, "turn": torch.zeros_like(images["y"]), "previous": iterate,
             # The best iterate so far, which the ascent goes back to; and the one to return, misclassified if any was.
-            "best": at, "best_gradient": torch.zeros_like(x), "best_loss": none,
-            "result": at, "result_loss": none, "result_broken": no,
+            "best": iterate, "best_gradient": torch.zeros_like(x), "best_loss": lowest,
+            "result": iterate, "result_loss": lowest, "result_broken": false,
             "step_size": x.new_full((len(x),), 2 * self.attack.eps),
             # Since the last checkpoint; the published code compares the first loss of all with 0.
-            "rises": torch.zeros_like(images["y"]), "last_loss": torch.zeros_like(none), "checked_loss": none,
-            "was_halved": ~no,
+            "rises": torch.zeros_like(images["y"]), "last_loss": torch.zeros_like(lowest), "checked_loss": lowest,
+            "was_halved": ~false,
         }  # fmt: skip
 
     def turn(self, images: State) -> Tensor:
         """Measure loss and gradient where each image is, and move it; the logits where it was before."""
-        attack, at, first = self.attack, images["at"], images["turn"] == 0
+        attack, iterate, first = self.attack, images["iterate"], images["turn"] == 0
         logits, loss, gradient = _gradients(self.model, attack, images)
         # Is this the best iterate, or the one to return?
         best = first | (loss > images["best_loss"])
         broken = logits.argmax(1) != images["y"]
         worse = (broken == images["result_broken"]) & (loss > images["result_loss"])
         worse |= first | (broken & ~images["result_broken"])
-        _replace(images, best, best=at, best_gradient=gradient, best_loss=loss)
-        _replace(images, worse, result=at, result_loss=loss)
+        _replace(images, best, best=iterate, best_gradient=gradient, best_loss=loss)
+        _replace(images, worse, result=iterate, result_loss=loss)
         images["result_broken"] = images["result_broken"] | broken
         # At a checkpoint: did the loss rise often enough since the last one?
         images["rises"] = images["rises"] + (~first & (loss > images["last_loss"]))
@@ -257,13 +257,13 @@ class _Apgd:
         _replace(images, check, was_halved=halve, checked_loss=images["best_loss"], rises=torch.zeros_like(window))
         # Then it goes on from the best iterate, with half the step size.
         _replace(images, halve, step_size=images["step_size"] / 2)
-        at = _where(halve, images["best"], at)
+        iterate = _where(halve, images["best"], iterate)
         gradient = _where(halve, images["best_gradient"], gradient)
         # A step, and a share of the one before.
-        stepped = _moved(attack, images["x"], at, gradient, _shaped(images["step_size"], at))
-        share = _shaped(torch.where(first, 1.0, _MOMENTUM), at)
-        together = at + (stepped - at) * share + (at - images["previous"]) * (1 - share)
-        images["previous"], images["at"] = at, _projected(attack, images["x"], together)
+        stepped = _moved(attack, images["x"], iterate, gradient, _shaped(images["step_size"], iterate))
+        share = _shaped(torch.where(first, 1.0, _MOMENTUM), iterate)
+        together = iterate + (stepped - iterate) * share + (iterate - images["previous"]) * (1 - share)
+        images["previous"], images["iterate"] = iterate, _projected(attack, images["x"], together)
         images["turn"] = images["turn"] + 1
         return logits
 
@@ -278,33 +278,33 @@ class _Apgd:
 def _gradients(model: nn.Module, attack: AttackConfig, images: State) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, loss and its gradient where each image is; zeros for what has no gradient."""
     with torch.enable_grad():
-        at = images["at"].detach().requires_grad_()
-        logits = _logits_with_graph(model, at)
+        iterate = images["iterate"].detach().requires_grad_()
+        logits = _logits_with_graph(model, iterate)
         # The sum, not the mean: an image's gradient must not depend on how many share its batch.
         loss = attack_loss(logits, images["y"], attack.loss, images.get("target"))
         total = loss.sum()
-        gradient = torch.autograd.grad(total, at, allow_unused=True)[0] if total.requires_grad else None
+        gradient = torch.autograd.grad(total, iterate, allow_unused=True)[0] if total.requires_grad else None
     if gradient is None:
         warnings.warn(
             "no gradient leads from the model's output to its input: a gradient attack tries its random start and"
             " nothing else. Use a black-box attack, or a differentiable approximation of the model.",
             stacklevel=2,
         )
-        gradient = torch.zeros_like(at)
+        gradient = torch.zeros_like(iterate)
     # A pixel without a gradient stays where it is. Not in place: of a sum over pixels autograd gives one value for all.
     return logits.detach(), loss.detach(), gradient.nan_to_num(nan=0.0)
 
 
-def _moved(attack: AttackConfig, x: Tensor, at: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+def _moved(attack: AttackConfig, x: Tensor, iterate: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
     direction = gradient.sign() if attack.norm == "linf" else _unit(gradient, 2)
-    return _projected(attack, x, at + step_size * direction)
+    return _projected(attack, x, iterate + step_size * direction)
 
 
-def _projected(attack: AttackConfig, x: Tensor, at: Tensor) -> Tensor:
+def _projected(attack: AttackConfig, x: Tensor, iterate: Tensor) -> Tensor:
     """Into the ball around `x`, and into the pixel range."""
     if attack.norm == "linf":
-        return (x + (at - x).clamp_(-attack.eps, attack.eps)).clamp_(0, 1)
-    delta = at - x
+        return (x + (iterate - x).clamp_(-attack.eps, attack.eps)).clamp_(0, 1)
+    delta = iterate - x
     delta *= (attack.eps / _norms(delta, 2)).clamp(max=1)
     return (x + delta).clamp_(0, 1)
 

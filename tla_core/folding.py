@@ -127,19 +127,20 @@ def says_the_same(folded: nn.Module, model: nn.Module, x: Tensor, *, gradients: 
     """
     x = x[torch.arange(min(len(x), _EVIDENCE), device=x.device) * len(x) // min(len(x), _EVIDENCE)].detach()
     with torch.autocast(x.device.type, enabled=False):  # rounded to 8 bits, no two networks are equal
-        (ours, slope), (theirs, other_slope) = (_outputs(network, x, gradients) for network in (folded, model))
-    size = theirs.abs().amax(1, keepdim=True)
-    different = ((ours - theirs).abs() > 1e-3 * size).any(1) | (ours.isfinite() != theirs.isfinite()).any(1)
-    count = int(different.sum())
-    what = "outputs"
-    if not count and slope is not None and other_slope is not None:
-        length = other_slope.flatten(1).norm(dim=1)
-        count = int(((slope - other_slope).flatten(1).norm(dim=1) > 0.02 * length).sum())
-        what, count = "input gradients", count if 16 * count > len(x) else 0
+        folded_logits, folded_gradient = _outputs(folded, x, gradients)
+        logits, gradient = _outputs(model, x, gradients)
+    size = logits.abs().amax(1, keepdim=True)
+    different = ((folded_logits - logits).abs() > 1e-3 * size).any(1)
+    different |= (folded_logits.isfinite() != logits.isfinite()).any(1)
+    count, quantity = int(different.sum()), "outputs"
+    if not count and gradient is not None and folded_gradient is not None:
+        length = gradient.flatten(1).norm(dim=1)
+        count = int(((folded_gradient - gradient).flatten(1).norm(dim=1) > 0.02 * length).sum())
+        count, quantity = count if 16 * count > len(x) else 0, "input gradients"
     if count:
         warnings.warn(
-            f"with batch norm folded the {what} of {count} of {len(x)} images differ, so the model is attacked as it"
-            " is, which takes longer. The network computes something else than what it was traced as; fold=False"
+            f"with batch norm folded the {quantity} of {count} of {len(x)} images differ, so the model is attacked as"
+            " it is, which takes longer. The network computes something else than what it was traced as; fold=False"
             " says that this is known.",
             stacklevel=3,
         )
@@ -248,7 +249,10 @@ def _pairs(model: nn.Module, modules: dict[str, nn.Module]) -> list[_Pair]:
     ]
     if known is None or not _is_unchanged(known.layout, modules, flags):
         # Weak references, since an id may be given to the module that takes another's place.
-        layout = [(path, weakref.ref(module), own) for (path, module), own in zip(modules.items(), flags, strict=True)]
+        layout = [
+            (path, weakref.ref(module), its_flags)
+            for (path, module), its_flags in zip(modules.items(), flags, strict=True)
+        ]
         pairs = _traced_pairs(model, modules)
         known = _Pairs(layout, _neighbouring_pairs(modules) if pairs is None else pairs)
         _known_pairs[model] = known
@@ -257,8 +261,10 @@ def _pairs(model: nn.Module, modules: dict[str, nn.Module]) -> list[_Pair]:
 
 def _is_unchanged(layout: list, modules: dict[str, nn.Module], flags: list[tuple[bool, ...]]) -> bool:
     return len(layout) == len(modules) and all(
-        path == known_path and module is known() and own == known_flags
-        for (path, module), own, (known_path, known, known_flags) in zip(modules.items(), flags, layout, strict=True)
+        path == known_path and module is known() and its_flags == known_flags
+        for (path, module), its_flags, (known_path, known, known_flags) in zip(
+            modules.items(), flags, layout, strict=True
+        )
     )
 
 
@@ -286,10 +292,10 @@ def _traced_pairs(model: nn.Module, modules: dict[str, nn.Module]) -> list[_Pair
         before = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
         if not isinstance(before, Node) or before.op != "call_module" or len(before.users) != 1:
             continue
-        both = before.target, node.target
-        alone = all(called[path] == 1 and places[id(modules[path])] == 1 and path not in read for path in both)
-        if alone and _may_fold(*(modules[path] for path in both)):
-            pairs.append(_Pair(*both, _holding_only(*both), _holding_only(*reversed(both))))
+        pair = before.target, node.target
+        is_alone = all(called[path] == 1 and places[id(modules[path])] == 1 and path not in read for path in pair)
+        if is_alone and _may_fold(*(modules[path] for path in pair)):
+            pairs.append(_Pair(*pair, _holding_only(*pair), _holding_only(*reversed(pair))))
     return pairs
 
 

@@ -116,10 +116,11 @@ def _same_class(anchor_labels: Tensor, pool_labels: Tensor) -> Tensor:
     By the labels, not the distances: those of a training that diverges are no numbers, which the loss will tell.
     """
     same_class = anchor_labels[:, None] == pool_labels[None]
-    alone = same_class.all(1)
-    if alone.any():  # one check for the whole batch, so that a GPU is waited for once
+    without_negative = same_class.all(1)
+    if without_negative.any():  # one check for the whole batch, so that a GPU is waited for once
+        label = anchor_labels[without_negative][0].item()
         raise ValueError(
-            f"the pool of {len(pool_labels)} images has no negative for class {anchor_labels[alone][0].item()}: it"
-            " holds no other class. Raise pool_size, or train on more classes."
+            f"the pool of {len(pool_labels)} images has no negative for class {label}: it holds no other class. Raise"
+            " pool_size, or train on more classes."
         )
     return same_class

@@ -114,8 +114,9 @@ def analysis_attack(config: TrainConfig, eps: float | None = None) -> AttackConf
     That of its dataset; for a dataset of the user's, 20 steps of a tenth of the eps that it was trained with. File
     names and commands give a level with six digits: 0.0313725 stands for the level 8/255.
     """
-    own = AttackConfig(norm=config.attack.norm, eps=config.attack.eps, step_size=config.attack.eps / 10, steps=20)
-    attack = ANALYSIS_ATTACKS.get(config.dataset, own)
+    trained_with = config.attack
+    users = AttackConfig(norm=trained_with.norm, eps=trained_with.eps, step_size=trained_with.eps / 10, steps=20)
+    attack = ANALYSIS_ATTACKS.get(config.dataset, users)
     if eps is None:
         return attack
     levels = (attack.eps, *ANALYSIS_LEVELS.get(config.dataset, ()))
