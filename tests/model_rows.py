@@ -247,9 +247,10 @@ def try_all(row: Row) -> dict[str, str]:
     attack = tla.AttackConfig(name="fgsm", eps=8 / 255)
     sets = {}
 
-    def extract(layer: str, **options) -> None:
-        sets[layer] = reps = analysis.extract(model, images, labels, layer=layer, **options)
-        assert reps.features.shape[0] == N and np.ptp(reps.features, axis=0).any(), "features that say nothing"
+    def extract(*layers: str, attack: tla.AttackConfig | None = None) -> None:
+        sets.update(analysis.extract(model, images, labels, layer=layers, attack=attack))
+        for layer in layers:
+            assert len(sets[layer]) == N and np.ptp(sets[layer].features, axis=0).any(), "features that say nothing"
 
     def evaluate() -> None:
         outcome = tla.evaluate(model, images, labels, {"FGSM": attack}, checks=False)
@@ -264,14 +265,15 @@ def try_all(row: Row) -> dict[str, str]:
         assert np.isfinite(plane.loss).all() and np.isfinite(weights.loss).all()
 
     def explorer() -> None:
-        extract("penultimate", attack=attack)
+        if "penultimate" not in sets or sets["penultimate"].adv_features is None:
+            extract("penultimate", attack=attack)
         analysis.EmbeddingExplorer({"model": sets["penultimate"]}, images=images, methods=("pca",), progress=False)
 
-    cells = (
-        lambda: extract("penultimate"), lambda: extract(row.layer), lambda: extract(row.reduced), evaluate, landscapes,
-        explorer,
-    )  # fmt: skip
-    return {column: _tried(cell) for column, cell in zip(COLUMNS, cells, strict=True)}
+    layers = ("penultimate", row.layer, row.reduced)
+    together = _tried(lambda: extract(*layers, attack=attack))  # one by one only where that does not work
+    found = [together if together == WORKS else _tried(lambda layer=layer: extract(layer)) for layer in layers]
+    found += [_tried(cell) for cell in (evaluate, landscapes, explorer)]
+    return dict(zip(COLUMNS, found, strict=True))
 
 
 def _tried(cell: Callable[[], None]) -> str:
