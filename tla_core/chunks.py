@@ -1,4 +1,4 @@
-"""Into parts of how many images a batch is split, so that what a network computes of them stays in a CPU's cache."""
+"""Splits a batch into parts that fit a CPU's cache, together with what a network computes of them."""
 
 import math
 
@@ -13,7 +13,7 @@ _LEAST_CHUNK = 16
 
 
 def images_at_once(x: Tensor) -> int:
-    """Into parts of how many images a batch is split: not at all on a GPU, on a CPU equal parts that fit its cache."""
+    """Images in one part of a batch: all of them on a GPU; on a CPU as many as fit its cache, in equal parts."""
     if x.device.type != "cpu" or not len(x):
         return max(len(x), 1)
     chunk = max(CPU_CHUNK_PIXELS / x.shape[2:].numel(), _LEAST_CHUNK)
@@ -22,5 +22,5 @@ def images_at_once(x: Tensor) -> int:
 
 @torch.no_grad()
 def forward_in_chunks(model: nn.Module, x: Tensor) -> Tensor:
-    """The logits as float32, without gradients; so many images at once as `images_at_once` says."""
+    """The logits as float32, without gradients, from one part of the batch after the other."""
     return torch.cat([model(part).float() for part in x.split(images_at_once(x))])

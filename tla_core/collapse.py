@@ -1,4 +1,4 @@
-"""Tells from the triplets of a training whether their term does anything, and whether all representations coincide.
+"""Watches the triplets of a training: does their term do anything, and do all representations collapse into one?
 
 A triplet whose negative is nearer than its positive draws both to the anchor, since D = 1 - cos pulls a far vector
 harder than it pushes a near one. Where most are so, all representations may end in a narrow cone, and the hinge stays
@@ -33,7 +33,7 @@ class Triplets(NamedTuple):
 
 @torch.no_grad()
 def describe_triplets(triplets: Sequence[Triplets]) -> dict[str, float]:
-    """What ``metrics.jsonl`` says of them.
+    """The numbers that ``metrics.jsonl`` holds of the triplets of a step.
 
     Returns
     -------

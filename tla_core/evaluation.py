@@ -83,13 +83,13 @@ def evaluate(
 ) -> Evaluation:
     """Measure the clean accuracy and the accuracy under each attack.
 
-    Only images that are classified correctly are attacked, and of those only the ones that an earlier restart has not
-    broken; since a random start depends on (seed, image index, restart) alone, that changes no outcome. For the same
-    reason an attack that differs from an earlier one in more restarts only goes on from the outcome of that one.
+    Only images that are classified correctly are attacked, and a restart attacks only those that no earlier one has
+    broken. That changes no outcome, since a random start depends on (seed, image index, restart) alone. An attack that
+    is an earlier one with more restarts goes on from the outcome of that one.
 
-    Clean images are forwarded twice, the second time among others. An image whose predicted class changes counts as
-    wrong, and so does one of which an output is NaN or infinite; under attack as well, where clean images have changed.
-    The check ``predictions`` says how many they were, where there were any.
+    Clean images are forwarded twice, the second time among others. An image counts as wrong if its predicted class
+    changes, or if one of its outputs is NaN or infinite. Where clean images have changed, attacked ones are forwarded
+    twice too. The check ``predictions`` says how many images counted as wrong for that, if any did.
 
     Parameters
     ----------

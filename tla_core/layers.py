@@ -273,10 +273,9 @@ def list_layers(model: nn.Module, image: Tensor) -> LayerList:
 
 @contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Batch norm works as before inside the block, but its running statistics are those from before it afterwards.
+    """Put batch norm's running statistics back after the block. In training mode it still normalises by the batch.
 
-    In training mode it still normalises by the batch. The block moves copies, which are dropped, so that the statistics
-    may be part of a graph that is not differentiated yet.
+    The block moves copies of the statistics, since a graph that is not differentiated yet may hold the originals.
     """
     kept = [(module, dict(module._buffers)) for module in model.modules() if hasattr(module, "running_mean")]
     for module, buffers in kept:

@@ -1,4 +1,4 @@
-"""What a step is made with, as pure functions of the settings: learning rate, attack, optimizer, held-out images."""
+"""Learning rate, attack, optimizer and held-out images of a training, as pure functions of its settings."""
 
 import math
 from collections.abc import Iterator

@@ -74,7 +74,7 @@ class TrainingLoop:
         if self.rank == 0:
             self.folder.keep_metrics_until(self.step)
             if before != self.processes and self.step < self.total_steps:
-                self._tell_another_number_of_processes(before)
+                self._warn_of_other_processes(before)
         with torch_threads(self.threads):
             if self.step == 0:
                 self._check_outputs()
@@ -231,7 +231,8 @@ class TrainingLoop:
         self.saved_step = self.step
         return metadata.get("processes", 1)
 
-    def _tell_another_number_of_processes(self, before: int) -> None:
+    def _warn_of_other_processes(self, before: int) -> None:
+        """Warn that the run goes on with another number of processes, and note it in the metrics."""
         change = f"made by {before} process(es), goes on with {self.processes} from step {self.step}"
         warnings.warn(
             f"{self.folder.path} was {change}: each takes a share of another size of the batch, and batch norm with it,"
