@@ -24,7 +24,6 @@ pytest.importorskip("playwright", reason="playwright is not installed: pip insta
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium, or CHROMIUM=")
 NAMES = (HOSTILE, *(f"class {k}" for k in range(1, 5)))
 PICTURES = "explorer.maps.panels.map((panel) => panel.points.toDataURL())"
-TOLD = 400  # milliseconds in which a change has reached the address
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,10 @@ def test_a_link_shows_the_same_in_another_profile(browser, page, file):
     page.mouse.move(x, y)
     page.mouse.wheel(0, -600)
     page.evaluate("explorer.pin(explorer.data.rowOf.get(10))")
-    page.wait_for_timeout(900)  # the map has moved
+    wait_until(page, "explorer.maps.panels.every((panel, m) => panel.coords === explorer.data.models[m].maps.pca)")
+    wait_until(
+        page, "['pinned=10', 'zoom=', 'map=pca', 'tab=neighbours'].every((part) => location.hash.includes(part))"
+    )
     address, view = page.evaluate("[location.href, explorer.view]")
     assert view["map"] == "pca" and view["pinned"] == 10 and view["columns"] == {"brightness": [None, 0.9]}
     assert view["zoom"]["UM"][2] > 1.5 and list(view["zoom"]) == ["UM"]
@@ -95,10 +97,9 @@ def test_copy_link_puts_the_address_of_the_view_on_the_clipboard(browser, file):
 def test_what_is_untouched_has_no_fragment_and_going_back_to_it_leaves_none(page, file):
     assert page.url == file.as_uri()
     page.get_by_label("Points", exact=True).select_option("clean")
-    page.wait_for_timeout(TOLD)
-    assert "points=clean" in page.url
+    wait_until(page, "location.hash.includes('points=clean')")
     page.get_by_label("Points", exact=True).select_option("both")
-    page.wait_for_timeout(TOLD)
+    wait_until(page, "location.hash === ''")
     assert page.url == file.as_uri()
 
 
@@ -106,12 +107,12 @@ def test_what_is_untouched_has_no_fragment_and_going_back_to_it_leaves_none(page
 def test_a_link_names_the_selected_images_in_few_letters(page, share):
     indices = [10 + 2 * i for i in range(200) if np.random.default_rng(i).random() < share]
     page.evaluate("(rows) => explorer.select(rows)", [(index - 10) // 2 for index in indices])
-    page.wait_for_timeout(TOLD)
+    wait_until(page, "location.hash.includes('selection=')")
     letters = re.search(r"selection=([\w-]+)&", page.url)[1]
     assert len(letters) <= 35  # 200 bits
     fragment = page.url.partition("#")[2]
     page.evaluate("explorer.select([])")
-    page.wait_for_timeout(TOLD)
+    wait_until(page, "!location.hash.includes('selection=')")
     page.evaluate("(fragment) => { location.hash = fragment; }", fragment)
     wait_until(page, "explorer.state.count > 0")
     assert page.evaluate("explorer.selection") == indices

@@ -2,6 +2,7 @@
 // words) has a slot each; what is a number has a slot for each step of a ramp.
 
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+const VIRIDIS_ON_DARK = [[122, 72, 158], [98, 122, 190], [66, 162, 158], [104, 205, 104], [253, 231, 37]];
 const STEPS = 24;
 const OUTCOME_COLOURS = ["#3366aa", "#dd6633", "#888888"];
 const MORE_COLOURS = ["#ee7733", "#0077bb", "#ff5fa2", "#7fd34e", "#9a6324", "#c9a0ff", "#00d0b6", "#ffe119", "#d62728",
@@ -27,10 +28,11 @@ function onGround(hex, dark) {
   return `rgb(${rgb.map((v) => Math.round(v + (255 - v) * share * 1.25)).join(",")})`;
 }
 
-function rampColour(share) {
-  const at = clamp(share, 0, 1) * (VIRIDIS.length - 1);
-  const low = Math.min(Math.floor(at), VIRIDIS.length - 2);
-  const mixed = VIRIDIS[low].map((v, c) => Math.round(v + (VIRIDIS[low + 1][c] - v) * (at - low)));
+function rampColour(share, dark) {
+  const stops = dark ? VIRIDIS_ON_DARK : VIRIDIS;
+  const at = clamp(share, 0, 1) * (stops.length - 1);
+  const low = Math.min(Math.floor(at), stops.length - 2);
+  const mixed = stops[low].map((v, c) => Math.round(v + (stops[low + 1][c] - v) * (at - low)));
   return `rgb(${mixed.join(",")})`;
 }
 
@@ -48,7 +50,7 @@ function colouring(data, state) {
     const palette = OUTCOME_COLOURS.map((c) => onGround(c, dark));
     return { bins, palette, labels: OUTCOMES, keys: OUTCOMES, note: "" };
   }
-  const palette = Array.from({ length: STEPS }, (_, step) => rampColour(step / (STEPS - 1)));
+  const palette = Array.from({ length: STEPS }, (_, step) => rampColour(step / (STEPS - 1), dark));
   return { bins, palette, ...rangeOf(data, state, column) };
 }
 

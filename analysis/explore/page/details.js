@@ -11,20 +11,20 @@ class Details {
       const row = {
         image: element("canvas", { class: "thumb medium", title: "adversarial image; click for full size" }),
         perturbation: element("canvas", { class: "thumb medium", title: "perturbation, amplified" }),
-        gain: element("span", { class: "faint" }),
+        gain: element("span", { class: "gain" }),
         clean: element("span"),
         adversarial: element("span"),
-        moved: element("td", { class: "number" }),
+        moved: element("span", { class: "faint", title: "angular distance that the attack moved it in the representation" }),
       };
-      const perturbation = element("td", {}, row.perturbation, row.gain);
+      const perturbation = element("td", { class: "change" }, row.perturbation, row.gain);
       row.root = element(
-        "tr", {}, element("th", { scope: "row" }, model.name),
+        "tr", {}, element("th", { scope: "row" }, element("div", {}, model.name), row.moved),
         element("td", {}, large(row.image, `attacked image of ${model.name}`)), perturbation,
-        element("td", {}, row.clean, element("br"), row.adversarial), row.moved,
+        element("td", {}, row.clean, element("br"), row.adversarial),
       );
       return row;
     });
-    const head = ["", "attacked", "change", "predicted", "moved"].map((text) => element("th", { scope: "col" }, text));
+    const head = ["", "attacked", "change", "predicted"].map((text) => element("th", { scope: "col" }, text));
     const table = element("table", { class: "card-table" }, element("thead", {}, element("tr", {}, ...head)),
       element("tbody", {}, ...this.rows.map((row) => row.root)));
     this.card = element("section", { class: "card", "aria-label": "The image in focus" },
@@ -55,7 +55,7 @@ class Details {
       row.gain.textContent = gain === null ? "" : `×${gain.toPrecision(2)}`;
       this.prediction(row.clean, "clean", model.predictions, model.confidence, i);
       this.prediction(row.adversarial, "attacked", model.adv_predictions, model.adv_confidence, i);
-      row.moved.textContent = model.moved ? short(model.moved[i]) : "–";
+      row.moved.textContent = model.moved ? `moved ${short(model.moved[i])}` : "";
     });
   }
 

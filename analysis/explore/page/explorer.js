@@ -157,7 +157,8 @@ class Explorer {
       this.controls.filters.open = layout === "wide" && height > 600;
     }
     this.maps.started = true;
-    this.root.style.setProperty("--maps", `${Math.round(clamp(0.58 * height, 300, 1.2 * width))}px`);
+    const share = this.maps.visible.length > 2 ? 0.7 : 0.58; // of the height, where the lists lie below
+    this.root.style.setProperty("--maps", `${Math.round(clamp(share * height, 300, 1.2 * width))}px`);
     this.maps.resize();
   }
 

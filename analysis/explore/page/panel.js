@@ -70,8 +70,10 @@ class Panel {
     this.zoomTo({ ...this.zoom, x: this.zoom.x - dx / scale, y: this.zoom.y + dy / scale });
   }
 
+  // Rounded, to a hundredth of a pixel at most, so that a link holds exactly what is seen.
   zoomTo({ x, y, factor }) {
-    this.zoom = { x: clamp(x, -1.2, 1.2), y: clamp(y, -1.2, 1.2), factor: clamp(factor, 1, FARTHEST) };
+    const rounded = (value, low, high) => Number(clamp(value, low, high).toPrecision(7));
+    this.zoom = { x: rounded(x, -1.2, 1.2), y: rounded(y, -1.2, 1.2), factor: rounded(factor, 1, FARTHEST) };
   }
 
   get isZoomed() {
@@ -159,8 +161,12 @@ class Panel {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.putImageData(rasterise(this, width, height, ratio, sprites, this.state.dark), 0, 0);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    const ink = this.state.dark ? "#8b9098" : "#888";
-    context.fillStyle = context.strokeStyle = ink;
+    this.paintTicks(context);
+    this.drawMarks();
+  }
+
+  paintTicks(context) {
+    context.fillStyle = context.strokeStyle = this.state.dark ? "#8b9098" : "#888";
     context.font = "10px system-ui, sans-serif";
     context.lineWidth = 1;
     for (const { x, y, dx, dy, text } of this.ticks()) {
@@ -171,7 +177,6 @@ class Panel {
       context.textAlign = dx ? "left" : "center";
       if (text) context.fillText(text, x + 1.6 * dx, y + (dx ? 3.5 : 1.9 * dy));
     }
-    this.drawMarks();
   }
 
   // Marks along the left and lower edge, in the map's own coordinates, as to_parquet has them.
@@ -190,13 +195,28 @@ class Panel {
     return [...xs, ...ys];
   }
 
-  // The pair of the focused image, joined; the neighbours of the pinned one, ringed; and an outline that is being drawn.
   drawMarks() {
-    const { data, state, coords } = this;
     const context = this.marks.getContext("2d");
     const ratio = window.devicePixelRatio;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
+    this.paintMarks(context);
+    if (!this.outline) return;
+    const { state } = this;
+    context.setLineDash([4, 3]);
+    context.lineWidth = 1.4;
+    context.strokeStyle = state.dark ? "#8db8ff" : "#1f5fbf";
+    context.fillStyle = state.dark ? "rgba(141,184,255,.12)" : "rgba(31,95,191,.1)";
+    context.beginPath();
+    this.outline.forEach(([x, y]) => context.lineTo(x, y));
+    context.closePath();
+    context.fill();
+    context.stroke();
+  }
+
+  // The pair of the focused image, joined, and the neighbours of the pinned one, ringed.
+  paintMarks(context) {
+    const { data, state, coords } = this;
     for (const mark of marksOf(data, data.models[this.model], state, coords)) {
       const { scale, left, bottom } = this.frame();
       const at = ([x, y]) => [left + x * scale, bottom - y * scale];
@@ -210,16 +230,6 @@ class Panel {
       } else context.arc(...at(mark.from), mark.radius, 0, 2 * Math.PI);
       context.stroke();
     }
-    if (!this.outline) return;
-    context.setLineDash([4, 3]);
-    context.lineWidth = 1.4;
-    context.strokeStyle = state.dark ? "#8db8ff" : "#1f5fbf";
-    context.fillStyle = state.dark ? "rgba(141,184,255,.12)" : "rgba(31,95,191,.1)";
-    context.beginPath();
-    this.outline.forEach(([x, y]) => context.lineTo(x, y));
-    context.closePath();
-    context.fill();
-    context.stroke();
   }
 }
 

@@ -94,7 +94,15 @@ async function savePng(explorer) {
   for (const { panel, x, y, width, height } of layout.panels) {
     const image = rasterise(panel, width * PNG_RATIO, height * PNG_RATIO, PNG_RATIO, sprites, explorer.state.dark);
     context.putImageData(image, Math.round(x * PNG_RATIO), Math.round(y * PNG_RATIO));
-    context.drawImage(panel.marks, x * PNG_RATIO, y * PNG_RATIO, width * PNG_RATIO, height * PNG_RATIO);
+    context.save();
+    context.scale(PNG_RATIO, PNG_RATIO);
+    context.translate(x, y);
+    context.beginPath();
+    context.rect(0, 0, width, height);
+    context.clip();
+    panel.paintTicks(context);
+    panel.paintMarks(context);
+    context.restore();
   }
   context.scale(PNG_RATIO, PNG_RATIO);
   context.strokeStyle = layout.lines;

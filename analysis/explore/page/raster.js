@@ -13,13 +13,13 @@ class Sprites {
     Object.assign(this, { palette, dark, radius, ratio, kept: [] });
   }
 
-  // Six numbers each: x and y from its middle, red, green, blue, and how much of it is covered. A clean point is a disc,
-  // an adversarial one a triangle.
-  of(bin, kind) {
-    return (this.kept[2 * bin + 2 + kind] ??= this.make(bin, kind));
+  // Six numbers a pixel: x and y from the middle of the point, what it adds to red, green and blue, and the share of what
+  // lies below that stays. A clean point is a disc, an adversarial one a triangle.
+  of(bin, kind, strength) {
+    return (this.kept[6 * (bin + 1) + 2 * strength + kind] ??= this.make(bin, kind, STRENGTHS[strength]));
   }
 
-  make(bin, kind) {
+  make(bin, kind, strength) {
     const { radius } = this;
     const half = Math.ceil(2 * radius * this.ratio);
     const canvas = element("canvas", { width: 2 * half, height: 2 * half });
@@ -37,7 +37,9 @@ class Sprites {
     for (let at = 0; at < data.length; at += 4) {
       const place = at / 4;
       const [x, y] = [(place % (2 * half)) - half, Math.floor(place / (2 * half)) - half];
-      if (data[at + 3]) covered.push(x, y, data[at], data[at + 1], data[at + 2], data[at + 3] / 255);
+      const share = (strength * data[at + 3]) / 255;
+      // Half a step more, since a byte drops what is behind the point.
+      if (share) covered.push(x, y, ...[0, 1, 2].map((c) => share * data[at + c] + 0.5), 1 - share);
     }
     return Object.assign(Float32Array.from(covered), { half });
   }
@@ -52,20 +54,19 @@ function tracePoint(context, kind, radius) {
   context.closePath();
 }
 
-// Lay a point over an image.
-function blend(image, sprite, column, row, strength) {
-  const { data, width, height } = image;
+// Lay a point over an image, given as bytes.
+function blend(bytes, width, height, sprite, column, row) {
   const { half } = sprite;
   const whole = column >= half && row >= half && column + half < width && row + half < height;
   for (let at = 0; at < sprite.length; at += 6) {
     const x = column + sprite[at];
     const y = row + sprite[at + 1];
     if (!whole && (x < 0 || x >= width || y < 0 || y >= height)) continue;
-    const share = sprite[at + 5] * strength;
+    const stays = sprite[at + 5];
     const to = 4 * (y * width + x);
-    data[to] += share * (sprite[at + 2] - data[to]);
-    data[to + 1] += share * (sprite[at + 3] - data[to + 1]);
-    data[to + 2] += share * (sprite[at + 4] - data[to + 2]);
+    bytes[to] = sprite[at + 2] + stays * bytes[to];
+    bytes[to + 1] = sprite[at + 3] + stays * bytes[to + 1];
+    bytes[to + 2] = sprite[at + 4] + stays * bytes[to + 2];
   }
 }
 
@@ -73,12 +74,13 @@ function blend(image, sprite, column, row, strength) {
 function rasterise(panel, width, height, ratio, sprites, dark) {
   const image = new ImageData(width, height);
   new Uint32Array(image.data.buffer).fill(dark ? GROUNDS.dark : GROUNDS.light);
+  const bytes = new Uint8Array(image.data.buffer);
   const { scale, left, bottom } = panel.frame();
   for (const strength of panel.someAreFaint() ? [FAINT, STRONG] : [STRONG]) {
     panel.eachPoint((i, kind, x, y, bin) => {
       const column = Math.round((left + x * scale) * ratio);
       const row = Math.round((bottom - y * scale) * ratio);
-      blend(image, sprites.of(bin, kind), column, row, STRENGTHS[strength]);
+      blend(bytes, width, height, sprites.of(bin, kind, strength), column, row);
     }, strength);
   }
   return image;

@@ -47,7 +47,7 @@ class ItemTable {
     this.head.replaceChildren(...this.columns.map((column, at) => {
       const sorted = this.sort?.at === at ? (this.sort.down ? "descending" : "ascending") : "none";
       const arrow = { none: "", ascending: " ↑", descending: " ↓" }[sorted];
-      return element("th", { scope: "col", "aria-sort": sorted, title: column.title ?? "" },
+      return element("th", { scope: "col", class: column.number ? "number" : "", "aria-sort": sorted, title: column.title ?? "" },
         button(column.name + arrow, () => this.sortBy(at)));
     }));
     const shown = this.rows.slice(this.page * PAGE, (this.page + 1) * PAGE);

@@ -19,8 +19,7 @@ function viewOf(data, state, panels) {
   const { filter } = state;
   const name = (m) => data.models[m].name;
   const classes = [filter.classA, filter.classB].filter((k) => k >= 0);
-  const zooms = panels.filter((panel) => panel.isZoomed).map((panel) => [name(panel.at),
-    [panel.zoom.x, panel.zoom.y, panel.zoom.factor].map((value) => Number(value.toPrecision(6)))]);
+  const zooms = panels.filter((panel) => panel.isZoomed).map(({ at, zoom }) => [name(at), [zoom.x, zoom.y, zoom.factor]]);
   const when = (condition, value) => (condition ? value : undefined);
   const view = {
     map: when(state.method !== start.method, state.method),
