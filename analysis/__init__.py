@@ -6,7 +6,6 @@ from typing import Any
 # Name -> module. torch, matplotlib and openTSNE take seconds to import, so nothing is imported before it is used.
 _PUBLIC = {
     "extract": "extraction",
-    "list_layers": "extraction",
     "RepresentationSet": "representations",
     "ratio": "ratios",
     "ratio_r": "ratios",

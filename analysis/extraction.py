@@ -12,15 +12,13 @@ from tqdm.auto import tqdm
 from analysis.representations import RepresentationSet
 from tla_core.attacks import Attack, run_attack
 from tla_core.evaluation import describe_attack
-from tla_core.layers import Reading, find_layer, forward_with_layers, list_layers, model_device, resolve_layer
+from tla_core.layers import Reading, find_layer, forward_with_layers, model_device, resolve_layer
 from tla_core.masking.suite import saturation_check, warn_of_masking
 from tla_core.modes import attack_mode
 from tla_core.runtime import full_precision
 from tla_core.taps import Tap
 from tla_core.validation import as_labels, check_images, check_whole, scale_images
 from tla_core.wrapping import as_classifier
-
-__all__ = ["extract", "list_layers"]
 
 
 def extract(
@@ -52,7 +50,7 @@ def extract(
         ``"penultimate"``, which is what enters the classification head; ``"logits"``; or any module path as in
         ``model.named_modules()``, with ``"#2"`` behind it for the second of several calls, and ``":cls"``, ``":mean"``,
         ``":max"`` or ``":flatten"`` for how tokens or a spatial map become one vector: see
-        `tla_core.forward_with_layer`, and `list_layers` for what there is. Several layers take one pass.
+        `tla_core.forward_with_layer`, and `tla_core.list_layers` for what there is. Several layers take one pass.
     attack : AttackConfig or callable, optional
         Makes the adversarial examples; a callable is ``(model, x, y) -> x_adv``.
     batch_size : int
