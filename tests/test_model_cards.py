@@ -43,7 +43,7 @@ def run(tmp_path_factory):
     """A tiny run with measured accuracies, in the layout of a scale."""
     folder = tmp_path_factory.mktemp("project") / "runs" / "mini" / "mnist" / "tla-rn" / "seed0"
     settings = {**tiny_training(), "attack": AttackConfig(eps=0.3, step_size=0.3, steps=1)}
-    settings |= {"selection_attack": settings["attack"], "learning_rate": 0.006, "averaging": 0.0}
+    settings |= {"selection_attack": settings["attack"], "learning_rate": 0.006, "averaging": 0.0, "statistics": "all"}
     config = tla.TrainConfig.preset("mini/mnist/tla-rn", **settings)
     tla.train(config, folder, dataset=mnist_images(200, "train"), progress=False)
     attacks = {"PGD-2": AttackConfig(eps=0.3, step_size=0.2, steps=2), "AutoAttack": _Standard(eps=0.3)}
