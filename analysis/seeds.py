@@ -90,7 +90,9 @@ def error_words(seeds: Sequence[int], over: str = "test images") -> str:
 def images_words(
     rows: Iterable[Mapping[str, Any]], names: Iterable[str], text: Callable[[float], str], over: str = "test images"
 ) -> str:
-    """What a caption adds of means over seeds: ``test images alone: ±0.61 to ±1.20``; empty without any.
+    """What a caption adds of errors over seeds: ``test images alone: ±0.61 to ±1.20``; empty without any.
+
+    A number of one training counts where its error is the spread of other seeds.
 
     Parameters
     ----------
@@ -105,7 +107,8 @@ def images_words(
     names = list(names)
     found = [
         row[f"{name} se of images"] for row in rows for name in names
-        if is_over_seeds(row, name) and row.get(f"{name} se of images") is not None
+        if (is_over_seeds(row, name) or row.get(f"{name} error seeds"))
+        and row.get(f"{name} se of images") is not None
     ]  # fmt: skip
     if not found:
         return ""

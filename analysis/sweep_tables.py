@@ -1,5 +1,6 @@
 """Tables 4 to 6: accuracy and distance ratios of TLA for each value of a setting, with errors over seeds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from analysis.accuracy_tables import accuracies_over_seeds, strongest_words
 from analysis.ratio_tables import ratio_numbers
 from analysis.results import Results
 from analysis.scales import SWEEP_COLUMNS
-from analysis.seeds import OverSeeds, error_words
+from analysis.seeds import OverSeeds, error_words, images_words
 from analysis.tables import Column, Table
 from analysis.verdicts import Estimate
 from tla_core.protocol import SWEEPS
@@ -53,7 +54,7 @@ def sweep_table(results: Results, name: str) -> Table:
             row |= number.record(key)
             if key in spread:
                 row |= {f"{key} se": spread[key], f"{key} error seeds": len(spread_seeds)}
-            is_apart = value != own and _is_apart(number, numbers[own][key], row[f"{key} se"])
+            is_apart = value != own and _is_apart(number, numbers[own][key], spread.get(key))
             row[f"{key} mark"] = _MARK if is_apart else ""
         rows.append(row)
     shared = {"digits": 2, "percent": True}
@@ -68,7 +69,7 @@ def sweep_table(results: Results, name: str) -> Table:
         Column(key, title, best=best, error=f"{key} se", mark=f"{key} mark")
         for key, title, best in (("r_prime", "r′", "min"), ("r", "r", "max"))
     ]
-    return Table(columns, rows, _caption(results, name, own, spread_seeds))
+    return Table(columns, rows, _caption(results, name, own, spread_seeds, rows))
 
 
 def _numbers(results: Results, accuracies: Mapping[int, RunAccuracy], method: str) -> dict[str, OverSeeds]:
@@ -104,16 +105,21 @@ def _own_value(results: Results, name: str) -> Any:
     return next((value for value, field in fields.items() if field == own), sweep.values[0])
 
 
-def _is_apart(number: OverSeeds, own: OverSeeds, error: float | None) -> bool:
-    """Whether a number differs from another by more than two standard errors of the difference; paired by seed."""
+def _is_apart(number: OverSeeds, own: OverSeeds, spread: float | None) -> bool:
+    """Whether a number differs from another by more than two standard errors of the difference; paired by seed.
+
+    Of one training each, the error is that over test images and the standard deviation over other seeds together: these
+    saw the same few images, so that their spread alone would take chance among images for a difference.
+    """
     shared = number.by_seed.keys() & own.by_seed.keys()
     if len(shared) > 1:
         between = Estimate.of_mean([number.by_seed[seed] - own.by_seed[seed] for seed in sorted(shared)])
         return abs(between.value) > 2 * between.error
-    return error is not None and abs(number.value - own.value) > 2 * 2**0.5 * error
+    errors = [error for error in (spread, spread, number.images_error, own.images_error) if error is not None]
+    return bool(errors) and abs(number.value - own.value) > 2 * math.hypot(*errors)
 
 
-def _caption(results: Results, name: str, own: Any, spread_seeds: tuple[int, ...]) -> str:
+def _caption(results: Results, name: str, own: Any, spread_seeds: tuple[int, ...], rows: list[dict[str, Any]]) -> str:
     sweep, scale = SWEEPS[name], results.scale
     dataset = scale.dataset_of("sweeps")
     methods = list(scale.sweep(name).values())
@@ -131,10 +137,12 @@ def _caption(results: Results, name: str, own: Any, spread_seeds: tuple[int, ...
             f"one training each (seed {seeds[0]}), ± the standard deviation of TLA's main runs over seeds"
             f" {', '.join(map(str, spread_seeds))}"
         )
+    alone = images_words(rows, [key for key in _SHARES if key in rows[0]], lambda each: f"{100 * each:.2f}")
+    error += f" ({alone})" if alone and len(seeds) + len(spread_seeds) > 1 else ""
     return (
         f"{title}: TLA with different values of {SWEPT[sweep.field]}{fixed}; {dataset}, {config.length} of"
         f" training{start}; {images}, {error}; r′ and r under {results.attack(dataset=dataset)}. {_MARK}:"
-        f" differs from the row {own} by more than two standard errors of the"
-        f" difference{' (paired by seed)' if len(seeds) > 1 else ''}."
+        f" differs from the row {own} by more than two standard errors of the difference"
+        f" ({'paired by seed' if len(seeds) > 1 else 'over seeds and test images together'})."
         " The paper's column: its full network and training."
     )

@@ -12,7 +12,8 @@ from analysis import Results, SweepDisplay, sweep_table
 from analysis.accuracy import STRONGEST
 from analysis.drawings import drawing_bytes, load_drawing
 from analysis.run_results import is_trained
-from analysis.sweep_tables import sweep_accuracies
+from analysis.seeds import OverSeeds
+from analysis.sweep_tables import _is_apart, sweep_accuracies
 from analysis.tables import Column, Table
 from tla_core.checkpoint import file_sha256
 from tla_core.masking import MaskingWarning
@@ -82,7 +83,8 @@ def test_of_one_seed_the_error_is_the_spread_of_the_main_runs(made):
     for row in tables[0].rows:
         assert row["robust se"] == pytest.approx(np.std(values, ddof=1)) and row["robust error seeds"] == 2
         assert set(row["robust by seed"]) == {"0"} and np.isfinite(row["r_prime se"])
-    assert "± the standard deviation of TLA's main runs over seeds 0, 1" in tables[0].caption
+    assert "± the standard deviation of TLA's main runs over seeds 0, 1 (test images alone: ±" in tables[0].caption
+    assert "over seeds and test images together" in tables[0].caption and "paired by seed" in tables[2].caption
 
 
 def test_a_mark_stands_where_a_difference_from_the_scales_own_value_exceeds_two_errors(made):
@@ -95,9 +97,13 @@ def test_a_mark_stands_where_a_difference_from_the_scales_own_value_exceeds_two_
             between = [pairs[0][seed] - pairs[1][seed] for seed in pairs[0] if seed in pairs[1]]
             expected = len(between) > 1 and abs(np.mean(between)) > 2 * stats.sem(between)
             assert (row[f"{key} mark"] == "*") == expected
+    # Of one seed the spread of others is one part of the error, chance among few test images the other.
+    own = tables[0].rows[2]
     for row in tables[0].rows:
-        expected = abs(row["clean"] - tables[0].rows[2]["clean"]) > 2 * 2**0.5 * row["clean se"]
-        assert (row["clean mark"] == "*") == expected
+        for key in ("clean", "robust", "r_prime"):
+            images = [each[f"{key} se of images"] or 0 for each in (row, own)]
+            expected = abs(row[key] - own[key]) > 2 * math.hypot(row[f"{key} se"], own[f"{key} se"], *images)
+            assert (row[f"{key} mark"] == "*") == expected
 
 
 def test_a_mark_is_printed_behind_the_error_in_every_format():
@@ -129,3 +135,11 @@ def test_the_plot_shows_what_the_table_says(tmp_path):
     assert load_drawing(path).rows == display.rows
     with pytest.raises(ValueError, match="at least one value"):
         SweepDisplay("λ1", [])
+
+
+def test_two_images_of_a_hundred_are_no_difference_however_close_the_seeds_lie():
+    one, other = (OverSeeds.of({0: share}, (share * (1 - share) / 100) ** 0.5) for share in (0.95, 0.93))
+    assert not _is_apart(one, other, 0.0058)
+    assert _is_apart(OverSeeds.of({0: 0.5}, 0.05), other, 0.0058)
+    assert _is_apart(OverSeeds.of({0: 1.2}), OverSeeds.of({0: 1.0}), 0.05)  # ratios have no error over images
+    assert not _is_apart(OverSeeds.of({0: 1.2}), OverSeeds.of({0: 1.0}), None)  # nor is any known of a single seed
