@@ -76,7 +76,7 @@ def test_hover_shows_the_images_and_what_every_model_predicts(page, sets):
     for reps in sets.values():
         assert f"attacked {reps.class_names[reps.adv_predictions[row]]}" in card
     drawn = "[...document.querySelectorAll('.card canvas')].every((c) => !c.hidden && c.width === 28)"
-    assert page.evaluate(drawn)
+    wait_until(page, drawn)
     page.mouse.move(2, 2)
     assert "Point at an image" in page.locator(".card").inner_text()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -17,6 +17,9 @@ def explore(
     points: Annotated[int, arg(help="The most points of a panel, an image with its attacked one being two.")] = 2000,
     methods: Annotated[tuple[str, ...], arg(help="Maps to switch between.")] = ("tsne", "umap", "pca"),
     k: Annotated[int, arg(help="Nearest neighbours that are shown at first.")] = 5,
+    full_images: Annotated[
+        Literal["none", "page", "beside"], arg(help="Where images above 96 pixels are in full size, for a click.")
+    ] = "none",
     out: Annotated[Path | None, arg(help="The file; by default explorer-epsE.html beside the results.")] = None,
     parquet: Annotated[bool, arg(help="Write the same as a table too, OUT.parquet.")] = False,
     serve: Annotated[bool, arg(help="Serve the file to this machine alone, until Ctrl+C.")] = False,
@@ -47,7 +50,9 @@ def explore(
         raise ValueError(f"the runs' attacks have different eps: {sorted(levels)}. Choose one with --eps.")
     target = out or results_dir(runs[0]).parents[1] / f"explorer-eps{levels.pop():g}.html"
     kept = target.with_suffix(".maps.safetensors")
-    explorer = EmbeddingExplorer(sets, methods=methods, maps_file=kept, k=k, max_points=points, progress=progress)
+    explorer = EmbeddingExplorer(
+        sets, methods=methods, maps_file=kept, k=k, max_points=points, full_images=full_images, progress=progress
+    )
     for note in explorer.notes:
         print(note)
     path = explorer.to_html(target, title=", ".join(names))

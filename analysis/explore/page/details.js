@@ -42,6 +42,11 @@ class Details {
       this.heading.replaceChildren("Point at an image, or choose one in the list of items.");
       return;
     }
+    this.fill(i);
+  }
+
+  fill(i) {
+    const { data, state } = this;
     const label = className(data, data.labels[i]);
     const pinned = i === state.pinned ? "pinned" : "click or Enter: its neighbours";
     const own = data.columns.map((column) => element("div", {}, `${column.name}: ${columnText(column, i)}`));
@@ -51,11 +56,21 @@ class Details {
     data.models.forEach((model, m) => {
       const row = this.rows[m];
       this.images.draw(row.image, m + 1, i);
-      const gain = this.images.drawPerturbation(row.perturbation, m + 1, i);
-      row.gain.textContent = gain === null ? "" : `×${gain.toPrecision(2)}`;
       this.prediction(row.clean, "clean", model.predictions, model.confidence, i);
       this.prediction(row.adversarial, "attacked", model.adv_predictions, model.adv_confidence, i);
       row.moved.textContent = model.moved ? `moved ${short(model.moved[i])}` : "";
+    });
+    this.filled = i;
+    afterPaint(() => {
+      if (this.filled === i) this.fillChanges(i);
+    });
+  }
+
+  // Reading pixels takes half of what a card does: they come with the next picture.
+  fillChanges(i) {
+    this.rows.forEach((row, m) => {
+      const gain = this.images.drawPerturbation(row.perturbation, m + 1, i);
+      row.gain.textContent = gain === null ? "" : `×${gain.toPrecision(2)}`;
     });
   }
 

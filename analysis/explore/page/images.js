@@ -26,8 +26,7 @@ class Images {
 
   copy(canvas, sheet, bitmap, i) {
     const from = this.place(sheet, i);
-    [canvas.width, canvas.height] = from.slice(2);
-    canvas.getContext("2d").drawImage(bitmap, ...from, 0, 0, ...from.slice(2));
+    sized(canvas, ...from.slice(2)).drawImage(bitmap, ...from, 0, 0, ...from.slice(2));
   }
 
   draw(canvas, sheet, i) {
@@ -37,7 +36,7 @@ class Images {
 
   pixels(sheet, i) {
     const from = this.place(this.sheets[sheet], i);
-    [this.scratch.canvas.width, this.scratch.canvas.height] = from.slice(2);
+    sized(this.scratch.canvas, ...from.slice(2));
     this.scratch.drawImage(this.bitmaps[sheet], ...from, 0, 0, ...from.slice(2));
     return this.scratch.getImageData(0, 0, ...from.slice(2));
   }
@@ -53,8 +52,7 @@ class Images {
     }
     const image = this.pixels(sheet, i);
     const gain = amplify(this.pixels(0, i).data, image.data);
-    [canvas.width, canvas.height] = [image.width, image.height];
-    canvas.getContext("2d").putImageData(image, 0, 0);
+    sized(canvas, image.width, image.height).putImageData(image, 0, 0);
     return gain;
   }
 
@@ -74,6 +72,14 @@ class Images {
     const bytes = await this.fetchFull?.(sheet, i);
     return bytes ? blob(bytes) : null;
   }
+}
+
+// The context of an empty canvas of so many pixels; a canvas of that size already is not made anew.
+function sized(canvas, width, height) {
+  const context = canvas.getContext("2d");
+  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+  else context.clearRect(0, 0, width, height);
+  return context;
 }
 
 // Turns `image` into its difference from `clean`, amplified; returns by how much.
