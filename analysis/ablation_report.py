@@ -96,5 +96,5 @@ def effects_display(ablation: Ablation) -> EffectsDisplay:
     return EffectsDisplay(
         [f"{effect.experiment}: {effect.label}" for effect in effects], [effect.mean for effect in effects],
         [effect.low for effect in effects], [effect.high for effect in effects],
-        [effect.differences for effect in effects],
+        [effect.differences for effect in effects], quantity="robust accuracy",
     )  # fmt: skip

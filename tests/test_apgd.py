@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import linear_robust_correct
-from tiny import mnist_images
+from tiny import classified_right, mnist_images, trained
 from torch import nn
 
 import tla_core as tla
@@ -19,26 +19,15 @@ SIZES = {"linf": 0.02, "l2": 0.2}
 @pytest.fixture(scope="module")
 def model():
     """A smooth network, in which rounding decides about no ReLU, that is right often; in eval mode."""
-    data = mnist_images(1000, "train")
     torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 48), nn.BatchNorm1d(48), nn.Tanh(), nn.Linear(48, 10)
-    )  # fmt: skip
-    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
-    for _ in range(3):
-        for rows in torch.randperm(1000).split(50):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(network(data.images[rows] / 255), data.labels[rows]).backward()
-            optimizer.step()
-    return network.eval()
+    return trained(
+        nn.Sequential(nn.Flatten(), nn.Linear(784, 48), nn.BatchNorm1d(48), nn.Tanh(), nn.Linear(48, 10))
+    )
 
 
 @pytest.fixture(scope="module")
 def batch(model):
-    data = mnist_images(80)
-    x = data.images.float() / 255
-    right = model(x).argmax(1) == data.labels
-    return x[right], data.labels[right]
+    return classified_right(model, 80)
 
 
 def apgd(**changes):

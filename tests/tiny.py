@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from torch import Tensor, nn
 
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.models import LeNet
@@ -28,6 +29,26 @@ def tiny_lenet(seed: int = 0) -> LeNet:
         with torch.no_grad():
             model(mnist_images(64).images / 255)
     return model.eval()
+
+
+def trained(model: nn.Module, n: int = 1000) -> nn.Module:
+    """The model after three passes over the first n training images, right often; in eval mode."""
+    data = mnist_images(n, "train")
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(3):
+        for rows in torch.randperm(n).split(50):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(data.images[rows] / 255), data.labels[rows]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def classified_right(model: nn.Module, n: int) -> tuple[Tensor, Tensor]:
+    """Those of the first n test images that the model gets right, float32 in [0, 1], and their classes."""
+    data = mnist_images(n)
+    x = data.images.float() / 255
+    right = model(x).argmax(1) == data.labels
+    return x[right], data.labels[right]
 
 
 def project_folder(root: Path, **changes) -> Path:

@@ -18,6 +18,8 @@ class EffectsDisplay:
         In points; an interval of nan is left out.
     differences : sequence of sequences of float
         One for each seed.
+    quantity : str
+        What the differences are of, for the axis.
 
     Attributes
     ----------
@@ -32,12 +34,13 @@ class EffectsDisplay:
 
     def __init__(
         self, labels: Sequence[str], means: Sequence[float], lows: Sequence[float], highs: Sequence[float],
-        differences: Sequence[Sequence[float]],
+        differences: Sequence[Sequence[float]], *, quantity: str,
     ) -> None:  # fmt: skip
         counts = {len(part) for part in (labels, means, lows, highs, differences)}
         if len(counts) != 1 or not labels:
             raise ValueError(f"an EffectsDisplay needs as many labels, means, lows and highs. Got {sorted(counts)}.")
         self.labels, self.means, self.lows, self.highs, self.differences = labels, means, lows, highs, differences
+        self.quantity = quantity
 
     def plot(self, ax=None) -> EffectsDisplay:
         """Draw into `ax`, or into a new figure."""
@@ -55,11 +58,11 @@ class EffectsDisplay:
             ax.hlines(rows, self.lows, self.highs, color=class_colour(0), linewidth=1.2, zorder=3)
             ax.plot(self.means, rows, "o", color=class_colour(0), markersize=4, zorder=4)
             ax.set_yticks(rows, [textwrap.fill(label, 46) for label in self.labels])
-            ax.invert_yaxis()
+            ax.set_ylim(len(self.labels) - 0.4, -0.6)  # the first on top
             # An interval of two seeds may be wider than all that was measured: it runs out of the axes.
             reach = 1.5 * max(1.0, max(np.abs(values).max() for values in self.differences))
             ax.set_xlim(-reach, reach)
-            ax.set_xlabel("difference, points")
+            ax.set_xlabel(f"difference of {self.quantity}, points")
             ax.spines[["top", "right"]].set_visible(False)
         self.ax_, self.figure_ = ax, ax.figure
         return self
