@@ -23,7 +23,7 @@ class Controls {
     this.about = element("p", { class: "about" });
     const modes = [...Object.entries(COLOUR_MODES).filter(([key]) => key !== "common" || data.models.length > 1),
       ...data.columns.map((column) => [`column:${column.name}`, column.name])];
-    this.search = element("input", { type: "search", size: 14, placeholder: "index, class or word",
+    this.search = element("input", { type: "search", size: 17, placeholder: "index, class or word",
       oninput: (event) => events.search(event.target.value),
       onkeydown: (event) => (event.key === "Enter" ? events.findFirst() : null) });
     this.syncs.push(() => {
