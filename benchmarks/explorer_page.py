@@ -21,7 +21,7 @@ from benchmarks.timing import Line
 MODELS = ("UM", "AT", "ALP", "TLA")
 CLASSES = 10
 # What is asked of the explorer, in seconds, for 2,000 points a panel and for 20,000.
-GOALS = {"shown": 1.0, "ready": 1.0, "hover": 0.03, "lasso": 0.15}
+GOALS = {"shown": 1.0, "ready": 1.0, "first hover": 0.03, "hover": 0.03, "lasso": 0.15}
 MANY_GOALS = {"ready": 3.0, "lasso": 0.4}
 
 # Seconds from an event of the mouse to the frame in which `changed()` holds.
@@ -172,7 +172,7 @@ def _on_explorer(browser, file: Path, actions) -> dict[str, float]:
               return [left + f.left + panel.coords[0] * f.scale, top + f.bottom - panel.coords[1] * f.scale];
             }"""
         )
-        taken["hover"] = _hover(page, point, "explorer.state.current !== null")
+        taken |= _hovers(page, point, "explorer.state.current !== null")
     box = (box["x"], box["y"], box["width"], box["height"])
     taken["lasso"] = _lasso(page, box, "explorer.state.count > 0")
     page.close()
@@ -191,7 +191,7 @@ def _on_plotly(browser, file: Path, actions) -> dict[str, float]:
         point: [left + x._offset + x.d2p(plot._fullData[2].x[0]), top + y._offset + y.d2p(plot._fullData[2].y[0])] };
     }"""
     if "hover" in actions:
-        taken["hover"] = _hover(page, page.evaluate(frame, 2)["point"], "window.hovered === true")
+        taken |= _hovers(page, page.evaluate(frame, 2)["point"], "window.hovered === true")
     taken["lasso"] = _lasso(page, page.evaluate(frame, 4)["box"], "window.marked > 0")
     page.close()
     return taken
@@ -206,22 +206,23 @@ def _on_jscatter(browser, file: Path, actions) -> dict[str, float]:
     first, *_, last = [(box["x"], box["y"], box["width"], box["height"]) for box in boxes if box["width"] > 300]
     if "hover" in actions:
         x, y, width, height = first
-        taken["hover"] = _hover(page, (x + width / 2, y + height / 2), "window.hovered === true")
+        taken |= _hovers(page, (x + width / 2, y + height / 2), "window.hovered === true")
     taken["lasso"] = _lasso(page, last, "window.marked > 0")
     page.close()
     return taken
 
 
-def _hover(page, point, changed: str) -> float:
-    """A point that is pointed at for the second time: the first warms up, on every side."""
-    page.mouse.move(*point)
-    page.wait_for_timeout(300)
-    page.mouse.move(2, 2)
-    page.wait_for_timeout(300)
-    page.evaluate("window.hovered = false")
-    page.evaluate(_WATCH, ["pointermove", changed])
-    page.mouse.move(*point)
-    return page.evaluate("took")
+def _hovers(page, point, changed: str) -> dict[str, float]:
+    """A point that is pointed at for the first time, which warms up a browser's code, and for the second."""
+    seconds = {}
+    for name in ("first hover", "hover"):
+        page.evaluate("window.hovered = false")
+        page.evaluate(_WATCH, ["pointermove", changed])
+        page.mouse.move(*point)
+        seconds[name] = page.evaluate("took")
+        page.mouse.move(2, 2)
+        page.wait_for_timeout(300)
+    return seconds
 
 
 def _lasso(page, box, changed: str) -> float:
