@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .ratios import check_features
+from analysis.features import check_features, check_labels
 
 # Class-centred features below this share of the features' scale are rounding of float64 sums.
 _ROUNDING = 1e-12
@@ -229,11 +229,7 @@ def _check_misclassified(misclassified, n):
 
 
 def _check_classes(labels, n):
-    labels = np.asarray(labels)
-    if labels.shape != (n,):
-        raise ValueError(f"train_labels has shape {labels.shape}; expected ({n},), one class per row.")
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"train_labels has type {labels.dtype}; expected integers. Convert it with .astype('int64').")
+    labels = check_labels(labels, "train_labels", n, any_sign=True)
     classes, members, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if counts.min() < 2:
         raise ValueError(

@@ -8,7 +8,7 @@ from math import isqrt
 
 import numpy as np
 
-METRICS = ("angular", "cosine", "euclidean")
+from analysis.features import check_features, check_labels, check_metric, check_nonzero_rows, unit_rows
 
 # Products and distances are formed one square tile at a time: 4 million float64 entries are 32 MB.
 _BLOCK_ENTRIES = 4_000_000
@@ -103,8 +103,8 @@ def ratio(cross_features, cross_classes, features, labels, *, metric="angular", 
             f"cross_features has {cross_features.shape[1]} columns, features {features.shape[1]}; expected the same "
             "number. Take both from the same layer of the same model."
         )
-    labels = _check_classes(labels, "labels", len(features))
-    cross_classes = _check_classes(cross_classes, "cross_classes", len(cross_features))
+    labels = check_labels(labels, "labels", len(features))
+    cross_classes = check_labels(cross_classes, "cross_classes", len(cross_features))
     if metric != "euclidean":
         check_nonzero_rows(features, "features", metric)
         check_nonzero_rows(cross_features, "cross_features", metric)
@@ -288,56 +288,6 @@ def _own_and_mean_distances(clean, attacked, counts, metric):
     return own, np.where(within > _ROUNDING * scale, within, np.nan), across
 
 
-def check_metric(metric, known=METRICS):
-    """Raise ValueError, listing the known metrics, unless `metric` is one of them."""
-    if metric not in known:
-        raise ValueError(f"metric={metric!r} is unknown; expected one of {', '.join(known)}.")
-
-
-def check_features(features, name, *, may_be_empty=False) -> np.ndarray:
-    """The features as an array of finite real numbers of shape (n, d), in their own type; not copied.
-
-    Raises
-    ------
-    ValueError
-        For another number of dimensions, no columns, no rows (unless `may_be_empty`), values that are not real
-        numbers, or NaN or infinity, naming the first such row. `name` is how messages call the argument.
-    """
-    features = np.asarray(features)
-    if features.ndim != 2 or features.shape[1] == 0:
-        raise ValueError(f"{name} has shape {features.shape}; expected (n, d), one representation per row.")
-    if len(features) == 0 and not may_be_empty:
-        raise ValueError(f"{name} is empty, shape {features.shape}; expected at least one row.")
-    if features.dtype.kind not in "fiu":
-        raise ValueError(f"{name} has type {features.dtype}; expected real numbers. Convert it to float32.")
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"{name} row {np.argmin(finite)} holds NaN or infinity; expected finite numbers. Leave the row out, or "
-            "look for a diverged model."
-        )
-    return features
-
-
-def check_nonzero_rows(features, name, metric):
-    """Raise ValueError, naming the first row of zeros: it has no direction, hence no angle to anything."""
-    nonzero = features.any(axis=1)
-    if not nonzero.all():
-        raise ValueError(
-            f"{name} row {np.argmin(nonzero)} is a zero vector; metric={metric!r} expects a direction. Leave the row "
-            "out, or use metric='euclidean'."
-        )
-
-
-def unit_rows(features) -> np.ndarray:
-    """New float64 array of the non-zero rows of `features` (n, d), each divided by its Euclidean norm."""
-    unit = np.array(features, dtype=np.float64)
-    # Dividing by the largest entry first keeps squares of very large and very small numbers in range.
-    unit /= np.abs(unit).max(axis=1, keepdims=True)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    return unit
-
-
 def _prepare(features, metric):
     return features.astype(np.float64) if metric == "euclidean" else unit_rows(features)
 
@@ -418,19 +368,6 @@ def _n_classes(reps, predictions=()):
     names = getattr(reps, "class_names", None)
     highest = max(np.max(reps.labels, initial=-1), np.max(predictions, initial=-1))
     return max(0 if names is None else len(names), 1 + int(highest))
-
-
-def _check_classes(classes, name, n):
-    classes = np.asarray(classes)
-    if classes.shape != (n,):
-        raise ValueError(f"{name} has shape {classes.shape}; expected ({n},), one class per row.")
-    if n == 0:
-        return np.empty(0, dtype=np.int64)
-    if classes.dtype.kind not in "iu":
-        raise ValueError(f"{name} has type {classes.dtype}; expected integers. Convert it with .astype(numpy.int64).")
-    if classes.min() < 0:
-        raise ValueError(f"{name} row {np.argmin(classes)} is {classes.min()}; expected classes from 0 upwards.")
-    return classes
 
 
 def _check_n_classes(n_classes, highest):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import mnist_images, project_folder, use_few_images
 
-from analysis import accuracy
-from analysis.accuracy import (
+from analysis.scales import accuracy
+from analysis.scales.accuracy import (
     AUTOATTACK,
     RunAccuracy,
     accuracy_table,
@@ -19,8 +19,8 @@ from analysis.accuracy import (
     run_attacks,
     with_strongest,
 )
-from analysis.results import Results
-from analysis.run_results import run_config, run_images
+from analysis.scales.results import Results
+from analysis.scales.run_results import run_config, run_images
 from tla_core.attack_config import AttackConfig
 from tla_core.attacks import TransferAttack
 from tla_core.batches import BatchSource

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from analysis.display import ClassPairDisplay, ClassPairPanel
-from analysis.figures import save_figure
+from analysis.display.figures import save_figure
 from analysis.pair_maps import PairMap
 
 NAMES = ("frog", "horse", "truck")

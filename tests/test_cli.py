@@ -6,7 +6,8 @@ import sys
 import pytest
 from tiny import project_folder, use_few_images
 
-from analysis import cli, run_results
+from analysis.command import main as cli
+from analysis.scales import run_results
 from tla_core.attack_config import AttackConfig
 from tla_core.config import TrainConfig, fields_in_use
 from tla_core.evaluation import describe_attack
@@ -25,7 +26,7 @@ def _nothing_written_here(monkeypatch, tmp_path):
 
 
 def run(*args, **options):
-    return subprocess.run([sys.executable, "-m", "analysis.cli", *args], capture_output=True, text=True, **options)
+    return subprocess.run([sys.executable, "-m", "analysis.command", *args], capture_output=True, text=True, **options)
 
 
 def fails(capsys, *args):
@@ -62,7 +63,7 @@ def project(trained, tmp_path, monkeypatch):
 def test_help_lists_the_commands_without_importing_anything_heavy():
     code = """
 import sys
-from analysis import cli
+from analysis.command import main as cli
 try:
     cli.main(["--help"])
 except SystemExit as end:
@@ -266,7 +267,7 @@ def test_values_of_a_preset_are_shown_as_one_would_write_them(capsys):
 def test_presets_are_shown_without_importing_anything_heavy():
     code = """
 import sys
-from analysis import cli
+from analysis.command import main as cli
 cli.main(["presets"])
 cli.main(["presets", "mini/mnist/tla"])
 print(sorted({"torch", "numpy", "matplotlib", "sklearn"} & set(sys.modules)))

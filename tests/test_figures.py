@@ -9,7 +9,7 @@ import pytest
 from test_display import make_panel
 
 from analysis.display import LandscapeDisplay, LandscapesDisplay
-from analysis.figures import save_figure, save_table
+from analysis.display.figures import save_figure, save_table
 from analysis.tables import Column, Table
 
 IMAGES = ("pdf", "png", "svg")

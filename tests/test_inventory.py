@@ -18,15 +18,15 @@ import yaml
 from filelock import FileLock
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis.accuracy import evaluate_run, run_attacks
-from analysis.housekeeping import CATEGORIES, clean
-from analysis.inventory import scale_status, table_text
-from analysis.inventory_costs import duration_text, seconds_per_step, size_text
-from analysis.pipeline import PipelineError
-from analysis.run_inventory import list_runs, run_entries
-from analysis.run_results import maps_target, representations_target
-from analysis.scale_contents import scale_items
-from analysis.scales import load_scale
+from analysis.command.pipeline import PipelineError
+from analysis.scales.accuracy import evaluate_run, run_attacks
+from analysis.scales.cleaning import CATEGORIES, clean
+from analysis.scales.costs import duration_text, seconds_per_step, size_text
+from analysis.scales.plan import scale_items
+from analysis.scales.run_results import maps_target, representations_target
+from analysis.scales.runs import list_runs, run_entries
+from analysis.scales.scale import load_scale
+from analysis.scales.status import scale_status, table_text
 from tla_core.checkpoint import load_tensors, save_tensors
 from tla_core.datasets import DatasetError
 from tla_core.run_folder import RunFolder

@@ -4,11 +4,18 @@ import matplotlib.pyplot as plt
 import pytest
 from tiny import project_folder
 
-from analysis import cli
-from analysis.figure_index import safe_table, title_of, write_index
-from analysis.figures import save_figure, save_table
-from analysis.manifest import EXPECTED, ManifestError, artefacts_of, check_manifest, read_sidecars, write_manifest
-from analysis.site_check import site_problems
+from analysis.command import main as cli
+from analysis.display.figures import save_figure, save_table
+from analysis.paper.figure_index import safe_table, title_of, write_index
+from analysis.publish.site_check import site_problems
+from analysis.scales.manifest import (
+    EXPECTED,
+    ManifestError,
+    artefacts_of,
+    check_manifest,
+    read_sidecars,
+    write_manifest,
+)
 from analysis.tables import Column, Table
 
 EVIL = '<img src=x onerror="alert(1)">'

@@ -10,10 +10,10 @@ import yaml
 from tiny import REPOSITORY, mnist_images, project_folder, tiny_training, use_few_images
 
 import tla_core as tla
-from analysis import cli, extract, input_landscape, nearest_neighbours
-from analysis.accuracy import evaluate_run, with_strongest
-from analysis.drawings import load_drawing
-from analysis.model_cards import (
+from analysis import extract, input_landscape, nearest_neighbours
+from analysis.command import main as cli
+from analysis.display.drawings import load_drawing
+from analysis.publish.model_cards import (
     OUTCOMES,
     hub_name,
     publish_run,
@@ -21,8 +21,9 @@ from analysis.model_cards import (
     restore_runs,
     stored_accuracy,
 )
-from analysis.run_results import is_trained, run_config
-from analysis.scales import load_scale, results_dir
+from analysis.scales.accuracy import evaluate_run, with_strongest
+from analysis.scales.run_results import is_trained, run_config
+from analysis.scales.scale import load_scale, results_dir
 from tla_core.attack_config import AttackConfig
 from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors

@@ -10,13 +10,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from scipy import stats
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis import bootstrap_r_prime, cli, detection_of, input_landscape, ratio_r_prime, run_accuracies, sweep_table
+from analysis import bootstrap_r_prime, detection_of, input_landscape, ratio_r_prime, run_accuracies, sweep_table
+from analysis.command import main as cli
+from analysis.command.notebook_runner import NotebookError, run_notebook
 from analysis.detection import detection_auc
-from analysis.manifest import check_manifest
-from analysis.notebook_runner import NotebookError, run_notebook
-from analysis.redraw import changed_when_redrawn
-from analysis.results import Results
-from analysis.scales import load_scale
+from analysis.paper.redraw import changed_when_redrawn
+from analysis.scales.manifest import check_manifest
+from analysis.scales.results import Results
+from analysis.scales.scale import load_scale
 from tla_core.masking import MaskingWarning
 from tla_core.presets import METHODS, VARIANTS
 from tla_core.training import load_model

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from tiny import REPOSITORY
 
-from analysis import cli
-from analysis.pipeline import PipelineError, run_pipeline
-from analysis.scales import load_scale
+from analysis.command import main as cli
+from analysis.command.pipeline import PipelineError, run_pipeline
+from analysis.scales.scale import load_scale
 from tla_core.config import TrainConfig
 from tla_core.presets import METHODS
 

@@ -6,7 +6,8 @@ import pytest
 from oracles import distance, ratio_per_class
 
 from analysis import ratios
-from analysis.ratios import METRICS, bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
+from analysis.features import METRICS
+from analysis.ratios import bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
 from analysis.representations import RepresentationSet
 
 

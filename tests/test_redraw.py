@@ -18,10 +18,10 @@ from analysis.display import (
     RocCurve,
     RocDisplay,
 )
-from analysis.drawings import DrawingError, drawing_bytes, load_drawing
-from analysis.figures import save_figure, save_table
-from analysis.manifest import EXPECTED, artefacts_of, check_manifest
-from analysis.redraw import changed_when_redrawn, draw_again
+from analysis.display.drawings import DrawingError, drawing_bytes, load_drawing
+from analysis.display.figures import save_figure, save_table
+from analysis.paper.redraw import changed_when_redrawn, draw_again
+from analysis.scales.manifest import EXPECTED, artefacts_of, check_manifest
 from analysis.tables import Column, Table
 from tla_core.checkpoint import CheckpointError, save_tensors
 

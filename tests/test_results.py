@@ -9,14 +9,15 @@ import pytest
 import yaml
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis import cli, results, run_results
-from analysis.accuracy import evaluate_run
 from analysis.class_maps import map_classes
+from analysis.command import main as cli
 from analysis.extraction import extract
 from analysis.representations import RepresentationSet
-from analysis.results import MissingResultError, Results
-from analysis.run_results import is_trained, run_config
-from analysis.scales import load_scale, override_flags, project_root, results_dir
+from analysis.scales import results, run_results
+from analysis.scales.accuracy import evaluate_run
+from analysis.scales.results import MissingResultError, Results
+from analysis.scales.run_results import is_trained, run_config
+from analysis.scales.scale import load_scale, override_flags, project_root, results_dir
 from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import file_sha256
 from tla_core.config import TrainConfig

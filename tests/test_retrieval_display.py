@@ -15,8 +15,8 @@ from tiny import REPOSITORY
 from analysis.detection import DetectionResult, detect
 from analysis.display.curves import RocCurve, RocDisplay
 from analysis.display.retrieval import RetrievalDisplay, RetrievalStrip
-from analysis.neighbour_metrics import retrieve
 from analysis.representations import RepresentationSet
+from analysis.retrieval import retrieve
 
 NAMES = ("cat", "dog", "golden retriever")
 

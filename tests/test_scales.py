@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny import REPOSITORY, project_folder
 
-from analysis import cli
-from analysis.scales import Scale, accuracy_flags, load_scale
+from analysis.command import main as cli
+from analysis.scales.scale import Scale, accuracy_flags, load_scale
 from tla_core.config import TrainConfig
 from tla_core.dataset_files import CIFAR10_CLASSES, DIGITS
 from tla_core.presets import METHODS

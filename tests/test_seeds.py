@@ -10,12 +10,12 @@ import torch
 from scipy import stats
 from test_scales import make_scale
 
-from analysis.accuracy import STRONGEST, RunAccuracy
-from analysis.accuracy_tables import accuracies_over_seeds, failure_words, main_accuracy_table
-from analysis.comparison import claims, groups
-from analysis.figures import save_table
-from analysis.reproduction import report
-from analysis.seeds import OverSeeds, difference, error_words, estimate, images_words
+from analysis.display.figures import save_table
+from analysis.paper.accuracy_tables import accuracies_over_seeds, failure_words, main_accuracy_table
+from analysis.paper.comparison import claims, groups
+from analysis.paper.reproduction import report
+from analysis.paper.seeds import OverSeeds, difference, error_words, estimate, images_words
+from analysis.scales.accuracy import STRONGEST, RunAccuracy
 from analysis.tables import Column, Table
 
 

@@ -9,11 +9,11 @@ from scipy import stats
 from tiny import project_folder, tiny_training, use_few_images
 
 from analysis import Results, SweepDisplay, sweep_table
-from analysis.accuracy import STRONGEST
-from analysis.drawings import drawing_bytes, load_drawing
-from analysis.run_results import is_trained
-from analysis.seeds import OverSeeds
-from analysis.sweep_tables import _is_apart, sweep_accuracies
+from analysis.display.drawings import drawing_bytes, load_drawing
+from analysis.paper.seeds import OverSeeds
+from analysis.paper.sweep_tables import _is_apart, sweep_accuracies
+from analysis.scales.accuracy import STRONGEST
+from analysis.scales.run_results import is_trained
 from analysis.tables import Column, Table
 from tla_core.checkpoint import file_sha256
 from tla_core.masking import MaskingWarning

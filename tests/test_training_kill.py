@@ -28,7 +28,7 @@ def train(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(digits.images[index, 0].numpy()).save(path)
     command = [
-        sys.executable, "-m", "analysis.cli", "train", "mini/mnist/tla", "--no-progress",
+        sys.executable, "-m", "analysis.command", "train", "mini/mnist/tla", "--no-progress",
         "--dataset", tmp_path / "digits", "--epochs", EPOCHS, "--width", "1/32", "--holdout", 20, "--batch-size", 20,
         "--pool-size", 20, "--attack.steps", 1, "--selection-attack.steps", 1, "--device", "cpu",
     ]  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 from analysis.display.style import TEXT_WIDTH, figure_style
 
 if TYPE_CHECKING:
-    from analysis.neighbour_metrics import RetrievalResult, RetrievedNeighbours
+    from analysis.retrieval import RetrievalResult, RetrievedNeighbours
 
 _WRONG_COLOUR = "#cc3311"  # Paul Tol's red; the cross says the same to those who do not see it
 _BLOCKS = ("clean", "adversarial")
