@@ -22,8 +22,11 @@ from analysis.publish.model_cards import (
     stored_accuracy,
 )
 from analysis.scales.accuracy import evaluate_run, with_strongest
-from analysis.scales.run_results import is_trained, run_config
-from analysis.scales.scale import load_scale, results_dir
+from analysis.scales.plan import Plan
+from analysis.scales.run_results import run_config
+from analysis.scales.scale import load_scale
+from analysis.scales.states import judge
+from analysis.scales.targets import results_dir
 from tla_core.attack_config import AttackConfig
 from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
@@ -139,7 +142,8 @@ def test_published_runs_are_put_where_those_of_a_scale_would_lie(tmp_path, capsy
         assert cli.main(["restore", "--scale", "mini"]) == 0
     assert capsys.readouterr().out.split() == [str(run) for run in runs.values()]
     assert {method: (run / "model.safetensors").read_bytes() for method, run in runs.items()} == before
-    assert all(is_trained(run, scale.config("mnist", method)) for method, run in runs.items())
+    plan = Plan(scale)
+    assert all(judge(plan, plan.model(("mnist", method, 0))).name == "made" for method in runs)
     assert {method: (results_dir(run) / OUTCOMES).read_bytes() for method, run in runs.items()} == measured
     # Of other settings, or damaged, they are not taken.
     shutil.rmtree(root / "runs")

@@ -132,7 +132,7 @@ def test_result_unpacks_and_reads():
 
 
 def test_docstring_example():
-    assert doctest.testmod(retrieval).failed == 0
+    assert doctest.testmod(module).failed == 0
 
 
 def test_inputs_are_not_mutated():

@@ -16,8 +16,9 @@ from analysis.representations import RepresentationSet
 from analysis.scales import results, run_results
 from analysis.scales.accuracy import evaluate_run
 from analysis.scales.results import MissingResultError, Results
-from analysis.scales.run_results import is_trained, run_config
-from analysis.scales.scale import load_scale, override_flags, project_root, results_dir
+from analysis.scales.run_results import run_config
+from analysis.scales.scale import load_scale, override_flags, project_root
+from analysis.scales.targets import results_dir
 from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import file_sha256
 from tla_core.config import TrainConfig
@@ -206,20 +207,26 @@ def test_sources_say_which_checkpoint(made):
 def test_a_missing_result_names_the_command_that_makes_it(tmp_path, monkeypatch, capsys):
     """Followed from nothing to the maps: each message's command is run, and the next one is asked for."""
     scale = {"overrides": {"um": tiny_training(learning_rate=1e-4)}, "methods": ["um"]}
+    scale |= {"class_pairs": {"mnist": [["4", "9"]]}, "pair_points": 20}
+    scale |= {"landscape": {"images": 1, "resolution": 3, "radius": 2, "rise": {"images": 1, "resolution": 3}}}
+    scale |= {"accuracy": {"images": 8, "long_images": 4, "restarts": 1, "strongest": {"images": 4, "steps": 2}}}
     root = project_folder(tmp_path / "a project", **scale)
     monkeypatch.chdir(root)
     nothing_made = Results("mini", root=root, make=False)
     followed = []
-    for ask in (nothing_made.run, nothing_made.representations, nothing_made.class_maps):
-        with pytest.raises(
-            MissingResultError, match=r"is missing or stale\. Make it with `tla .*SCALE=mini make fig"
-        ) as e:
+    kinds = ("run", "representations", "train_representations", "class_maps", "landscapes", "accuracy")
+    for ask in (getattr(nothing_made, kind) for kind in kinds):
+        with pytest.raises(MissingResultError, match=r"is missing\. Make it, in .*, with `tla .*SCALE=mini make fig") as e:
             ask("um")
-        command = str(e.value).split("`")[1]
-        followed.append(shlex.split(command)[1])
-        assert cli.main([*shlex.split(command)[1:], "--no-progress"]) == 0, capsys.readouterr().err
+        command = shlex.split(str(e.value).split("`")[1])
+        # What the pipeline would run.
+        assert shlex.join(command) in {artefact.command for artefact in nothing_made.plan.artefacts.values()}
+        followed.append(command[1])
+        quiet = [] if command[1] == "landscape" else ["--no-progress"]
+        assert cli.main([*command[1:], *quiet]) == 0, capsys.readouterr().err
         ask("um")
-    assert followed == ["train", "extract", "project"]
+    nothing_made.pair_maps("um")  # they came with those of the classes
+    assert followed == ["train", "extract", "extract", "project", "landscape", "evaluate"]
 
 
 def test_only_mini_makes_what_is_missing(made, tmp_path):
@@ -233,7 +240,6 @@ def test_only_mini_makes_what_is_missing(made, tmp_path):
 def test_a_folder_without_a_run_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no run: there is no config\.json\. Train one with `tla train`"):
         run_config(tmp_path)
-    assert not is_trained(tmp_path, TrainConfig())
 
 
 def test_representations_of_some_images_are_those_rows_of_all(root):

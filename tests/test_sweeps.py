@@ -13,7 +13,7 @@ from analysis.display.drawings import drawing_bytes, load_drawing
 from analysis.paper.seeds import OverSeeds
 from analysis.paper.sweep_tables import _is_apart, sweep_accuracies
 from analysis.scales.accuracy import STRONGEST
-from analysis.scales.run_results import is_trained
+from analysis.scales.states import judge
 from analysis.tables import Column, Table
 from tla_core.checkpoint import file_sha256
 from tla_core.masking import MaskingWarning
@@ -55,10 +55,7 @@ def test_each_value_goes_on_from_the_at_run_of_its_seed(made):
             start = scale.run_dir(dataset, "at", seed)
             assert record["start"]["init_from"] == file_sha256(RunFolder(start).model_path)
             assert record["config"]["fine_tune"]
-            # Of other weights to start from it is another run.
-            other = scale.run_dir(dataset, "at", 1 - seed)
-            config, run = scale.config(dataset, method, seed), scale.run_dir(dataset, method, seed)
-            assert is_trained(run, config, start) and not is_trained(run, config, other)
+            assert judge(results.plan, results.plan.model((dataset, method, seed))).name == "made"
 
 
 def test_numbers_are_of_the_runs_and_errors_over_their_seeds(made):

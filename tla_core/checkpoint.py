@@ -1,6 +1,7 @@
 """Files that are either whole or not there: safetensors with a checksum inside, and JSON, written atomically."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -89,11 +90,12 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
     """Read the metadata alone, without verifying the tensors: fast, for listings and comparisons."""
-    path = Path(path)
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = _read_header(size.to_bytes(8, "little") + file.read(min(size, 1 << 26)), path)
-    return _parse_metadata(header, path)
+    return _parse_metadata(_header_of(Path(path)), Path(path))
+
+
+def stored_checksum(path: Path | str) -> str:
+    """The checksum of tensors and metadata that a file says it has, without verifying it."""
+    return _header_of(Path(path))["sha256"]
 
 
 def pack_state(
@@ -166,8 +168,14 @@ def write_atomic(path: Path | str, content: bytes) -> None:
 
 
 def file_sha256(path: Path | str) -> str:
-    """SHA-256 (hex) of a file."""
-    with Path(path).open("rb") as file:
+    """SHA-256 (hex) of a file. It is not computed again while size, time and inode of the file stay what they are."""
+    state = Path(path).stat()
+    return _sha256(Path(path), state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(path: Path, *_state: int) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -188,6 +196,12 @@ def _sort_metadata(content: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the data
     return len(text).to_bytes(8, "little") + text + content[start:]
+
+
+def _header_of(path: Path) -> dict[str, str]:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return _read_header(size.to_bytes(8, "little") + file.read(min(size, 1 << 26)), path)
 
 
 def _read_header(content: bytes, path: Path) -> dict[str, str]:

@@ -184,9 +184,7 @@ def evaluate(
 def describe_attack(attack: Attack) -> dict[str, Any]:
     """The settings of an attack as JSON values; of a callable its name."""
     if isinstance(attack, AttackConfig):
-        settings = {key: getattr(attack, key) for key in AttackConfig.__dataclass_fields__}
-        # What was stored before there were targeted attacks does not name them.
-        return {key: value for key, value in settings.items() if key != "targets" or value}
+        return attack.to_dict()
     if isinstance(attack, TransferAttack):
         return {"name": "transfer", "source": type(attack.source).__name__, "attack": describe_attack(attack.attack)}
     describe = getattr(attack, "describe", None)

@@ -34,7 +34,7 @@ def explore(
     from analysis.explore.explorer import EmbeddingExplorer
     from analysis.representations import RepresentationSet
     from analysis.scales.run_results import extract_run, is_current, representations_target
-    from analysis.scales.scale import results_dir
+    from analysis.scales.targets import results_dir
 
     if not runs:
         raise ValueError("tla explore needs a run: `tla explore runs/mini/mnist/um/seed0 runs/mini/mnist/tla/seed0`.")

@@ -34,19 +34,19 @@ def runs(
 def clean(
     categories: Positional[
         Annotated[
-            tuple[Literal["moved-aside", "stale-results", "leftovers", "outdated"], ...],
-            arg(metavar="CATEGORY", help="By default the first three; outdated runs go only where they are named."),
+            tuple[Literal["moved-aside", "leftovers"], ...],
+            arg(metavar="CATEGORY", help="By default both."),
         ]
     ] = (),
     scale: Annotated[str | None, arg(help="Only what belongs to this scale.")] = None,
     yes: Annotated[bool, arg(help="Remove it. Without this it is only listed.")] = False,
 ) -> None:
-    """List what nothing needs any more: moved-aside runs, stale results, leftovers. With --yes, remove it."""
-    from analysis.scales.cleaning import DEFAULT_CATEGORIES
+    """List what nothing needs any more: runs that were moved aside, and leftovers. With --yes, remove it."""
+    from analysis.scales.cleaning import CATEGORIES
     from analysis.scales.cleaning import clean as clean_up
     from analysis.scales.scale import project_root
 
-    print(clean_up(project_root(), categories=categories or DEFAULT_CATEGORIES, scale=scale, remove=yes))
+    print(clean_up(project_root(), categories=categories or CATEGORIES, scale=scale, remove=yes))
 
 
 def publish(

@@ -1,5 +1,6 @@
 """The commands that make figures and tables, and what is written of them."""
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -16,15 +17,18 @@ def notebooks(
 ) -> None:
     """Execute notebooks top to bottom; the executed copies go to figures/SCALE/notebooks."""
     from analysis.command.notebook_runner import NotebookError, run_notebook
+    from analysis.scales.plan import Plan
     from analysis.scales.scale import load_scale
+    from analysis.scales.states import fingerprints
 
-    settings = load_scale(scale)
-    failures = []
+    settings, failures = load_scale(scale), []
+    plan = Plan(settings)
     for name in names or settings.notebooks:
         source = settings.root / "notebooks" / f"{name}.ipynb"
         target = settings.figures_dir / "notebooks" / f"{name}.ipynb"
         try:
-            print(run_notebook(source, target, parameters={"SCALE": scale}, root=settings.root))
+            read = functools.partial(fingerprints, plan, plan.notebook(name))
+            print(run_notebook(source, target, parameters={"SCALE": scale}, root=settings.root, read=read))
         except NotebookError as error:  # the others go on
             failures.append(str(error))
             print(f"tla: {error}", file=sys.stderr)

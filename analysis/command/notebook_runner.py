@@ -1,17 +1,23 @@
 """Executes notebooks top to bottom, by papermill's Python API."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tla_core.checkpoint import write_atomic
 
 
 class NotebookError(RuntimeError):
     """A notebook failed; the message names it, the cell and the error."""
 
 
-def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str, Any], root: Path | str) -> Path:
+def run_notebook(
+    source: Path | str, target: Path | str, *, parameters: dict[str, Any], root: Path | str,
+    read: Callable[[], dict[str, str]] = dict,
+) -> Path:  # fmt: skip
     """Execute a notebook with parameters and store the executed copy.
 
     Parameters
@@ -21,6 +27,8 @@ def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str
         For its ``parameters`` cell.
     root : Path or str
         Working directory of the kernel.
+    read : callable
+        Called when every cell has run: path -> checksum of what the notebook was made from, for its metadata.
 
     Returns
     -------
@@ -64,7 +72,10 @@ def run_notebook(source: Path | str, target: Path | str, *, parameters: dict[str
         if isinstance(error, PapermillExecutionError):
             what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
         raise NotebookError(f"{source.name}: {what}. The executed part is in {failed}.") from error
-    os.replace(unfinished, target)
+    content = json.loads(unfinished.read_text(encoding="utf-8"))
+    content["metadata"]["tla_read"] = read()
+    write_atomic(target, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    unfinished.unlink()
     target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     return target
 

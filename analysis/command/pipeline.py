@@ -9,6 +9,9 @@ from pathlib import Path
 
 from analysis.command.jobs import job_server
 from analysis.scales.lock import PipelineError, pipeline_lock
+from analysis.scales.plan import Plan
+from analysis.scales.scale import Scale, load_scale
+from analysis.scales.states import judge
 
 
 def run_pipeline(
@@ -39,7 +42,7 @@ def run_pipeline(
     if profile:
         ours = root / "workflow" / "profiles" / profile
         settings += ["--profile", str(ours if ours.is_dir() else profile)]
-    settings += ["--rerun-triggers", "mtime", "params", "input", "--rerun-incomplete"]
+    settings += ["--rerun-triggers", "input", "--rerun-incomplete"]
     beside_this_python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": beside_this_python}  # the rules call `tla`
     with pipeline_lock(root) as lock:
@@ -48,6 +51,8 @@ def run_pipeline(
         # lock of its own run folder.
         if any((root / ".snakemake" / "locks").glob("*")):
             subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True, env=environment)
+        if stale := stale_paths(load_scale(scale, root)):
+            settings += ["--forcerun", *stale]
         with job_server() if profile in (None, "local") else nullcontext({}) as address:
             status = subprocess.run(
                 [*snakemake, *settings, "--quiet", "host", "reason", *extra], env=environment | address,
@@ -58,3 +63,11 @@ def run_pipeline(
             f"the pipeline failed (Snakemake's status {status}); the messages above say where. What was made is kept:"
             " the same command goes on from there."
         )
+
+
+def stale_paths(scale: Scale) -> list[str]:
+    """What of a scale is there and must be made again, as paths that Snakemake knows."""
+    plan, known = Plan(scale), {}
+    stale = [each for each in plan.artefacts.values() if judge(plan, each, known).name == "stale"]
+    # One job makes the maps of pairs and of classes, and declares the latter.
+    return list(dict.fromkeys(each.path.replace("/pair-maps-", "/class-maps-") for each in stale))

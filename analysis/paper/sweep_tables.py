@@ -25,7 +25,7 @@ _MARK = "*"
 def sweep_accuracies(results: Results, method: str) -> dict[int, RunAccuracy]:
     """Seed -> accuracies of the runs of one value of a sweep."""
     return {
-        seed: results.accuracy(method, only=SWEEP_COLUMNS, dataset=dataset, seed=seed)
+        seed: results.accuracy(method, dataset=dataset, seed=seed)
         for dataset, _, seed in results.scale.sweep_runs(method)
     }
 
@@ -87,7 +87,7 @@ def _spread(results: Results) -> tuple[dict[str, float], tuple[int, ...]]:
     if not runs:
         return {}, ()
     accuracies = {
-        seed: results.accuracy(method, only=SWEEP_COLUMNS, dataset=dataset, seed=seed) for dataset, method, seed in runs
+        seed: results.accuracy(method, dataset=dataset, seed=seed) for dataset, method, seed in runs
     }
     numbers = _numbers(results, accuracies, "tla")
     spread = {key: number for key, number in numbers.items() if len(number.by_seed) > 1}

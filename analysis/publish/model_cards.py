@@ -8,7 +8,8 @@ import yaml
 
 from analysis.scales.accuracy import STRONGEST, RunAccuracy, add_comparisons, with_strongest
 from analysis.scales.run_results import run_config
-from analysis.scales.scale import Scale, project_root, results_dir
+from analysis.scales.scale import Scale, project_root
+from analysis.scales.targets import results_dir
 from analysis.tables import Column, Table
 from tla_core.attack_config import AttackConfig
 from tla_core.autoattack import AutoAttack

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analysis.scales.run_results import run_config, run_images
-from analysis.scales.scale import results_dir
+from analysis.scales.targets import results_dir
 from analysis.tables import Column, Table
 from tla_core.attacks import Attack, TransferAttack
 from tla_core.autoattack import AutoAttack

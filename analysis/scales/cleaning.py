@@ -1,31 +1,29 @@
-"""Finds what may go (moved-aside and outdated runs, stale results, leftovers of what was killed), and removes it."""
+"""Finds and removes what nothing needs any more: runs that were moved aside, and what was not written to its end.
+
+Nothing goes that is committed, in use, or behind a link.
+"""
 
 import contextlib
-import json
 import os
 import re
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from analysis.scales.costs import size_of, size_text
 from analysis.scales.lock import pipeline_lock
-from analysis.scales.removal import TEMPORARY, committed_files, remove_from
-from analysis.scales.runs import MOVED_ASIDE, below, run_entries, run_folders, user_of
-from analysis.scales.scale import results_dir
-from tla_core.checkpoint import CheckpointError, file_sha256, read_metadata
+from analysis.scales.runs import MOVED_ASIDE, below, run_entries, user_of
 from tla_core.run_folder import RunFolder
 
-# Outdated runs are finished trainings more often than not: they go only where they are named.
-CATEGORIES = ("moved-aside", "stale-results", "leftovers", "outdated")
-DEFAULT_CATEGORIES = CATEGORIES[:3]
+CATEGORIES = ("moved-aside", "leftovers")
 # What may still be written is younger.
 LEFT_FOR_SECONDS = 3600.0
-_RESULTS = re.compile(
-    r"(representations|class-maps|pair-maps)-.+\.safetensors|landscapes\.safetensors|accuracy-\w+\.(safetensors|json)"
-    r"|evaluation-.+\.json"
-)
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 _UNFINISHED_NOTEBOOK = re.compile(r".+\.(failed|running)\.ipynb")
 
 
@@ -92,7 +90,7 @@ class CleanReport:
 def clean(
     root: Path | str,
     *,
-    categories: Sequence[str] = DEFAULT_CATEGORIES,
+    categories: Sequence[str] = CATEGORIES,
     scale: str | None = None,
     remove: bool = False,
 ) -> CleanReport:
@@ -106,9 +104,8 @@ def clean(
     root : Path or str
         Root of the project.
     categories : sequence of str
-        ``moved-aside``: old runs beside the new ones, ``<run>.old-<k>``. ``stale-results``: results of a run that is
-        gone, or of weights that it has no more. ``leftovers``: ``.failed.ipynb``, ``.running.ipynb`` and temporary
-        files. ``outdated``: runs for which their scale has other settings by now; not among the default.
+        ``moved-aside``: old runs beside the new ones, ``<run>.old-<k>``. ``leftovers``: ``.failed.ipynb``,
+        ``.running.ipynb`` and temporary files.
     scale : str, optional
         Only what is below ``runs/<scale>`` and so on.
     remove : bool
@@ -130,67 +127,31 @@ def clean(
     if unknown := sorted(set(categories) - set(CATEGORIES)):
         raise ValueError(f"categories must be of {', '.join(CATEGORIES)}. Got {', '.join(unknown)}.")
     root = Path(root).resolve()
-    committed = committed_files(root)
+    committed = _committed_files(root)
     gone, kept = [], []
-    goes: set[Path] = set()
     with pipeline_lock(root) if remove and (root / ".snakemake").is_dir() else contextlib.nullcontext():
-        for removal in _candidates(root, set(categories), scale, goes):
+        for removal in _candidates(root, set(categories), scale):
             if not removal.kept and any(path.is_relative_to(removal.path) for path in committed):
                 removal = replace(removal, kept="it is committed, or holds what is")
             if remove and not removal.kept:
-                removal = replace(removal, kept=remove_from(root, removal.path))
+                removal = replace(removal, kept=_remove(root, removal.path))
             (kept if removal.kept else gone).append(removal)
-            goes |= set() if removal.kept else {root / removal.path}
     return CleanReport(tuple(gone), tuple(kept), remove)
 
 
-def _candidates(root: Path, categories: set[str], scale: str | None, goes: set[Path]) -> Iterator[Removal]:
-    """All that the categories name, runs first; what is in use says so. `goes` is filled by who takes them."""
-    for entry in run_entries(root, scale):
-        aside = MOVED_ASIDE.fullmatch(entry.path.name)
-        category = "moved-aside" if aside else "outdated" if entry.wanted == "outdated" else None
-        if category not in categories:
-            continue
-        user = user_of(RunFolder(root / entry.path))
-        why = f"{entry.state}, {'moved aside' if aside else 'its scale has other settings'}"
-        yield Removal(category, entry.path, why, entry.size, user)
-    if "stale-results" in categories:
-        yield from _stale_results(root, scale, goes)
+def _candidates(root: Path, categories: set[str], scale: str | None) -> Iterator[Removal]:
+    """All that the categories name, runs first; what is in use says so."""
+    if "moved-aside" in categories:
+        for entry in run_entries(root, scale):
+            if MOVED_ASIDE.fullmatch(entry.path.name):
+                user = user_of(RunFolder(root / entry.path))
+                yield Removal("moved-aside", entry.path, f"{entry.state}, moved aside", entry.size, user)
     if "leftovers" in categories:
         yield from _leftovers(root, scale)
 
 
-def _stale_results(root: Path, scale: str | None, goes: set[Path]) -> Iterator[Removal]:
-    run_of = {results_dir(folder): folder for folder in run_folders(root, scale)}
-    checksums: dict[Path, str] = {}
-    for path in _files(root, ("results",), scale):
-        found = _checkpoint_of(path) if _RESULTS.fullmatch(path.name) else None
-        if found is None:  # not of a run, or it does not say of which weights
-            continue
-        run = run_of.get(path.parent)
-        why = ""
-        if run is None:
-            why = "" if _may_be_there(root, path.parent) else "its run is gone"
-        elif run in goes:
-            why = "its run goes"
-        elif (model := RunFolder(run).model_path).is_file():
-            checksums.setdefault(run, file_sha256(model))
-            why = "its run has other weights by now" if found != checksums[run] else ""
-        if why:
-            user = user_of(RunFolder(run)) if run else ""
-            yield Removal("stale-results", path.relative_to(root), why, size_of(path), user and f"its run is {user}")
-
-
-def _may_be_there(root: Path, results: Path) -> bool:
-    """Whether the run of these results has just begun, or would lie behind a link, where it is not looked for."""
-    place = root / "runs" / results.relative_to(root / "results")
-    return place.exists() or any(
-        folder.is_symlink() for folder in (place, *place.parents) if folder.is_relative_to(root / "runs")
-    )
-
-
 def _leftovers(root: Path, scale: str | None) -> Iterator[Removal]:
-    for path in _files(root, ("runs", "results", "figures"), scale, temporary_folders=True):
+    for path in _files(root, scale):
         temporary, notebook = TEMPORARY.fullmatch(path.name), _UNFINISHED_NOTEBOOK.fullmatch(path.name)
         if temporary:
             why = "a file that was not written to its end"
@@ -205,26 +166,69 @@ def _leftovers(root: Path, scale: str | None) -> Iterator[Removal]:
         yield Removal("leftovers", path.relative_to(root), why, size_of(path), user)
 
 
-def _files(root: Path, tops: Sequence[str], scale: str | None, *, temporary_folders: bool = False) -> Iterator[Path]:
-    """Files below some folders of the root, by path; links are neither followed nor returned."""
-    for top in tops:
+def _files(root: Path, scale: str | None) -> Iterator[Path]:
+    """Files and temporary folders below runs, results and figures, by path; links are neither followed nor returned."""
+    for top in ("runs", "results", "figures"):
         start = below(root, top, scale)
         for folder, folders, files in os.walk(start) if start else ():
             here = Path(folder)
             half_removed = [name for name in folders if TEMPORARY.fullmatch(name)]
             folders[:] = sorted(set(folders) - set(half_removed))
-            names = files + half_removed if temporary_folders else files
-            yield from (here / name for name in sorted(names) if not (here / name).is_symlink())
+            yield from (here / name for name in sorted(files + half_removed) if not (here / name).is_symlink())
 
 
-def _checkpoint_of(path: Path) -> str | None:
-    """The checksum of the weights that a result was made with; None if it does not say."""
-    with contextlib.suppress(CheckpointError, OSError, ValueError):
-        if path.suffix == ".json":
-            found = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            found = read_metadata(path)
-        if isinstance(found, dict):
-            inner = found.get("meta")
-            return (inner if isinstance(inner, dict) else found).get("checkpoint_sha256")
-    return None
+def _remove(root: Path, path: Path) -> str:
+    """Remove a file or folder below the root, and the folders above it that are empty then; returns why it stays."""
+    try:
+        return _remove_unless_in_use(root, root / path)
+    except OSError as error:
+        return f"it could not be removed: {error}"
+
+
+def _remove_unless_in_use(root: Path, path: Path) -> str:
+    # The list may be old by now, and part of the way a link.
+    if path.resolve() != path:
+        return "it lies behind a link"
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif TEMPORARY.fullmatch(path.name):
+        shutil.rmtree(path)
+    else:
+        # Renamed while its lock is held: who trains there next begins with an empty folder, and a removal that is
+        # interrupted leaves what the next one takes for a leftover.
+        hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with FileLock(path / "lock", timeout=0):
+                if user := user_of(RunFolder(path)):
+                    return user
+                os.rename(path, hidden)
+        except Timeout:
+            return "in use by another process"
+        shutil.rmtree(hidden)
+    tops = [root / name for name in ("runs", "results", "figures")]
+    for folder in path.parents:
+        if folder in tops or any(folder.iterdir()):
+            break
+        folder.rmdir()
+    return ""
+
+
+def _committed_files(root: Path) -> set[Path]:
+    """Files below runs, results and figures that git knows, relative to the root; none where there is no repository.
+
+    Raises
+    ------
+    RuntimeError
+        If git cannot say.
+    """
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        return set()
+    command = ["git", "-C", str(root), "ls-files", "-z", "runs", "results", "figures"]
+    try:
+        listed = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise RuntimeError(
+            f"git cannot say which files of {root} are committed ({error}), so nothing is listed or removed. Make"
+            f" `git -C {root} ls-files` work."
+        ) from error
+    return {Path(os.fsdecode(name)) for name in listed.split(b"\0") if name}

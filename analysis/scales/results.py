@@ -1,9 +1,8 @@
 """Finds the runs and results of a scale, and makes what is missing or stale: the same calls that the pipeline makes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,23 +10,12 @@ import numpy as np
 from analysis.class_maps import ClassMap, load_maps
 from analysis.pair_maps import PairMap, load_pair_maps
 from analysis.representations import RepresentationSet
-from analysis.scales.run_results import (
-    OF_RISE,
-    extract_run,
-    is_current,
-    is_trained,
-    landscape_run,
-    landscapes_target,
-    maps_target,
-    pair_maps_target,
-    project_pairs_run,
-    project_run,
-    representations_target,
-    train_representations_target,
-)
-from analysis.scales.scale import accuracy_flags, load_scale
+from analysis.scales.plan import Artefact, Plan, Run
+from analysis.scales.run_results import OF_RISE, extract_run, landscape_run, project_pairs_run, project_run
+from analysis.scales.scale import load_scale
+from analysis.scales.states import judge
 from tla_core.attack_config import AttackConfig
-from tla_core.checkpoint import file_sha256
+from tla_core.checkpoint import CheckpointError, file_sha256
 from tla_core.config import TrainConfig
 from tla_core.dataset_download import other_copy
 from tla_core.protocol import ANALYSIS_LEVELS, analysis_attack
@@ -66,6 +54,7 @@ class Results:
         self, scale: str = "mini", *, root: Path | str | None = None, make: bool | None = None, progress: bool = True
     ) -> None:
         self.scale = load_scale(scale, root)
+        self.plan = Plan(self.scale)
         self.make = scale == "mini" if make is None else make
         self.progress = progress
 
@@ -132,85 +121,44 @@ class Results:
 
     def run(self, method: str, *, dataset: str | None = None, seed: int | None = None) -> Path:
         """The run folder of a method or variant, trained if it is missing or was trained with other settings."""
-        from tla_core.training import train
-
-        dataset = dataset or self.scale.datasets[0]
-        seed = self.scale.seeds_of(dataset)[0] if seed is None else seed
-        config = self.scale.config(dataset, method, seed)
-        path = self.scale.run_dir(dataset, method, seed)
-        start = self.run("at", dataset=dataset, seed=seed) if config.fine_tune else None
-        if not is_trained(path, config, start):
-            preset, flags = self.scale.preset(dataset, method), self.scale.flags(dataset, method)
-            flags = f"{flags} --init-from {quote(str(start))}" if start else flags
-            command = f"tla train {preset} --seed {seed} --out {quote(str(path))} --replace {flags}"
-            self._may_make(path, command.rstrip())
-            train(config, path, init_from=start, replace=True, progress=self.progress)
-        return path
+        run = self._run(method, dataset, seed)
+        self._ensure(self.plan.model(run))
+        return self.scale.run_dir(*run)
 
     def representations(
         self, method: str, eps: float | None = None, *, dataset: str | None = None, seed: int | None = None
     ) -> RepresentationSet:
         """Clean and adversarial test representations of a method at a perturbation level."""
-        run = self.run(method, dataset=dataset, seed=seed)
-        images = self.scale.images_at(dataset or self.scale.datasets[0], method, eps, seed)
-        path, expected = representations_target(run, eps, images)
-        if not is_current(path, expected):
-            few = f" --images {images}" if images else ""
-            self._may_make(path, f"tla extract {quote(str(run))} --eps {expected['attack']['eps']:g}{few}")
-            extract_run(run, eps, images=images, progress=self.progress)
-        return RepresentationSet.load(path)
+        return self._load(self.plan.representations(self._run(method, dataset, seed), eps), RepresentationSet.load)
 
     def representations_of_seeds(
         self, method: str, *, dataset: str | None = None, seeds: Sequence[int] = ()
     ) -> dict[int, RepresentationSet]:
         """Representations at the main level of each seed of a method, or of those named, all of the same images."""
-        found = {
+        of_seeds = {
             seed: self.representations(method, dataset=dataset, seed=seed)
             for seed in seeds or self.scale.seeds_of(dataset or self.scale.datasets[0])
         }
-        fewest = min(found.values(), key=len).indices
-        return {seed: reps.subset(np.flatnonzero(np.isin(reps.indices, fewest))) for seed, reps in found.items()}
+        fewest = min(of_seeds.values(), key=len).indices
+        return {seed: reps.subset(np.flatnonzero(np.isin(reps.indices, fewest))) for seed, reps in of_seeds.items()}
 
     def train_representations(
         self, method: str, *, dataset: str | None = None, seed: int | None = None
     ) -> RepresentationSet:
         """Representations of the clean training images: what neighbours and densities are taken from."""
-        run = self.run(method, dataset=dataset, seed=seed)
-        path, expected = train_representations_target(run)
-        if not is_current(path, expected):
-            self._may_make(path, f"tla extract {quote(str(run))} --split train")
-            extract_run(run, split="train", progress=self.progress)
-        return RepresentationSet.load(path)
+        return self._load(self.plan.train_representations(self._run(method, dataset, seed)), RepresentationSet.load)
 
     def class_maps(
         self, method: str, eps: float | None = None, *, dataset: str | None = None, seed: int | None = None
     ) -> dict[int, ClassMap]:
         """The map of each class of a method at a perturbation level."""
-        dataset = dataset or self.scale.dataset_of("maps")
-        run = self.run(method, dataset=dataset, seed=seed)
-        settings = self.map_settings()
-        path, expected = maps_target(run, eps, settings)
-        if not is_current(path, expected):
-            self._may_make(path, self._project_command(run, expected))
-            self.representations(method, eps, dataset=dataset, seed=seed)
-            project_run(run, eps, settings, n_jobs=os.cpu_count() or 1, progress=self.progress)
-        return load_maps(path)
+        return self._load(self.plan.class_maps(self._run(method, dataset, seed, "maps"), eps), load_maps)
 
     def pair_maps(
         self, method: str, eps: float | None = None, *, dataset: str | None = None, seed: int | None = None
     ) -> list[PairMap]:
         """The map of each of the scale's pairs of classes."""
-        dataset = dataset or self.scale.dataset_of("maps")
-        settings = self.scale.pair_settings(dataset)
-        if settings is None:
-            raise ValueError(f"the scale {self.scale.name!r} names no class_pairs of {dataset}.")
-        run = self.run(method, dataset=dataset, seed=seed)
-        path, expected = pair_maps_target(run, eps, settings)
-        if not is_current(path, expected):
-            self._may_make(path, self._project_command(run, expected))
-            self.representations(method, eps, dataset=dataset, seed=seed)
-            project_pairs_run(run, eps, settings)
-        return load_pair_maps(path)
+        return self._load(self.plan.pair_maps(self._run(method, dataset, seed, "maps"), eps), load_pair_maps)
 
     def landscapes(
         self, method: str, *, dataset: str | None = None, seed: int | None = None
@@ -220,40 +168,58 @@ class Results:
 
     def loss_rises(self, method: str, *, dataset: str | None = None, seed: int | None = None) -> dict[int, float]:
         """How far the loss of a method rises around each of many images, by row of the test set, on coarser grids."""
-        found = self._landscapes(method, dataset, seed)
-        return {int(row.removeprefix(OF_RISE)): each.rise for row, each in found.items() if row.startswith(OF_RISE)}
+        stored = self._landscapes(method, dataset, seed)
+        return {int(row.removeprefix(OF_RISE)): each.rise for row, each in stored.items() if row.startswith(OF_RISE)}
+
+    def accuracy(self, method: str, *, dataset: str | None = None, seed: int | None = None) -> "RunAccuracy":
+        """The accuracies of a method: all columns that the scale has of it, see `Scale.accuracy_options`."""
+        artefact = self.plan.accuracies(self._run(method, dataset, seed))
+        self._ensure(artefact)
+        return _accuracies(self.plan, artefact, self.progress)
 
     def _landscapes(self, method: str, dataset: str | None, seed: int | None) -> "dict[str, Landscape]":
         from analysis.landscape import load_landscapes
 
-        run = self.run(method, dataset=dataset or self.scale.dataset_of("landscapes"), seed=seed)
-        settings = self.scale.landscape_of(dataset or self.scale.dataset_of("landscapes"), seed)
-        path, expected = landscapes_target(run, settings)
-        if not is_current(path, expected):
-            few = "" if settings["images"] else " --rise-only"
-            self._may_make(path, f"tla landscape {quote(str(run))} --scale {self.scale.name}{few}")
-            landscape_run(run, settings)
-        return load_landscapes(path)
+        return self._load(self.plan.landscapes(self._run(method, dataset, seed, "landscapes")), load_landscapes)
 
-    def accuracy(
-        self, method: str, *, only: tuple[str, ...] = (), dataset: str | None = None, seed: int | None = None
-    ) -> "RunAccuracy":
-        """The accuracies of a method under the paper's attacks, or under those of the named columns alone."""
-        from analysis.scales.accuracy import evaluate_run, missing_columns, run_attacks
+    def _run(self, method: str, dataset: str | None, seed: int | None, kind: str = "") -> Run:
+        """Dataset, method and seed; by default the first of the scale, or the dataset of a kind of figure."""
+        dataset = dataset or (self.scale.dataset_of(kind) if kind else self.scale.datasets[0])
+        return dataset, method, self.scale.seeds_of(dataset)[0] if seed is None else seed
 
-        dataset = dataset or self.scale.datasets[0]
-        run = self.run(method, dataset=dataset, seed=seed)
-        options = self.scale.accuracy_options(
-            dataset, method, self.scale.seeds_of(dataset)[0] if seed is None else seed
-        )
-        options |= {"only": only, "black_box": None} if only else {}
-        if options["black_box"]:
-            copy, copy_seed = options["black_box"]
-            options["black_box"] = self.run(copy, dataset=dataset, seed=copy_seed)
-        attacks, limits = run_attacks(run, **options)
-        if missing_columns(run, attacks, limits=limits):
-            self._may_make(run, f"tla evaluate {quote(str(run))} {accuracy_flags(options)}")
-        return evaluate_run(run, attacks, limits=limits, progress=self.progress)
+    def _load(self, artefact: Artefact, load: Callable[[Path], Any]) -> Any:
+        """What an artefact holds; it is made where it is missing, stale or altered."""
+        self._ensure(artefact)
+        path = self.scale.root / artefact.path
+        try:
+            return load(path)
+        except CheckpointError:
+            if not self.make:
+                raise
+        path.unlink()
+        self._ensure(artefact)
+        return load(path)
+
+    def _ensure(self, artefact: Artefact) -> None:
+        """Make an artefact, and before it what it needs, unless it is made.
+
+        Raises
+        ------
+        MissingResultError
+            At a scale where it is not made in passing.
+        """
+        state = judge(self.plan, artefact)
+        if state.name == "made":
+            return
+        for need in self.plan.needs(artefact):
+            self._ensure(need)
+        if not self.make:
+            raise MissingResultError(
+                f"{artefact.path} is {state.name}{state.why and f' ({state.why})'}. Make it, in {self.scale.root}, with"
+                f" `{artefact.command}`, or everything of this scale with `SCALE={self.scale.name} make figures`. What"
+                f" of it is published is restored in seconds by `tla restore --scale {self.scale.name}`."
+            )
+        make_artefact(self.plan, artefact, progress=self.progress)
 
     def map_settings(self) -> dict[str, Any]:
         """What this scale passes to `map_classes`."""
@@ -282,12 +248,56 @@ class Results:
     def _config(self, method: str, dataset: str | None) -> TrainConfig:
         return self.scale.config(dataset or self.scale.datasets[0], method)
 
-    def _project_command(self, run: Path, expected: dict[str, Any]) -> str:
-        return f"tla project {quote(str(run))} --eps {expected['attack']['eps']:g} --scale {self.scale.name}"
 
-    def _may_make(self, path: Path, command: str) -> None:
-        if not self.make:
-            raise MissingResultError(
-                f"{path} is missing or stale. Make it with `{command}`, or everything of this scale with"
-                f" `SCALE={self.scale.name} make figures`."
-            )
+def make_artefact(plan: Plan, artefact: Artefact, *, progress: bool = True) -> None:
+    """Make a run or result of a plan, whose needs must be there: what its command does, in this process."""
+    _MAKERS[artefact.kind](plan, artefact, progress)
+
+
+def _train(plan: Plan, artefact: Artefact, progress: bool) -> None:
+    from tla_core.training import train
+
+    start = next((plan.scale.root / path for path in artefact.needs), None)
+    options = {"init_from": start and start.parent, "replace": True, "progress": progress}
+    train(plan.scale.config(*artefact.run), plan.scale.run_dir(*artefact.run), **options)
+
+
+def _extract(plan: Plan, artefact: Artefact, progress: bool) -> None:
+    run = plan.scale.run_dir(*artefact.run)
+    extract_run(run, float(artefact.eps), images=artefact.settings["images"], progress=progress)
+
+
+def _extract_train(plan: Plan, artefact: Artefact, progress: bool) -> None:
+    extract_run(plan.scale.run_dir(*artefact.run), split="train", progress=progress)
+
+
+def _map_classes(plan: Plan, artefact: Artefact, progress: bool) -> None:
+    run, jobs = plan.scale.run_dir(*artefact.run), os.cpu_count() or 1
+    project_run(run, float(artefact.eps), artefact.settings["settings"], n_jobs=jobs, progress=progress)
+
+
+def _map_pairs(plan: Plan, artefact: Artefact, progress: bool) -> None:
+    project_pairs_run(plan.scale.run_dir(*artefact.run), float(artefact.eps), artefact.settings["settings"])
+
+
+def _landscapes(plan: Plan, artefact: Artefact, progress: bool) -> None:
+    landscape_run(plan.scale.run_dir(*artefact.run), plan.scale.landscape_of(artefact.run[0], artefact.run[2]))
+
+
+def _accuracies(plan: Plan, artefact: Artefact, progress: bool) -> "RunAccuracy":
+    from analysis.scales.accuracy import evaluate_run, run_attacks
+
+    run, *copy = ((plan.scale.root / path).parent for path in artefact.needs)
+    attacks, limits = run_attacks(run, **{**artefact.settings, "black_box": copy[0] if copy else None})
+    return evaluate_run(run, attacks, limits=limits, progress=progress)
+
+
+_MAKERS = {
+    "model": _train,
+    "representations": _extract,
+    "train representations": _extract_train,
+    "class maps": _map_classes,
+    "pair maps": _map_pairs,
+    "landscapes": _landscapes,
+    "accuracies": _accuracies,
+}

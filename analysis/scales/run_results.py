@@ -11,24 +11,15 @@ import numpy as np
 import torch
 
 from analysis.representations import RepresentationSet
-from analysis.scales.scale import results_dir
+from analysis.scales import targets
+from analysis.scales.targets import results_dir
 from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
 from tla_core.config import TrainConfig, canonical_json
 from tla_core.dataset_download import other_copy
 from tla_core.datasets import ImageDataset
-from tla_core.protocol import analysis_attack
 from tla_core.run_folder import RunFolder
 from tla_core.schedule import split_holdout
-
-
-def is_trained(run_dir: Path | str, config: TrainConfig, start: Path | str | None = None) -> bool:
-    """Whether the folder holds a finished run of these settings, which went on from the weights of the run `start`."""
-    folder = RunFolder(run_dir)
-    record = folder.record()
-    if record is None or record["config_identity"] != config.identity or not folder.model_path.exists():
-        return False
-    return start is None or record["start"]["init_from"] == file_sha256(RunFolder(start).finished_model())
 
 
 def run_config(run_dir: Path | str) -> TrainConfig:
@@ -83,14 +74,26 @@ def run_images(run_dir: Path | str, split: str) -> ImageDataset:
     return data.subset(split_holdout(data.labels, config.holdout, config.seed)[1])
 
 
+def of_checkpoint(run_dir: Path | str) -> dict[str, Any]:
+    """The weights, and the dataset whose images are taken in place of those of the run's own; null for its own."""
+    return {
+        "checkpoint_sha256": file_sha256(RunFolder(run_dir).finished_model()),
+        "other_copy": other_copy(run_config(run_dir).dataset),
+    }
+
+
+def different_settings(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """What metadata say otherwise than expected."""
+    return [key for key, value in expected.items() if canonical_json(found.get(key)) != canonical_json(value)]
+
+
 def is_current(path: Path, expected: dict[str, Any]) -> bool:
     """Whether the file says that it is what is expected; a missing, truncated or altered one is not."""
     try:
         _, metadata = load_tensors(path)
     except (FileNotFoundError, CheckpointError):
         return False
-    found = metadata.get("meta", metadata)
-    return canonical_json({key: found.get(key) for key in expected}) == canonical_json(expected)
+    return not different_settings(metadata.get("meta", metadata), expected)
 
 
 # Representations ------------------------------------------------------------------------------------------------------
@@ -100,19 +103,12 @@ def representations_target(
     run_dir: Path | str, eps: float | None = None, images: int | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """Path of a run's test representations, and what their metadata must say: this checkpoint, attack and images."""
-    from tla_core.evaluation import describe_attack
-
-    attack = analysis_attack(run_config(run_dir), eps)
-    path = results_dir(run_dir) / f"representations-eps{attack.eps:g}.safetensors"
-    return path, {
-        **_of_checkpoint(run_dir), "layer": "penultimate", "attack": describe_attack(attack), "images": images,
-    }  # fmt: skip
+    return _of_run(run_dir, targets.representations(run_config(run_dir), eps, images))
 
 
 def train_representations_target(run_dir: Path | str) -> tuple[Path, dict[str, Any]]:
     """The same of the clean training images."""
-    path = results_dir(run_dir) / "representations-train.safetensors"
-    return path, {**_of_checkpoint(run_dir), "layer": "penultimate", "split": "train"}
+    return _of_run(run_dir, targets.train_representations())
 
 
 def extract_run(
@@ -168,14 +164,12 @@ def extract_run(
 
 def maps_target(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Path of a run's class maps, and what their metadata must say."""
-    path, expected = representations_target(run_dir, eps)
-    return path.with_name(path.name.replace("representations", "class-maps")), {**expected, "settings": settings}
+    return _of_run(run_dir, targets.class_maps(run_config(run_dir), eps, settings))
 
 
 def pair_maps_target(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Path of a run's maps of class pairs, and what their metadata must say."""
-    path, expected = representations_target(run_dir, eps)
-    return path.with_name(path.name.replace("representations", "pair-maps")), {**expected, "settings": settings}
+    return _of_run(run_dir, targets.pair_maps(run_config(run_dir), eps, settings))
 
 
 def project_run(
@@ -213,8 +207,7 @@ OF_RISE = "rise/"  # what the names of landscapes that are not drawn begin with
 
 def landscapes_target(run_dir: Path | str, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Path of a run's loss landscapes, and what their metadata must say."""
-    eps = analysis_attack(run_config(run_dir)).eps
-    return results_dir(run_dir) / "landscapes.safetensors", {**_of_checkpoint(run_dir), "eps": eps, **settings}
+    return _of_run(run_dir, targets.landscapes(run_config(run_dir), settings))
 
 
 def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str = "auto") -> Path:
@@ -253,9 +246,6 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
     return path
 
 
-def _of_checkpoint(run_dir: Path | str) -> dict[str, Any]:
-    """The weights, and the dataset whose images are taken in place of those of the run's own; null for its own."""
-    return {
-        "checkpoint_sha256": file_sha256(RunFolder(run_dir).finished_model()),
-        "other_copy": other_copy(run_config(run_dir).dataset),
-    }
+def _of_run(run_dir: Path | str, target: targets.Target) -> tuple[Path, dict[str, Any]]:
+    name, settings = target
+    return results_dir(run_dir) / name, {**of_checkpoint(run_dir), **settings}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shlex
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -210,10 +209,10 @@ class Scale:
         images = self.accuracy.get("autoattack") if method in self.methods else None
         return images.get(dataset) if isinstance(images, dict) else images
 
-    def flags(self, dataset: str, method: str) -> str:
-        """What `tla train PRESET` must be told for this scale's overrides and a variant, quoted for the shell."""
+    def flags(self, dataset: str, method: str) -> list[str]:
+        """What `tla train PRESET` must be told for this scale's overrides and a variant, word by word."""
         preset = TrainConfig.preset(self.preset(dataset, method))
-        return shlex.join(override_flags(self.config(dataset, method), preset))
+        return override_flags(self.config(dataset, method), preset)
 
     def run_dir(self, dataset: str, method: str, seed: int = 0) -> Path:
         """Folder of a training: ``runs/<scale>/<dataset>/<method>[@<variant>]/seed<n>``."""
@@ -314,23 +313,13 @@ def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:
     return Scale(**{**given, **lists, "name": name, "root": root})
 
 
-def results_dir(run_dir: Path | str) -> Path:
-    """Where the results of a run lie: the same path below ``results`` as the run has below ``runs``."""
-    run_dir = Path(run_dir)
-    parts = list(run_dir.parts)
-    if "runs" not in parts:
-        return run_dir / "results"
-    last = len(parts) - 1 - parts[::-1].index("runs")
-    return Path(*parts[:last], "results", *parts[last + 1 :])
-
-
-def accuracy_flags(options: dict[str, Any]) -> str:
-    """What `tla evaluate RUN` must be told for these options of `run_attacks`, quoted for the shell."""
+def accuracy_flags(options: dict[str, Any]) -> list[str]:
+    """What `tla evaluate RUN` must be told for these options of `run_attacks`, word by word."""
     words = []
     for name, value in options.items():
         if value or name == "square":  # which the command does unless it is told not to
             words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return shlex.join(words)
+    return words
 
 
 def override_flags(config: TrainConfig, preset: TrainConfig) -> list[str]:

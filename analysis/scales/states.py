@@ -1,155 +1,164 @@
-"""Finds out whether a run or result of a scale is made, stale, unfinished or missing, and why."""
+"""Whether an artefact of a plan is made, stale, unfinished or missing, and why: the one judgement of freshness.
+
+It compares what a file says of itself, in its metadata, with what the plan expects. Whether its content was altered is
+found out by who loads it.
+"""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from analysis.scales.plan import Item
-from analysis.scales.run_results import (
-    landscapes_target,
-    maps_target,
-    pair_maps_target,
-    representations_target,
-    train_representations_target,
-)
+from analysis.scales.plan import Artefact, Plan
+from analysis.scales.run_results import different_settings, of_checkpoint
 from analysis.scales.runs import progress_text, user_of
-from analysis.scales.scale import Scale, load_scale
-from tla_core.checkpoint import CheckpointError, file_sha256, read_metadata
-from tla_core.config import TrainConfig, canonical_json
+from analysis.scales.scale import load_scale
+from tla_core.checkpoint import CheckpointError, file_sha256, read_metadata, stored_checksum
 from tla_core.datasets import DatasetError
 from tla_core.run_folder import RunFolder, describe_differences
 
 STATES = ("made", "stale", "unfinished", "missing")
 
 
-class ItemState:
-    """Finds out the state of one item.
+class State(NamedTuple):
+    """One of `STATES`, and why; empty where there is nothing to say."""
+
+    name: str
+    why: str = ""
+
+
+MADE = State("made")
+
+
+def judge(plan: Plan, artefact: Artefact, known: dict[str, State] | None = None) -> State:
+    """Find out the state of an artefact; nothing is made or changed.
 
     Parameters
     ----------
-    scale : Scale
-    item : Item
-    states : dict
-        State and reason of what the item needs, by path.
+    plan : Plan
+    artefact : Artefact
+    known : dict, optional
+        Path -> state, of what was judged before; filled.
     """
+    known = {} if known is None else known
+    if artefact.path not in known:
+        needs = {need.path: judge(plan, need, known) for need in plan.needs(artefact)}
+        known[artefact.path] = _judge(plan, artefact, needs)
+    return known[artefact.path]
 
-    def __init__(self, scale: Scale, item: Item, states: dict[str, tuple[str, str]]) -> None:
-        self.scale, self.item, self.states = scale, item, states
-        self.path = scale.root / item.path
 
-    @property
-    def config(self) -> TrainConfig:
-        return self.scale.config(self.item.dataset, self.item.method, self.item.seed)
+def _judge(plan: Plan, artefact: Artefact, needs: dict[str, State]) -> State:
+    path = plan.scale.root / artefact.path
+    try:
+        if artefact.kind == "model":
+            return _of_model(plan, artefact)
+        if not path.is_file():
+            return State("missing")
+        behind = {need: state.name for need, state in needs.items() if state.name != "made"}
+        if behind:
+            first, more = f"{next(iter(behind))} is {next(iter(behind.values()))}", len(behind) - 1
+            return State("stale", f"{first}, and {more} more that it reads" if more else first)
+        checks = {"notebook": _why_notebook, "manifest": _why_manifest, "accuracies": _why_accuracies}
+        why = checks.get(artefact.kind, _why_result)(plan, artefact, path)
+    except DatasetError:
+        return State("made", "its columns were not checked: the dataset is not here")
+    except (CheckpointError, ValueError, KeyError, OSError) as error:
+        return State("stale", f"it cannot be read: {error}")
+    return State("stale", why) if why else MADE
 
-    @property
-    def state(self) -> tuple[str, str]:
-        """One of `STATES`, and why."""
-        try:
-            if self.item.kind == "model":
-                return self.of_model()
-            if not self.path.is_file():
-                return "missing", ""
-            if behind := [path for path in self.item.needs if self.states[path][0] != "made"]:
-                first = f"{behind[0]} is {self.states[behind[0]][0]}"
-                return "stale", first if len(behind) == 1 else f"{first}, and {len(behind) - 1} more that it reads"
-            if why := self.check():
-                return "stale", why
-        except DatasetError:
-            return "made", "its columns were not checked: the dataset is not here"
-        except (CheckpointError, ValueError, KeyError, OSError) as error:
-            return "stale", f"it cannot be read: {error}"
-        return "made", ""
 
-    def of_model(self) -> tuple[str, str]:
-        run, record = RunFolder(self.path.parent), RunFolder(self.path.parent).record()
-        user = user_of(run)
-        if record is None or not (user or run.model_path.exists() or run.state_path.exists()):
-            return "missing", "" if record is None else "a training ended before its first saved state"
-        config = self.config
-        if record["config_identity"] != config.identity:
-            now = {**record, "config": config.to_dict()}
-            return "stale", f"settings changed: {describe_differences(record, now).replace('config.', '')}"
-        if config.fine_tune and self.start_changed(record):
-            return "stale", f"the run that it starts from changed: {self.item.needs[0]}"
-        if run.model_path.exists():
-            return "made", ""
-        return "unfinished", progress_text(run, record) + (f", {user}" if user else "")
+def _of_model(plan: Plan, artefact: Artefact) -> State:
+    run = RunFolder((plan.scale.root / artefact.path).parent)
+    record, user = run.record(), user_of(run)
+    if record is None or not (user or run.model_path.exists() or run.state_path.exists()):
+        return State("missing", "" if record is None else "a training ended before its first saved state")
+    if record["config_identity"] != artefact.settings["identity"]:
+        now = {**record, "config": plan.scale.config(*artefact.run).to_dict()}
+        return State("stale", f"settings changed: {describe_differences(record, now).replace('config.', '')}")
+    for start in artefact.needs:
+        model = plan.scale.root / start
+        if model.is_file() and file_sha256(model) != record["start"]["init_from"]:
+            return State("stale", f"the run that it starts from changed: {start}")
+    if run.model_path.exists():
+        return MADE
+    return State("unfinished", progress_text(run, record) + (f", {user}" if user else ""))
 
-    def start_changed(self, record: dict[str, Any]) -> bool:
-        start = self.scale.root / self.item.needs[0]
-        return start.is_file() and file_sha256(start) != record["start"]["init_from"]
 
-    def check(self) -> str:
-        """Why a file that is there, with all that it needs, is stale; empty if it is not."""
-        if self.item.kind == "notebook":
-            return self.check_notebook()
-        if self.item.kind == "manifest":
-            return self.check_manifest()
-        if self.item.kind == "accuracies":
-            return self.check_accuracies()
-        metadata = read_metadata(self.path)
-        found = metadata.get("meta", metadata)
-        expected = self.expected(self.scale)
-        different = _different(found, expected)
-        if not different:
-            return ""
-        if "checkpoint_sha256" in different:
-            return "checkpoint changed"
-        for path in sorted((self.scale.root / "workflow" / "scales").glob("*.yaml")):
-            other = load_scale(path.stem, self.scale.root)
-            if other.name != self.scale.name and not _different(found, self.expected(other)):
-                return f"results of another scale: {other.name}"
-        return f"settings changed: {', '.join(f'{k} was {found.get(k)}, is {expected[k]}' for k in different)}"
-
-    def expected(self, scale: Scale) -> dict[str, Any]:
-        """What the metadata of a result must say, by the settings of a scale."""
-        run, eps = self.scale.run_dir(self.item.dataset, self.item.method, self.item.seed), float(self.item.eps or 0)
-        targets = {
-            "representations": lambda: representations_target(
-                run, eps, scale.images_at(self.item.dataset, self.item.method, eps, self.item.seed)
-            ),
-            "train representations": lambda: train_representations_target(run),
-            "class maps": lambda: maps_target(run, eps, scale.map_settings()),
-            "pair maps": lambda: pair_maps_target(run, eps, scale.pair_settings(self.item.dataset)),
-            "landscapes": lambda: landscapes_target(run, scale.landscape_of(self.item.dataset, self.item.seed)),
-        }
-        return targets[self.item.kind]()[1]
-
-    def check_accuracies(self) -> str:
-        from analysis.scales.accuracy import missing_columns, run_attacks
-
-        of_run, *copy = (self.scale.root / path for path in self.item.needs)
-        if json.loads(self.path.read_text(encoding="utf-8"))["checkpoint_sha256"] != file_sha256(of_run):
-            return "checkpoint changed"
-        options = self.scale.accuracy_options(self.item.dataset, self.item.method, self.item.seed)
-        options["black_box"] = copy[0].parent if copy else None
-        attacks, limits = run_attacks(of_run.parent, **options, device="cpu")
-        names = missing_columns(of_run.parent, attacks, limits=limits)
-        return f"not measured, or with other settings: {', '.join(names)}" if names else ""
-
-    def check_notebook(self) -> str:
-        source = self.scale.root / "notebooks" / self.path.name
-        if source.is_file() and not set(_sources(source)) <= set(_sources(self.path)):
-            return "the notebook was edited"
-        made = self.path.stat().st_mtime
-        newer = [path for path in self.item.needs if (self.scale.root / path).stat().st_mtime > made]
-        return f"{newer[0]} is newer" + (f", as are {len(newer) - 1} more" if newer[1:] else "") if newer else ""
-
-    def check_manifest(self) -> str:
-        from analysis.scales.manifest import ManifestError, check_manifest
-
-        try:
-            check_manifest(self.path.parent, expected=())
-        except ManifestError as error:
-            return error.problems[0]
+def _why_result(plan: Plan, artefact: Artefact, path: Path) -> str:
+    """Why a result is stale whose needs are made; empty if it is not."""
+    metadata = read_metadata(path)
+    found, weights = metadata.get("meta", metadata), of_checkpoint(plan.scale.run_dir(*artefact.run))
+    if different_settings(found, weights):
+        return "checkpoint changed"
+    different = different_settings(found, artefact.settings)
+    if not different:
         return ""
+    for file in sorted((plan.scale.root / "workflow" / "scales").glob("*.yaml")):
+        if file.stem != plan.scale.name and not different_settings(found, _settings_at(file.stem, plan, artefact)):
+            return f"results of another scale: {file.stem}"
+    return f"settings changed: {', '.join(f'{k} was {found.get(k)}, is {artefact.settings[k]}' for k in different)}"
 
 
-def _different(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    return [key for key, value in expected.items() if canonical_json(found.get(key)) != canonical_json(value)]
+def _settings_at(scale: str, plan: Plan, artefact: Artefact) -> dict[str, Any]:
+    """What another scale would say of a result in the place of this one."""
+    other = Plan(load_scale(scale, plan.scale.root))
+    make = getattr(other, artefact.kind.replace(" ", "_"))
+    try:
+        return make(artefact.run, float(artefact.eps)).settings if artefact.eps else make(artefact.run).settings
+    except (ValueError, KeyError):  # it has no such run
+        return {"of": scale}
 
 
-def _sources(path: Path) -> list[str]:
-    """The text of a notebook's cells."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"]) for cell in cells]
+def _why_accuracies(plan: Plan, artefact: Artefact, path: Path) -> str:
+    from analysis.scales.accuracy import missing_columns, run_attacks
+
+    of_run, *copy = (plan.scale.root / need for need in artefact.needs)
+    if json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"] != file_sha256(of_run):
+        return "checkpoint changed"
+    options = {**artefact.settings, "black_box": copy[0].parent if copy else None}
+    attacks, limits = run_attacks(of_run.parent, **options, device="cpu")
+    names = missing_columns(of_run.parent, attacks, limits=limits)
+    return f"not measured, or with other settings: {', '.join(names)}" if names else ""
+
+
+def _why_notebook(plan: Plan, artefact: Artefact, path: Path) -> str:
+    source, executed = plan.scale.root / "notebooks" / path.name, json.loads(path.read_text(encoding="utf-8"))
+    if source.is_file() and not set(_cells(json.loads(source.read_text(encoding="utf-8")))) <= set(_cells(executed)):
+        return "the notebook was edited"
+    read = executed["metadata"].get("tla_read")
+    if read is None:  # executed by an earlier edition, which left only times
+        made = path.stat().st_mtime
+        changed = [need for need in artefact.needs if (plan.scale.root / need).stat().st_mtime > made]
+        verb = "newer"
+    else:
+        now = fingerprints(plan, artefact)
+        changed, verb = [need for need in artefact.needs if read.get(need) != now.get(need)], "not what it read"
+    if not changed:
+        return ""
+    return f"{changed[0]} is {verb}" + (f", nor are {len(changed) - 1} more" if changed[1:] else "")
+
+
+def fingerprints(plan: Plan, artefact: Artefact) -> dict[str, str]:
+    """Path -> the checksum of what an artefact reads, as the files say themselves: what a notebook was made from."""
+    paths = {need: plan.scale.root / need for need in artefact.needs}
+    return {need: _fingerprint(path) for need, path in paths.items() if path.is_file()}
+
+
+def _fingerprint(path: Path) -> str:
+    # Accuracies lie beside a file for people, which differs by nothing else.
+    path = path.with_suffix(".safetensors") if path.suffix == ".json" else path
+    return stored_checksum(path)
+
+
+def _why_manifest(plan: Plan, artefact: Artefact, path: Path) -> str:
+    from analysis.scales.manifest import ManifestError, check_manifest
+
+    try:
+        check_manifest(path.parent, expected=())
+    except ManifestError as error:
+        return error.problems[0]
+    return ""
+
+
+def _cells(notebook: dict[str, Any]) -> list[str]:
+    sources = (cell["source"] for cell in notebook["cells"])
+    return [source if isinstance(source, str) else "".join(source) for source in sources]

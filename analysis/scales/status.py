@@ -1,42 +1,41 @@
-"""What a scale consists of: every run and result, its state, the command that makes it, and what that costs."""
+"""The state of all that a scale consists of, for people: `tla status`."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import contextlib
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.scales.costs import Costs, duration_text, size_of, size_text
-from analysis.scales.plan import Item, scale_items
+from analysis.scales.costs import duration_text, seconds_per_step, size_of, size_text, total_steps
+from analysis.scales.plan import Artefact, Plan
 from analysis.scales.scale import Scale, load_scale
-from analysis.scales.states import STATES, ItemState
+from analysis.scales.states import STATES, State, judge
+from analysis.scales.variants import split_variant
 from analysis.tables import Column, Table
+from tla_core.checkpoint import CheckpointError, read_metadata
+from tla_core.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class ItemStatus:
-    """An item and its state.
+class ArtefactStatus:
+    """An artefact and its state.
 
     Attributes
     ----------
-    item : Item
-    state : str
-        ``made``, ``stale``, ``unfinished`` or ``missing``.
-    why : str
-        Why it is stale, or how far an unfinished training is.
+    artefact : Artefact
+    state : State
     size : int
         Bytes that are there now; of a training those of its folder.
     seconds : float or None
-        What making it, or the rest of it, would take by measurements; None if none was made.
-    size_when_made : int or None
-        Bytes by those of files of the same kind; None if there are none.
+        What the rest of a training takes, by the time of a step of another of the same method on the same dataset; None
+        where there is none, and of anything but a training.
     """
 
-    item: Item
-    state: str
-    why: str = ""
+    artefact: Artefact
+    state: State
     size: int = 0
-    seconds: float | None = 0.0
-    size_when_made: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,53 +43,51 @@ class ScaleStatus:
     """The state of all that a scale consists of; see `scale_status`."""
 
     scale: str
-    records: tuple[ItemStatus, ...]
+    records: tuple[ArtefactStatus, ...]
 
     @property
     def counts(self) -> dict[str, int]:
-        """State -> number of items."""
-        found = Counter(record.state for record in self.records)
-        return {state: found[state] for state in STATES}
+        """State -> number of artefacts."""
+        counted = Counter(record.state.name for record in self.records)
+        return {state: counted[state] for state in STATES}
 
     @property
     def summary(self) -> str:
-        """Totals for people: items by state, hours of the remaining trainings, and bytes here and to come."""
-        todo = [record for record in self.records if record.state != "made"]
-        trainings = [record.seconds for record in todo if record.item.kind == "model"]
-        others = [record.seconds for record in todo if record.item.kind != "model"]
-        to_come = [record.size_when_made for record in todo]
-        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        """Totals for people: artefacts by state, time of the remaining trainings, and bytes here."""
+        todo = [r.seconds for r in self.records if r.artefact.kind == "model" and r.state.name != "made"]
+        known = [seconds for seconds in todo if seconds is not None]
+        rest = duration_text(sum(known)) if known else ""
+        if unknown := len(todo) - len(known):
+            rest += f"{rest and ', and '}unknown of {unknown} of {len(todo)}"
         return (
-            f"{self.scale}: {counts}.\n"
-            f"Remaining trainings: {_sum_text(trainings, duration_text)}; other jobs:"
-            f" {_sum_text(others, duration_text)} (as measured at this scale, one after another).\n"
+            f"{self.scale}: {', '.join(f'{count} {state}' for state, count in self.counts.items())}.\n"
+            f"Remaining trainings: {rest or 'none'} (by steps measured at this scale, one after another).\n"
             f"On disk: {size_text(sum(record.size for record in self.records))}."
-            f" What is not made takes {_sum_text(to_come, size_text)}."
         )
 
     def to_table(self, only: Sequence[str] = ()) -> Table:
-        """One row for each item, or for each in some of the states; the caption holds the totals of all.
+        """One row for each artefact, or for each in some of the states; the caption holds the totals of all.
 
         Raises
         ------
         ValueError
-            If no item is in these states.
+            If none is in these states.
         """
-        shown = [record for record in self.records if not only or record.state in only]
+        shown = [record for record in self.records if not only or record.state.name in only]
         if not shown:
             raise ValueError(f"nothing of {self.scale} is {' or '.join(only)}. {self.summary}")
-        rows = [
-            {
-                "kind": record.item.kind,
-                "name": record.item.name,
-                "state": f"{record.state}: {record.why}" if record.why else record.state,
-                "time": "" if record.state == "made" else duration_text(record.seconds),
-                "size": size_text(record.size if record.state == "made" else record.size_when_made),
-                "command": "" if record.state == "made" else record.item.command,
-            }
-            for record in shown
-        ]
-        titles = {"kind": "", "name": "", "state": "state", "time": "to make", "size": "disk", "command": "made by"}
+        rows = []
+        for record in shown:
+            made = record.state.name == "made"
+            rows.append({
+                "kind": record.artefact.kind,
+                "name": record.artefact.name,
+                "state": ": ".join(filter(None, record.state)),
+                "time": duration_text(record.seconds) if record.artefact.kind == "model" and not made else "",
+                "size": size_text(record.size) if record.size else "",
+                "command": "" if made else record.artefact.command,
+            })  # fmt: skip
+        titles = {"kind": "", "name": "", "state": "state", "time": "to train", "size": "disk", "command": "made by"}
         right = ("time", "size")
         columns = [Column(key, titles[key], align="right" if key in right else "left") for key in titles]
         return Table(columns, rows, self.summary)
@@ -112,17 +109,44 @@ def scale_status(scale: str | Scale, root: Path | str | None = None) -> ScaleSta
     ScaleStatus
     """
     scale = scale if isinstance(scale, Scale) else load_scale(scale, root)
-    items = scale_items(scale)
-    costs, states = Costs(scale, items), {}
-    for item in items:
-        states[item.path] = ItemState(scale, item, states).state
-    found = []
-    todo = {path for path, (state, _) in states.items() if state != "made"}
-    for item in items:
-        state, why = states[item.path]
-        seconds = 0.0 if state == "made" else costs.seconds(item, todo)
-        found.append(ItemStatus(item, state, why, size_of(costs.place(item)), seconds, costs.bytes(item)))
-    return ScaleStatus(scale.name, tuple(found))
+    plan, known = Plan(scale), {}
+    trainings = _Trainings(plan)
+    records = []
+    for artefact in plan.artefacts.values():
+        state, path = judge(plan, artefact, known), scale.root / artefact.path
+        is_model = artefact.kind == "model"
+        seconds = trainings.rest(artefact) if is_model and state.name != "made" else None
+        records.append(ArtefactStatus(artefact, state, size_of(path.parent if is_model else path), seconds))
+    return ScaleStatus(scale.name, tuple(records))
+
+
+class _Trainings:
+    """What trainings of a plan take, by the time stamps of those that are there."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.scale, self._images, self._rates = plan.scale, {}, defaultdict(list)
+        for artefact in plan.artefacts.values():
+            if artefact.kind != "model":
+                continue
+            dataset, method, _ = artefact.run
+            run = RunFolder(plan.scale.run_dir(*artefact.run))
+            with contextlib.suppress(CheckpointError, KeyError, OSError):
+                if record := run.record():
+                    self._images[dataset] = record["data"]["images"]
+                if rate := seconds_per_step(run.metrics()):
+                    self._rates[dataset, split_variant(method)[0]].append(rate)
+
+    def rest(self, artefact: Artefact) -> float | None:
+        dataset, method, _ = artefact.run
+        config, rates = self.scale.config(*artefact.run), self._rates[dataset, split_variant(method)[0]]
+        images = self._images.get(dataset)
+        if not rates or not (images or config.iterations):
+            return None
+        done, run = 0, RunFolder(self.scale.run_dir(*artefact.run))
+        with contextlib.suppress(CheckpointError, FileNotFoundError, KeyError):
+            if (record := run.record()) is not None and record["config_identity"] == config.identity:
+                done = read_metadata(run.state_path)["step"]
+        return statistics.median(rates) * (total_steps(config, images or 0) - done)
 
 
 def table_text(table: Table, leave_out: Sequence[str] = ()) -> str:
@@ -145,12 +169,3 @@ def table_text(table: Table, leave_out: Sequence[str] = ()) -> str:
         for line in lines
     ]
     return "\n".join([*(line.rstrip() for line in aligned), "", table.caption])
-
-
-def _sum_text(values: list[float | None], text: Callable[[float], str]) -> str:
-    known, unknown = [value for value in values if value is not None], values.count(None)
-    if not values:
-        return "none"
-    if not known:
-        return f"unknown ({unknown})"
-    return text(sum(known)) + (f", and {unknown} of {len(values)} unknown" if unknown else "")
