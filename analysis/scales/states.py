@@ -4,6 +4,7 @@ It compares what a file says of itself, in its metadata, with what the plan expe
 found out by who loads it.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +101,8 @@ def _why_result(plan: Plan, artefact: Artefact, path: Path) -> str:
 
 def _settings_at(scale: str, plan: Plan, artefact: Artefact) -> dict[str, Any]:
     """What another scale would say of a result in the place of this one."""
-    other = Plan(load_scale(scale, plan.scale.root))
+    presets = plan.scale.presets or plan.scale.name
+    other = Plan(dataclasses.replace(load_scale(scale, plan.scale.root), presets=presets))
     make = getattr(other, artefact.kind.replace(" ", "_"))
     try:
         return make(artefact.run, float(artefact.eps)).settings if artefact.eps else make(artefact.run).settings
