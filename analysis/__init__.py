@@ -6,7 +6,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
-        "class_maps", "detection", "display", "extraction", "landscape", "neighbours", "pair_maps", "projection",
+        "detection", "display", "extraction", "landscape", "maps", "neighbours", "projection",
         "ratios", "representations", "retrieval", "tables",
     ],
     submod_attrs={
@@ -14,8 +14,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "representations": ["RepresentationSet"],
         "ratios": ["RatioResult", "bootstrap_r_prime", "ratio", "ratio_r", "ratio_r_prime"],
         "projection": ["Projection", "align", "project"],
-        "class_maps": ["ClassMap", "align_maps", "map_class", "map_classes"],
-        "pair_maps": ["PairMap", "align_pair_maps", "map_pair"],
+        "maps": [
+            "ClassMap", "PairMap", "align_maps", "align_pair_maps", "map_class", "map_classes", "map_pair",
+        ],
         "neighbours": ["nearest_neighbours"],
         "retrieval": ["RetrievalResult", "RetrievedNeighbours", "knn_accuracy", "knn_predict", "retrieve"],
         "detection": ["DetectionResult", "class_log_densities", "detect", "detection_auc"],
@@ -32,9 +33,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "scales.results": ["MissingResultError", "Results"],
         "paper.architectures": ["table_1", "table_2"],
         "paper.accuracy_tables": ["failure_words", "main_accuracy_table", "run_accuracies"],
-        "paper.ratio_tables": ["difference_table", "distance_table", "ratio_spread_table", "ratio_table"],
+        "paper.ratio_tables": [
+            "class_ratio_table", "difference_table", "distance_table", "ratio_spread_table", "ratio_table",
+        ],
         "paper.sweep_tables": ["sweep_accuracies", "sweep_table"],
-        "paper.neighbour_tables": ["detection_of", "detection_table", "knn_table", "query_to_show", "rise_table"],
+        "paper.neighbour_tables": [
+            "detection_of", "detection_table", "knn_table", "query_to_show", "retrieval_table", "rise_table",
+        ],
         "publish.model_cards": ["published_runs"],
     },
 )  # fmt: skip

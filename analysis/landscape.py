@@ -19,7 +19,7 @@ from analysis.landscape_directions import (
     image_directions,
     seeded_generator,
 )
-from tla_core.checkpoint import CheckpointError, load_tensors, save_tensors
+from analysis.stored import load_groups, save_groups
 from tla_core.chunks import forward_in_chunks, images_at_once
 from tla_core.folding import folded_if_equal
 from tla_core.layers import model_device
@@ -249,16 +249,16 @@ def weight_landscape(
 
 def save_landscapes(path: Path | str, landscapes: Mapping[str, Landscape], metadata: dict[str, Any]) -> None:
     """Write landscapes by their names into one file, atomically and with a checksum; directions of weights included."""
-    arrays: dict[str, np.ndarray] = {}
-    entries = []
+    groups, entries = {}, []
     for index, (name, landscape) in enumerate(landscapes.items()):
         of_weights = isinstance(landscape.directions, dict)
         directions = landscape.directions if of_weights else {"": landscape.directions}
-        arrays |= {f"{index}/directions/{parameter}": array for parameter, array in directions.items()}
-        arrays |= {f"{index}/loss": landscape.loss, f"{index}/axis": landscape.axis}
-        arrays[f"{index}/centre_loss"] = np.array(landscape.centre_loss)
+        groups[str(index)] = {
+            **{f"directions/{parameter}": array for parameter, array in directions.items()},
+            "loss": landscape.loss, "axis": landscape.axis, "centre_loss": np.array(landscape.centre_loss),
+        }  # fmt: skip
         entries.append({"name": name, "space": landscape.space, "params": landscape.params})
-    save_tensors(path, arrays, {**metadata, "kind": "landscapes", "landscapes": entries})
+    save_groups(path, "landscapes", groups, {**metadata, "landscapes": entries})
 
 
 def load_landscapes(path: Path | str) -> dict[str, Landscape]:
@@ -269,17 +269,16 @@ def load_landscapes(path: Path | str) -> dict[str, Landscape]:
     FileNotFoundError, CheckpointError
         If there is no such file, or it cannot be trusted.
     """
-    tensors, metadata = load_tensors(path)
-    if metadata.get("kind") != "landscapes":
-        raise CheckpointError(f"{path} holds no landscapes. Got the kind {metadata.get('kind')!r}.")
+    groups, metadata = load_groups(path, "landscapes")
     landscapes = {}
     for index, entry in enumerate(metadata["landscapes"]):
-        start = f"{index}/directions/"
-        directions = {name[len(start) :]: t.numpy() for name, t in tensors.items() if name.startswith(start)}
+        group = groups[str(index)]
+        directions = {
+            name.removeprefix("directions/"): array for name, array in group.items() if name.startswith("directions/")
+        }
         landscapes[entry["name"]] = Landscape(
-            tensors[f"{index}/loss"].numpy(), tensors[f"{index}/axis"].numpy(),
-            directions[""] if entry["space"] == "input" else directions,
-            tensors[f"{index}/centre_loss"].item(), entry["space"], entry["params"],
+            group["loss"], group["axis"], directions[""] if entry["space"] == "input" else directions,
+            group["centre_loss"].item(), entry["space"], entry["params"],
         )  # fmt: skip
     return landscapes
 

@@ -9,6 +9,7 @@ from math import isqrt
 import numpy as np
 
 from analysis.features import check_features, check_labels, check_metric, check_nonzero_rows, unit_rows
+from tla_core.validation import check_whole
 
 # Products and distances are formed one square tile at a time: 4 million float64 entries are 32 MB.
 _BLOCK_ENTRIES = 4_000_000
@@ -246,8 +247,7 @@ def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=40
     >>> print(f"{ratio_r_prime(reps).value:.2f} +- {resamples.std(ddof=1):.2f}")
     2.22 +- 0.31
     """
-    if isinstance(n_resamples, bool) or not isinstance(n_resamples, int) or n_resamples < 1:
-        raise ValueError(f"n_resamples={n_resamples!r}; expected a whole number of at least 1.")
+    check_whole("n_resamples", n_resamples, 1)
     has_ratio = np.isfinite(ratio_r_prime(reps, metric=metric, drawn_from=drawn_from).per_class)
     labels, rng, found = np.asarray(reps.labels), np.random.default_rng(random_state), []
     for k in np.unique(labels):

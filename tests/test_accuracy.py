@@ -135,7 +135,7 @@ def test_the_table_of_several_runs_marks_the_best_and_names_fewer_images(run):
 
 
 def outcomes(path, **correct):
-    return RunAccuracy(path, {name: torch.tensor(values) for name, values in correct.items()}, {}, {})
+    return RunAccuracy({name: torch.tensor(values) for name, values in correct.items()}, path=path)
 
 
 def test_the_table_prints_each_accuracy_with_its_error_and_a_dash_for_what_was_not_measured(tmp_path):
@@ -295,7 +295,7 @@ def test_gaps_are_one_line_each_and_stored_comparisons_are_made_again():
     }
     assert accuracy.add_comparisons(correct, columns) and not accuracy.add_comparisons(correct, columns)
     checks = {name: column["checks"] for name, column in columns.items()}
-    shown = accuracy.RunAccuracy("nowhere", correct, {}, checks)
+    shown = accuracy.RunAccuracy(correct, checks=checks)
     assert not shown.failed_checks
     assert shown.gaps == [
         "AutoAttack leaves 80.0% of 50 images, 20.0 ± 5.7 points less than PGD: believe the lower number."

@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 
 from analysis.display import ClassPairDisplay, ClassPairPanel
 from analysis.display.figures import save_figure
-from analysis.pair_maps import PairMap
+from analysis.maps import PairMap
 
 NAMES = ("frog", "horse", "truck")
 BLUE, GREEN, RED = "#4477aa", "#228833", "#ee6677"

@@ -19,9 +19,8 @@ from analysis.publish.model_cards import (
     publish_run,
     published_runs,
     restore_runs,
-    stored_accuracy,
 )
-from analysis.scales.accuracy import evaluate_run, with_strongest
+from analysis.scales.accuracy import evaluate_run, stored_accuracy, with_strongest
 from analysis.scales.plan import Plan
 from analysis.scales.run_results import run_config
 from analysis.scales.scale import load_scale

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis.class_maps import map_classes
 from analysis.command import main as cli
 from analysis.extraction import extract
+from analysis.maps import map_classes
 from analysis.representations import RepresentationSet
 from analysis.scales import results, run_results
 from analysis.scales.accuracy import evaluate_run

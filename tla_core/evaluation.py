@@ -25,7 +25,7 @@ from tla_core.validation import as_labels, check_images, check_whole
 from tla_core.wrapping import as_classifier
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Accuracies as fractions, and per image whether it was classified correctly.
 
@@ -37,6 +37,9 @@ class Evaluation:
         On the CPU. Correct under an attack means: correct on the clean image and under the attack.
     standard_error : dict of str to float
         Binomial standard error of each accuracy.
+    failed_checks, gaps : list of str
+        One line for each masking check that failed; for each attack that leaves clearly less than weaker ones, without
+        a failed check.
     attacks : dict of str to dict
         The settings of each attack.
     checks : dict of str to dict of str to MaskingCheck
@@ -53,16 +56,23 @@ class Evaluation:
 
     @property
     def standard_error(self) -> dict[str, float]:
-        n = len(self.correct["clean"])
-        return {name: (value * (1 - value) / n) ** 0.5 for name, value in self.accuracy.items()}
+        return {name: (p * (1 - p) / len(self.correct[name])) ** 0.5 for name, p in self.accuracy.items()}
+
+    @property
+    def failed_checks(self) -> list[str]:
+        return failure_lines(self.checks)
+
+    @property
+    def gaps(self) -> list[str]:
+        return gap_lines(self.checks)
 
     def __repr__(self) -> str:
         errors = self.standard_error
         parts = [f"{name} {value:.4f} +- {errors[name]:.4f}" for name, value in self.accuracy.items()]
-        failed = len(failure_lines(self.checks))
+        failed = len(self.failed_checks)
         masked = [f"{failed} masking check(s) FAILED, see .checks"] if failed else []
-        parts = [", ".join(parts), f"n={len(self.correct['clean'])}", *masked, *gap_lines(self.checks)]
-        return f"Evaluation({'; '.join(parts)})"
+        parts = [", ".join(parts), f"n={len(self.correct['clean'])}", *masked, *self.gaps]
+        return f"{type(self).__name__}({'; '.join(parts)})"
 
 
 def evaluate(

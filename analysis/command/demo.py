@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from analysis.class_maps import align_maps, map_class
 from analysis.display import FalseClassesDisplay, FalseClassPanel
 from analysis.display.figures import save_figure, save_table
 from analysis.explore import EmbeddingExplorer
 from analysis.extraction import extract
+from analysis.maps import align_maps, map_class
 from analysis.publish.model_cards import OUTCOMES, stored_accuracy
 from analysis.ratios import ratio_r, ratio_r_prime
 from analysis.representations import RepresentationSet

@@ -17,7 +17,7 @@ from analysis.command.jobs import KERNEL, receive
 # library has one. pyplot is left out: it would choose the backend, which a kernel has another of.
 _IMPORTS = (
     "torch", "torch._dynamo", "sklearn.decomposition", "openTSNE", "tla_core.training", "tla_core.evaluation",
-    "analysis.extraction", "analysis.class_maps", "analysis.tsne_gradient", "analysis.landscape",
+    "analysis.extraction", "analysis.maps", "analysis.tsne_gradient", "analysis.landscape",
     "analysis.scales.accuracy",
     "papermill", "ipykernel.kernelapp", "matplotlib.backends.backend_agg", "sklearn.covariance", "scipy.stats",
     "analysis.paper.accuracy_tables", "analysis.paper.sweep_tables", "analysis.paper.neighbour_tables",

@@ -48,6 +48,7 @@ def presets(
     name: Positional[Annotated[str | None, arg(metavar="PRESET", help="Show this one in full.")]] = None,
 ) -> None:
     """List the presets and the published sweeps, or show one preset with the source of each value."""
+    from analysis.paper.published import SWEPT_ACCURACIES
     from tla_core.config import fields_in_use
     from tla_core.presets import list_presets, preset_sources
     from tla_core.protocol import SWEEPS
@@ -94,7 +95,7 @@ def presets(
     print("\nweights: lambda_alp of ALP; lambda_triplet / lambda_norm / margin / pool_size of TLA")
     print("\nsweeps of .../tla; in brackets the published accuracy on MNIST under PGD-100, %")
     for each, sweep in SWEEPS.items():
-        published = [f" ({accuracy:.2f})" for accuracy in sweep.published] or [""] * len(sweep.values)
+        published = [f" ({accuracy:.2f})" for accuracy in SWEPT_ACCURACIES.get(each, ())] or [""] * len(sweep.values)
         values = [f"{value}{note}" for value, note in zip(sweep.values, published, strict=True)]
         fixed = "".join(f", {field} {value:g}" for field, value in sweep.base.items())
         print(f"{each:<10} {sweep.field}: {', '.join(values)}{fixed and f'; with{fixed[1:]}'}   {sweep.source}")

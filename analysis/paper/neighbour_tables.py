@@ -178,3 +178,33 @@ def query_to_show(retrieved: Mapping[str, RetrievalResult], *, among: np.ndarray
     rows = next(iter(retrieved.values())).adversarial.rows
     differ = np.ptp(precision, axis=0)
     return int(rows[np.argmax(differ if among is None else np.where(among[rows], differ, -1))])
+
+
+def retrieval_table(retrieved: Mapping[str, RetrievalResult], caption: str) -> Table:
+    """How often the right class is retrieved, beside Fig. 7.
+
+    Parameters
+    ----------
+    retrieved : mapping of str to RetrievalResult
+        Method -> what `retrieve` found.
+    caption : str
+        Which attack and which training this is.
+    """
+    rows = [
+        {
+            "method": name,
+            "clean": of_method.clean.mean_precision, "adversarial": of_method.adversarial.mean_precision,
+            "first clean": of_method.clean.first_accuracy, "first adversarial": of_method.adversarial.first_accuracy,
+        }
+        for name, of_method in retrieved.items()
+    ]  # fmt: skip
+    titles = {
+        "clean": "precision@3, clean", "adversarial": "precision@3, adversarial",
+        "first clean": "nearest right, clean", "first adversarial": "nearest right, adversarial",
+    }  # fmt: skip
+    queries = len(next(iter(retrieved.values())).clean.indices)
+    return Table(
+        [Column("method", "method"), *(Column(key, title, best="max") for key, title in titles.items())],
+        rows,
+        f"Retrieval of the right class over all {queries:,} test images; {caption}",
+    )

@@ -1,6 +1,7 @@
 """Table 3 and what belongs to it: r′ and r of each method, over seeds, their differences, and the distances behind."""
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -215,3 +216,24 @@ def _drawn_from(results: Results, dataset: str, reps: RepresentationSet, ratio: 
 
 def _mean_distance(one: np.ndarray, other: np.ndarray) -> float:
     return float(ratio(one, np.zeros(len(one), int), other, np.zeros(len(other), int)).cross[0])
+
+
+def class_ratio_table(results: Results, per_class: Sequence[Mapping[str, Any]]) -> Table:
+    """r′ of each class of the first dataset, at its highest level, of the seed that figures show.
+
+    Parameters
+    ----------
+    results : Results
+    per_class : sequence of mapping
+        The second of what `ratio_table` gives.
+    """
+    dataset = results.scale.datasets[0]
+    eps, seed = results.levels(dataset)[-1], results.scale.seeds_of(dataset)[0]
+    rows: dict[str, dict[str, Any]] = {}
+    for record in per_class:
+        if (record["dataset"], record["eps"], record["ratio"], record["seed"]) == (dataset, eps, "r_prime", seed):
+            row = rows.setdefault(record["method"], {"method": record["method"]})
+            row[record["class"]] = record["value"]
+    classes = [key for key in next(iter(rows.values())) if key != "method"]
+    columns = [Column("method", "method"), *(Column(name, name, digits=2) for name in classes)]
+    return Table(columns, list(rows.values()), f"r′ of each class of {dataset} at ε {eps:.3g}, seed {seed}.")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from analysis.paper.accuracy_tables import accuracies_over_seeds, strongest_words
+from analysis.paper.published import SWEPT_ACCURACIES
 from analysis.paper.ratio_tables import ratio_numbers
 from analysis.paper.seeds import OverSeeds, error_words, images_words
 from analysis.paper.verdicts import Estimate
@@ -43,7 +44,7 @@ def sweep_table(results: Results, name: str) -> Table:
     """
     sweep, scale = SWEEPS[name], results.scale
     methods = scale.sweep(name)
-    published: Sequence[float | None] = sweep.published or (None,) * len(sweep.values)
+    published: Sequence[float | None] = SWEPT_ACCURACIES.get(name) or (None,) * len(sweep.values)
     numbers = {value: _numbers(results, sweep_accuracies(results, method), method) for value, method in methods.items()}
     spread, spread_seeds = _spread(results)
     own = _own_value(results, name)

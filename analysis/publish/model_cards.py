@@ -1,19 +1,18 @@
 """Publishes runs, each as a folder in the layout of the Hugging Face hub: weights, settings, a model card."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from analysis.scales.accuracy import STRONGEST, RunAccuracy, add_comparisons, with_strongest
+from analysis.scales.accuracy import STRONGEST, RunAccuracy, stored_accuracy
 from analysis.scales.run_results import run_config
 from analysis.scales.scale import Scale, project_root
 from analysis.scales.targets import results_dir
 from analysis.tables import Column, Table
 from tla_core.attack_config import AttackConfig
 from tla_core.autoattack import AutoAttack
-from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, read_metadata, write_atomic
+from tla_core.checkpoint import file_sha256, load_tensors, read_metadata, write_atomic
 from tla_core.config import TrainConfig
 from tla_core.datasets import DatasetError, load_dataset
 from tla_core.protocol import accuracy_columns
@@ -149,29 +148,6 @@ def restore_runs(scale: Scale) -> list[Path]:
                     write_atomic(run.path / name, (published / name).read_bytes())
             written.append(run.path)
     return written
-
-
-def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] = ()) -> RunAccuracy:
-    """The accuracies in a file of `evaluate_run`, which must be those of the weights; attacks in that order first.
-
-    Raises
-    ------
-    CheckpointError
-        If they are those of other weights, or the file cannot be trusted.
-    """
-    correct, metadata = load_tensors(path)
-    if metadata["checkpoint_sha256"] != file_sha256(weights):
-        raise CheckpointError(f"{path} was measured of other weights than those of {weights}. Run `tla evaluate`.")
-    columns = metadata["columns"]
-    add_comparisons(correct, columns)
-    order = ("clean", *order)
-    names = sorted(correct, key=lambda name: (order.index(name) if name in order else len(order), name))
-    return RunAccuracy(
-        Path(path),
-        with_strongest({name: correct[name] for name in names}),
-        {name: columns[name]["settings"] for name in names if name in columns and "settings" in columns[name]},
-        {"model" if name == "clean" else name: columns[name]["checks"] for name in names if name in columns},
-    )
 
 
 def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:

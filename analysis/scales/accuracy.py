@@ -18,9 +18,9 @@ from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, save_tensors, write_json
 from tla_core.config import canonical_json
 from tla_core.datasets import ImageDataset
-from tla_core.evaluation import describe_attack, evaluate
+from tla_core.evaluation import Evaluation, describe_attack, evaluate
 from tla_core.evaluation_run import image_steps
-from tla_core.masking import COMPARISONS, compare_attacks, failure_lines, gap_lines
+from tla_core.masking import COMPARISONS, compare_attacks
 from tla_core.protocol import STRONGEST_IMAGES, accuracy_columns, strongest_attacks
 from tla_core.run_folder import RunFolder
 from tla_core.training import load_model
@@ -29,52 +29,22 @@ AUTOATTACK, SQUARE, STRONGEST = "AutoAttack", "Square", "strongest"
 STRONG = ("APGD-CE", "APGD-T")  # what the worst case of all must be taken with
 
 
-@dataclass(frozen=True)
-class RunAccuracy:
-    """The accuracies of one run, and per image what they are the mean of.
+@dataclass(frozen=True, repr=False)
+class RunAccuracy(Evaluation):
+    """The accuracies of one run, as they are stored.
 
     Attributes
     ----------
     path : Path
         Where they are stored; a ``.json`` for people lies beside it.
-    correct : dict of str to Tensor, (n,), bool
+    correct : dict of str to Tensor, (k,), bool
         ``"clean"``, each attack, and ``"strongest"``, see `with_strongest`. A costly attack may have been run on fewer
         images, evenly spread over the set.
-    attacks : dict of str to dict
-        The settings of each attack.
-    checks : dict of str to dict
-        ``"model"`` and each attack -> masking checks, as JSON values.
+    attacks, checks : dict of str to dict
+        As of `Evaluation`, the checks as JSON values.
     """
 
-    path: Path
-    correct: dict[str, Tensor]
-    attacks: dict[str, dict[str, Any]]
-    checks: dict[str, dict[str, Any]]
-
-    @property
-    def accuracy(self) -> dict[str, float]:
-        """Fractions in [0, 1]."""
-        return {name: outcome.double().mean().item() for name, outcome in self.correct.items()}
-
-    @property
-    def standard_error(self) -> dict[str, float]:
-        """Binomial standard errors."""
-        return {name: (p * (1 - p) / len(self.correct[name])) ** 0.5 for name, p in self.accuracy.items()}
-
-    @property
-    def failed_checks(self) -> list[str]:
-        """One line for each masking check that failed."""
-        return failure_lines(self.checks)
-
-    @property
-    def gaps(self) -> list[str]:
-        """One line for each attack that leaves clearly less than weaker ones, without a failed check."""
-        return gap_lines(self.checks)
-
-    def __repr__(self) -> str:
-        errors = self.standard_error
-        shown = ", ".join(f"{name} {value:.4f} +- {errors[name]:.4f}" for name, value in self.accuracy.items())
-        return f"RunAccuracy({shown})"
+    path: Path = Path()
 
 
 def run_attacks(
@@ -188,6 +158,29 @@ def stored_outcomes(run_dir: Path | str, *, split: str = "test") -> dict[str, Te
     return with_strongest(correct) if correct else {}
 
 
+def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] = ()) -> RunAccuracy:
+    """The accuracies in a file of `evaluate_run`, which must be those of the weights; attacks in that order first.
+
+    Raises
+    ------
+    CheckpointError
+        If they are those of other weights, or the file cannot be trusted.
+    """
+    correct, metadata = load_tensors(path)
+    if metadata["checkpoint_sha256"] != file_sha256(weights):
+        raise CheckpointError(f"{path} was measured of other weights than those of {weights}. Run `tla evaluate`.")
+    columns = metadata["columns"]
+    add_comparisons(correct, columns)
+    order = ("clean", *order)
+    names = sorted(correct, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return RunAccuracy(
+        with_strongest({name: correct[name] for name in names}),
+        {name: columns[name]["settings"] for name in names if name in columns and "settings" in columns[name]},
+        {"model" if name == "clean" else name: columns[name]["checks"] for name in names if name in columns},
+        Path(path),
+    )
+
+
 def evaluate_run(
     run_dir: Path | str,
     attacks: Mapping[str, Attack],
@@ -257,10 +250,10 @@ def evaluate_run(
     order = ["clean", *attacks, *sorted(set(correct) - {"clean", *attacks})]
     checks = {name: columns[name]["checks"] for name in order if name in columns}
     return RunAccuracy(
-        path,
         with_strongest({name: correct[name] for name in order}),
         {name: columns[name]["settings"] for name in order if name != "clean"},
-        {"model" if name == "clean" else name: found for name, found in checks.items()},
+        {"model" if name == "clean" else name: checked for name, checked in checks.items()},
+        path,
     )
 
 
@@ -385,7 +378,7 @@ def _stored(path: Path, expected: dict[str, Any]) -> tuple[dict[str, Tensor], di
 
 def _store(path: Path, expected: dict[str, Any], correct: dict[str, Tensor], columns: dict[str, Any]) -> None:
     save_tensors(path, correct, {"kind": "accuracy", **expected, "columns": columns})
-    run = RunAccuracy(path, with_strongest(correct), {}, {})
+    run = Evaluation(with_strongest(correct))
     accuracy, error = run.accuracy, run.standard_error
     readable = {
         name: {"accuracy": accuracy[name], "standard_error": error[name], **columns.get(name, {"images": len(outcome)})}

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.class_maps import ClassMap, load_maps
-from analysis.pair_maps import PairMap, load_pair_maps
+from analysis.maps import ClassMap, PairMap, load_maps, load_pair_maps
 from analysis.representations import RepresentationSet
 from analysis.scales.plan import Artefact, Plan, Run
 from analysis.scales.run_results import OF_RISE, extract_run, landscape_run, project_pairs_run, project_run

@@ -176,7 +176,7 @@ def project_run(
     run_dir: Path | str, eps: float | None, settings: dict[str, Any], *, n_jobs: int = 1, progress: bool = True
 ) -> Path:
     """Make and store the class maps of a run; its representations must be there. Settings are those of `map_class`."""
-    from analysis.class_maps import map_classes, save_maps
+    from analysis.maps import map_classes, save_maps
 
     source, _ = representations_target(run_dir, eps)
     path, expected = maps_target(run_dir, eps, settings)
@@ -188,7 +188,7 @@ def project_run(
 
 def project_pairs_run(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> Path:
     """Make and store the maps of class pairs of a run; settings are ``pairs`` and those of `map_pair`."""
-    from analysis.pair_maps import map_pair, save_pair_maps
+    from analysis.maps import map_pair, save_pair_maps
 
     source, _ = representations_target(run_dir, eps)
     path, expected = pair_maps_target(run_dir, eps, settings)
