@@ -12,6 +12,7 @@ from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
 from analysis import bootstrap_r_prime, detection_of, input_landscape, ratio_r_prime, run_accuracies, sweep_table
 from analysis.command import main as cli
+from analysis.command.jobs import job_server
 from analysis.command.notebook_runner import NotebookError, run_notebook
 from analysis.detection import detection_auc
 from analysis.paper.redraw import changed_when_redrawn
@@ -121,9 +122,13 @@ def executed(tmp_path_factory):
         monkeypatch.setenv("IPYTHONDIR", str(root / "ipython"))
         monkeypatch.setenv("TLA_DATA", str(root / "no-data"))
         make_everything(Results("mini", root=root, progress=False))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.chdir(root)
         stored = {path: path.stat().st_mtime_ns for path in (root / "results").rglob("*.safetensors")}
-        status = cli.main(["notebooks"])
+        with job_server() as address:  # kernels that need not import everything each
+            for name, value in address.items():
+                monkeypatch.setenv(name, value)
+            status = cli.main(["notebooks"])
     now = {path: path.stat().st_mtime_ns for path in (root / "results").rglob("*.safetensors")}
     assert {path: now[path] for path in stored} == stored, "a notebook made again what was there"
     own = {"run", "mnist"}  # the training of your_own_model, and the maps that the explorer keeps

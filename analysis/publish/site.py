@@ -190,8 +190,9 @@ class _Stage:
             return "/" + inside.relative_to("docs").as_posix()
         if inside.parts[0] == "notebooks" and path.suffix == ".ipynb":
             return f"/{self.pages}/{path.name}"
-        if len(inside.parts) == 2 and inside.stem in _public_modules(inside.parts[0]):
-            return f"#{inside.parts[0]}-{inside.stem}"
+        module = ".".join(inside.with_suffix("").parts[1:])
+        if path.suffix == ".py" and module in _public_modules(inside.parts[0]):
+            return f"#{inside.parts[0]}-{module}"
         if path.is_dir():
             return None
         copy = self.folder / "files" / inside
