@@ -200,25 +200,28 @@ def test_outcomes_beside_a_checkpoint_are_measured_again(folder, real_data_root)
         assert differ <= max(2, n // 50), f"{differ} of {n} images, {attack}"
 
 
-@pytest.mark.parametrize("images", [500, pytest.param(None, marks=pytest.mark.confirmation)])
-@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
-def test_tla_evaluate_gives_the_outcomes_on_the_card(folder, images, real_data_root, tmp_path, monkeypatch):
-    """The command, image by image; attacked ones only where it takes seconds."""
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(folder, marks=[] if folder.name == "mnist-at" else pytest.mark.confirmation, id=folder.name)
+        for folder in CHECKPOINTS
+    ],
+)
+def test_tla_evaluate_gives_the_outcomes_on_the_card(folder, real_data_root, tmp_path, monkeypatch):
+    """The command, of all test images one by one; attacked ones only where it takes seconds."""
     monkeypatch.setenv("TLA_DATA", str(real_data_root))
     published = tmp_path / folder.name  # results go beside it, and not into the repository
     published.mkdir()
     for name in ("model.safetensors", "config.json"):
         (published / name).write_bytes((folder / name).read_bytes())
     columns = ("clean", "FGSM") if folder.match("mnist-*") else ("clean",)
-    few = ["--images", str(images)] if images else []
-    assert cli.main(["evaluate", str(published), "--only", *columns, *few, "--device", "cpu", "--no-progress"]) == 0
+    assert cli.main(["evaluate", str(published), "--only", *columns, "--device", "cpu", "--no-progress"]) == 0
     measured, _ = load_tensors(published / "results" / OUTCOMES)
     expected, _ = load_tensors(folder / OUTCOMES)
     assert set(measured) == set(columns)
     for name in columns:
-        n, of = len(measured[name]), len(expected[name])
-        differ = (measured[name] != expected[name][torch.arange(n) * of // n]).sum()
-        assert differ <= 3, f"{differ} of {n} images, {name}"
+        differ = (measured[name] != expected[name]).sum()
+        assert differ <= 5, f"{differ} of {len(measured[name])} images, {name}"
 
 
 # What committed figures show, made again from the checkpoints: on another machine, so within tolerances ---------------

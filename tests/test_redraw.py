@@ -126,7 +126,7 @@ def test_files_that_are_no_drawing_are_refused(folder, tmp_path):
         drawing_bytes(object())
 
 
-OF_EACH_KIND = ("fig4", "fig7", "fig8", "table3", "table4-plot", "detection-mnist", "main_accuracy-mnist")
+OF_EACH_KIND = ("fig4", "fig7", "fig8", "table3", "table4", "detection-mnist", "main_accuracy-mnist")
 
 
 @pytest.mark.parametrize("names", [OF_EACH_KIND, pytest.param((), marks=pytest.mark.confirmation)])
