@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +40,7 @@ def notebooks(
 def figures(
     scale: ScaleName = "mini",
     cores: Annotated[int | None, arg(help="Jobs side by side; by default as many as there are processors.")] = None,
-    profile: Annotated[str | None, arg(help="local, slurm, kubernetes, or a Snakemake profile of your own.")] = None,
+    profile: Annotated[str | None, arg(help="local, slurm, or a Snakemake profile of your own.")] = None,
     snakemake_args: Annotated[str, arg(help='Further arguments of Snakemake, such as "-n".')] = "",
 ) -> None:
     """Make everything of a scale that is missing or out of date; `make figures` calls this."""
@@ -55,14 +56,14 @@ def figures(
 def manifest(scale: ScaleName = "mini") -> None:
     """Write which files show which figure or table of a scale, and a page that shows them; fail if one is missing."""
     from analysis.paper.figure_index import write_index
-    from analysis.scales.manifest import EXPECTED, artefacts_of, check_manifest, write_manifest
+    from analysis.scales.manifest import SHOWN_BY, check_manifest, write_manifest
     from analysis.scales.scale import load_scale
 
     settings = load_scale(scale)
-    shown = {artefact for notebook in settings.notebooks for artefact in artefacts_of(notebook)}
     print(write_index(settings.figures_dir))
     print(write_manifest(settings.figures_dir))
-    check_manifest(settings.figures_dir, [artefact for artefact in EXPECTED if artefact in shown])
+    wanted = [artefacts for notebook, artefacts in SHOWN_BY.items() if notebook in settings.notebooks]
+    check_manifest(settings.figures_dir, list(chain.from_iterable(wanted)))
 
 
 def redraw(

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +36,7 @@ def save_figure(
     *,
     numbers: Any = None,
     caption: str = "",
+    shows: Sequence[str] = (),
     sources: list[dict[str, Any]] | None = None,
     command: str | None = None,
 ) -> dict[str, Path]:
@@ -52,6 +53,8 @@ def save_figure(
     numbers : JSON value
         What the figure shows, in numbers. numpy's are welcome; NaN and infinity, which JSON does not have, become null.
     caption : str
+    shows : sequence of str
+        Which figures or tables of the paper it shows, such as ``["fig1"]``; see `analysis.scales.manifest.EXPECTED`.
     sources : list of dict
         For each model: its run, configuration identity and checkpoint checksum.
     command : str, optional
@@ -72,13 +75,14 @@ def save_figure(
         plt.close(drawn)
     else:
         contents = _images(figure)
-    return _save(contents, path, {"numbers": numbers}, caption, sources, command)
+    return _save(contents, path, {"numbers": numbers, "shows": list(shows)}, caption, sources, command)
 
 
 def save_table(
     table: Table,
     path: Path | str,
     *,
+    shows: Sequence[str] = (),
     sources: list[dict[str, Any]] | None = None,
     numbers: Any = None,
     command: str | None = None,
@@ -96,7 +100,8 @@ def save_table(
     numbers = {"records": list(table.rows), **({"more": numbers} if numbers is not None else {})}
     columns = [{key: value for key, value in asdict(column).items() if value is not None} for column in table.columns]
     contents = {ending: text.encode() for ending, text in contents.items()}
-    return _save(contents, path, {"columns": columns, "numbers": numbers}, table.caption, sources, command)
+    shown = {"columns": columns, "numbers": numbers, "shows": list(shows)}
+    return _save(contents, path, shown, table.caption, sources, command)
 
 
 def _images(figure) -> dict[str, bytes]:

@@ -40,7 +40,7 @@ _ENDINGS = {
 _TABLE_TAGS = ("table", "thead", "tbody", "tr", "th", "td", "b")
 
 
-def write_index(scale_dir: Path | str, *, notebooks: Path | None = None) -> Path:
+def write_index(scale_dir: Path | str) -> Path:
     """Write ``index.html`` into a folder of figures: every figure and table, its caption, files and command.
 
     The page loads nothing but the images beside it. All text is escaped. The same folder gives the same bytes.
@@ -49,8 +49,6 @@ def write_index(scale_dir: Path | str, *, notebooks: Path | None = None) -> Path
     ----------
     scale_dir : Path or str
         Such as ``figures/mini``.
-    notebooks : Path, optional
-        Folder of the notebooks, whose names say what would make a missing artefact; by default that of the project.
 
     Returns
     -------
@@ -74,7 +72,7 @@ def write_index(scale_dir: Path | str, *, notebooks: Path | None = None) -> Path
     body = "".join(_section(sidecar, folder) for sidecar in sidecars)
     if missing:
         lines = "".join(
-            f"<li>{title_of((name,))}: {html.escape(made_by(name, folder, notebooks))}</li>" for name in missing
+            f"<li>{title_of((name,))}: {html.escape(made_by(name, folder))}</li>" for name in missing
         )
         body += f"<section><h2>Not made yet</h2><ul>{lines}</ul></section>"
     text = (

@@ -49,13 +49,17 @@ def draw_again(folder: Path | str, names: Sequence[str] = (), *, out: Path | str
     ValueError
         For a name that is not there.
     DrawingError
-        If a figure or table lies there without what it was drawn from.
+        If a figure or table lies there without what it was drawn from, or with a sidecar that cannot be read.
     """
     folder = Path(folder)
-    stems = [sidecar.stem for sidecar in read_sidecars(folder)]
+    sidecars = {sidecar.stem: sidecar for sidecar in read_sidecars(folder)}
+    stems = list(sidecars)
     if unknown := sorted(set(names) - set(stems)):
         raise ValueError(f"{folder} has no {', '.join(unknown)}. There are: {', '.join(stems) or 'none'}.")
-    return [_redraw(folder, stem, Path(out or folder)) for stem in stems if not names or stem in names]
+    chosen = [stem for stem in stems if not names or stem in names]
+    if faults := [sidecars[stem].fault for stem in chosen if sidecars[stem].fault]:
+        raise DrawingError(f"{folder}: {'; '.join(faults)}. Make it again: `tla notebooks --scale {folder.name}`.")
+    return [_redraw(folder, stem, Path(out or folder)) for stem in chosen]
 
 
 def changed_when_redrawn(folder: Path | str, names: Sequence[str] = ()) -> list[Redrawn]:
@@ -66,7 +70,7 @@ def changed_when_redrawn(folder: Path | str, names: Sequence[str] = ()) -> list[
 
 def _redraw(folder: Path, stem: str, out: Path) -> Redrawn:
     sidecar = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
-    said = {"sources": sidecar["sources"], "command": sidecar["provenance"]["command"]}
+    said = {key: sidecar[key] for key in ("sources", "shows")} | {"command": sidecar["provenance"]["command"]}
     numbers = sidecar["numbers"]
     if "columns" in sidecar:
         columns = [Column(**column) for column in sidecar["columns"]]

@@ -1,22 +1,11 @@
 """Says which files show which figure or table of the paper, and whether they are all there and unchanged.
 
-A sidecar, the JSON that `save_figure` and `save_table` write beside their files, names the artefacts that it shows by
-how its file name begins:
-
-* ``fig<n>`` and ``table<n>`` show that one figure or table;
-* ``fig<n>_<m>`` and ``table<n>_<m>``, m greater than n, show all from n to m: ``fig1_3`` shows fig1, fig2 and fig3;
-* ``main_accuracy``, ``knn`` and ``detection`` show those results of the main text, ``knn_and_detection`` both.
-
-Behind this the name ends, or goes on with ``-`` or ``_``: ``fig4-cifar10``, ``table4_6_sweeps``, ``knn_accuracy``,
-``main_accuracy_mnist``. A number right behind ``fig<n>_`` is always the end of a range; write ``fig4-10-steps`` for
-anything else. A sidecar with another name, such as ``figure1`` or ``detections``, shows no artefact and is listed among
-the others. Several sidecars may show one artefact. Notebooks are named by the same rule, so that a missing artefact's
-notebook is known.
+A sidecar, the JSON that `save_figure` and `save_table` write beside their files, names what it shows. Several may show
+one figure or table, and one sidecar several; what shows none of the paper's is listed among the others.
 """
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,16 +13,20 @@ from typing import Any
 
 from analysis.scales.scale import load_scale
 
-EXPECTED = (
-    *(f"fig{n}" for n in range(1, 9)),
-    *(f"table{n}" for n in range(1, 7)),
-    "main_accuracy",
-    "knn",
-    "detection",
-)
+# Notebook -> the figures and tables of the paper that it makes.
+SHOWN_BY = {
+    "fig1_3_false_classes": ("fig1", "fig2", "fig3"),
+    "fig4_6_class_pairs": ("fig4", "fig5", "fig6"),
+    "fig7_retrieval": ("fig7",),
+    "fig8_loss_landscape": ("fig8",),
+    "table1_2_architectures": ("table1", "table2"),
+    "table3_distance_ratios": ("table3",),
+    "table4_6_hyperparameters": ("table4", "table5", "table6"),
+    "main_accuracy": ("main_accuracy",),
+    "knn_and_detection": ("knn", "detection"),
+}
+EXPECTED = tuple(artefact for artefacts in SHOWN_BY.values() for artefact in artefacts)
 MANIFEST = "manifest.json"
-_NUMBERED = re.compile(r"(fig|table)([1-9]\d*)(?:_(\d+))?(?=[-_]|$)")
-_NAMED = re.compile(r"(main_accuracy|knn|detection)(?=[-_]|$)")
 
 
 class ManifestError(RuntimeError):
@@ -60,7 +53,7 @@ class Sidecar:
     stem : str
         Its file name without ``.json``.
     artefacts : tuple of str
-        What it shows; empty if its name is no artefact's.
+        What it shows of the paper.
     caption, command : str
     files : dict of str to str
         File beside it -> SHA-256.
@@ -89,34 +82,10 @@ class Sidecar:
         return None
 
 
-def artefacts_of(stem: str) -> tuple[str, ...]:
-    """The artefacts that a sidecar or notebook of this name shows; the module says by which rule.
-
-    Raises
-    ------
-    ValueError
-        For a range that does not go up, such as ``fig3_1``.
-
-    Examples
-    --------
-    >>> artefacts_of("table4_6_sweeps")
-    ('table4', 'table5', 'table6')
-    """
-    if _NAMED.match(stem):
-        return tuple(named[1] for part in stem.split("_and_") if (named := _NAMED.match(part)))
-    numbered = _NUMBERED.match(stem)
-    if not numbered:
-        return ()
-    kind, first, last = numbered[1], int(numbered[2]), int(numbered[3] or numbered[2])
-    if numbered[3] and last <= first:
-        raise ValueError(f"the range of {stem} must go up, as in {kind}1_3; behind a - any number may stand.")
-    return tuple(f"{kind}{n}" for n in range(first, last + 1))
-
-
 def read_sidecars(folder: Path | str) -> list[Sidecar]:
     """All sidecars of a folder of figures, those of the paper first and in its order.
 
-    Other JSON files are passed over, unless they are named after an artefact: then they are a sidecar with a fault.
+    Other JSON files are passed over; beside files of the same name one is a sidecar with a fault.
 
     Raises
     ------
@@ -155,7 +124,7 @@ def write_manifest(scale: str | Path) -> Path:
 
     folder = scale_folder(scale)
     sidecars = read_sidecars(folder)
-    if faults := [f"{sidecar.fault}. {made_by(sidecar.artefacts[0], folder)}" for sidecar in sidecars if sidecar.fault]:
+    if faults := _faults(sidecars, folder):
         raise ManifestError(folder, faults)
     write_json(folder / MANIFEST, _manifest(folder, sidecars))
     return folder / MANIFEST
@@ -180,11 +149,11 @@ def check_manifest(scale: str | Path, expected: Sequence[str] = EXPECTED) -> Non
     FileNotFoundError
         If there is no such folder.
     """
-    if unknown := [name for name in expected if artefacts_of(name) != (name,)]:
-        raise ValueError(f"expected must name artefacts such as {', '.join(EXPECTED[::5])}. Got {', '.join(unknown)}.")
+    if unknown := [name for name in expected if name not in EXPECTED]:
+        raise ValueError(f"expected must be of {', '.join(EXPECTED)}. Got {', '.join(unknown)}.")
     folder = scale_folder(scale)
     sidecars = read_sidecars(folder)
-    problems = []
+    problems = _faults(sidecars, folder)
     for artefact in expected:
         showing = [sidecar for sidecar in sidecars if artefact in sidecar.artefacts]
         if not showing:
@@ -192,7 +161,7 @@ def check_manifest(scale: str | Path, expected: Sequence[str] = EXPECTED) -> Non
         for sidecar in showing:
             wrong = [f"{name} {problem}" for name in sidecar.files if (problem := sidecar.problem(folder, name))]
             if not sidecar.files:
-                wrong = [sidecar.fault or f"{sidecar.stem}.json names no file"]
+                wrong = [f"{sidecar.stem}.json names no file"]
             maker = f"Made by: {sidecar.command}" if sidecar.command else made_by(artefact, folder)
             problems += [f"{artefact}: {each}. {maker}" for each in wrong]
     if _json(folder / MANIFEST) != _manifest(folder, sidecars):
@@ -201,11 +170,10 @@ def check_manifest(scale: str | Path, expected: Sequence[str] = EXPECTED) -> Non
         raise ManifestError(folder, problems)
 
 
-def made_by(artefact: str, folder: Path, notebooks: Path | None = None) -> str:
-    """Which command makes an artefact that is not there, by the names of the notebooks: by default the project's."""
-    stems = sorted(path.stem for path in (notebooks or folder.resolve().parents[1] / "notebooks").glob("*.ipynb"))
-    commands = [f"tla notebooks {stem} --scale {folder.name}" for stem in stems if artefact in artefacts_of(stem)]
-    return f"Made by: {' and '.join(commands)}" if commands else "No notebook is named after it"
+def made_by(artefact: str, folder: Path) -> str:
+    """Which command makes an artefact that is not there."""
+    notebook = next(name for name, artefacts in SHOWN_BY.items() if artefact in artefacts)
+    return f"Made by: tla notebooks {notebook} --scale {folder.name}"
 
 
 def scale_folder(scale: str | Path) -> Path:
@@ -231,15 +199,21 @@ def _order(sidecar: Sidecar) -> list[int]:
 
 
 def _read(path: Path) -> Sidecar | None:
-    artefacts, content = artefacts_of(path.stem), _json(path)
+    content = _json(path)
     try:
-        files, command = content["files"], content["provenance"]["command"]
+        files, command, shows = content["files"], content["provenance"]["command"], tuple(content["shows"])
         if all(isinstance(text, str) and Path(name).name == name for name, text in files.items()):
-            return Sidecar(path.stem, artefacts, str(content["caption"]), str(command), files)
+            return Sidecar(path.stem, shows, str(content["caption"]), str(command), files)
     except (KeyError, TypeError, AttributeError):
         pass
+    if not any(path.with_suffix(ending).exists() for ending in (".png", ".csv")):
+        return None
     state = "is no sidecar of save_figure or save_table" if path.stat().st_size else "is empty"
-    return Sidecar(path.stem, artefacts, fault=f"{path.name} {state}") if artefacts else None
+    return Sidecar(path.stem, (), fault=f"{path.name} {state}")
+
+
+def _faults(sidecars: Sequence[Sidecar], folder: Path) -> list[str]:
+    return [f"{s.fault}. Made by: tla notebooks --scale {folder.name}" for s in sidecars if s.fault]
 
 
 def _json(path: Path) -> Any:
