@@ -139,9 +139,9 @@ def map_classes(
     classes = [int(k) for k in np.unique(reps.labels)]
     rows = [_rows_of_class(reps, k, n_clean, n_adversarial) for k in classes]
     jobs = (delayed(project)(_features(reps, *both), **projection) for both in rows)
-    found = Parallel(n_jobs=min(n_jobs, len(classes)), return_as="generator")(jobs)
-    found = tqdm(found, desc="map", unit="class", total=len(classes), disable=not progress)
-    return {k: _class_map(reps, k, *both, one) for k, both, one in zip(classes, rows, found, strict=True)}
+    projections = Parallel(n_jobs=min(n_jobs, len(classes)), return_as="generator")(jobs)
+    projections = tqdm(projections, desc="map", unit="class", total=len(classes), disable=not progress)
+    return {k: _class_map(reps, k, *both, one) for k, both, one in zip(classes, rows, projections, strict=True)}
 
 
 def align_maps(maps: dict[int, ClassMap], reference: dict[int, ClassMap]) -> dict[int, ClassMap]:

@@ -185,25 +185,25 @@ def ratio_r_prime(reps, *, metric="angular", drawn_from=None) -> RatioResult:
         Where `reps` has no adversarial part or more images than `drawn_from`, and as `ratio`.
     """
     adversaries = _adversarial(reps, "adv_features", metric)
-    found = ratio(adversaries, reps.labels, reps.features, reps.labels, metric=metric, n_classes=_n_classes(reps))
+    of_these = ratio(adversaries, reps.labels, reps.features, reps.labels, metric=metric, n_classes=_n_classes(reps))
     if drawn_from is None or drawn_from == len(reps.labels):
-        return found
+        return of_these
     if drawn_from < len(reps.labels):
         raise ValueError(f"drawn_from={drawn_from}; expected at least the {len(reps.labels)} images of reps.")
     labels = np.asarray(reps.labels)
     u, v = (_prepare(np.asarray(part), metric) for part in (adversaries, reps.features))
     own = np.linalg.norm(u - v, axis=1) if metric == "euclidean" else (u * v).sum(1)
     own = own if metric == "euclidean" else 1 - (np.abs(own) if metric == "angular" else own)
-    kept = np.isfinite(found.per_class)
-    cross, per_class = found.cross.copy(), found.per_class.copy()
+    kept = np.isfinite(of_these.per_class)
+    cross, per_class = of_these.cross.copy(), of_these.per_class.copy()
     for k in np.flatnonzero(kept):
         of_class = labels == k
         n, among = of_class.sum(), of_class.sum() * drawn_from / len(labels)
-        others = (n * found.cross[k] - own[of_class].mean()) / (n - 1)
+        others = (n * of_these.cross[k] - own[of_class].mean()) / (n - 1)
         cross[k] = (own[of_class].mean() + (among - 1) * others) / among
-        per_class[k] = cross[k] / found.inner[k]
+        per_class[k] = cross[k] / of_these.inner[k]
     value = float(per_class[kept].mean()) if kept.any() else float("nan")
-    return RatioResult(value, per_class, found.left_out, found.inner, cross, metric)
+    return RatioResult(value, per_class, of_these.left_out, of_these.inner, cross, metric)
 
 
 def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=400, random_state=0) -> np.ndarray:
@@ -249,7 +249,7 @@ def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=40
     """
     check_whole("n_resamples", n_resamples, 1)
     has_ratio = np.isfinite(ratio_r_prime(reps, metric=metric, drawn_from=drawn_from).per_class)
-    labels, rng, found = np.asarray(reps.labels), np.random.default_rng(random_state), []
+    labels, rng, ratios = np.asarray(reps.labels), np.random.default_rng(random_state), []
     for k in np.unique(labels):
         of_class = labels == k
         n = np.count_nonzero(of_class)
@@ -262,11 +262,11 @@ def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=40
         )  # fmt: skip
         own, within, across = _own_and_mean_distances(clean, attacked, counts, metric)
         among = n if drawn_from is None else n * drawn_from / len(labels)
-        found.append((own + (among - 1) * across) / among / within)
-    if not found:
+        ratios.append((own + (among - 1) * across) / among / within)
+    if not ratios:
         return np.full(n_resamples, np.nan)
-    known = np.isfinite(found)
-    total, number = np.where(known, found, 0).sum(axis=0), known.sum(axis=0)
+    known = np.isfinite(ratios)
+    total, number = np.where(known, ratios, 0).sum(axis=0), known.sum(axis=0)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 

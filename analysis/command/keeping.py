@@ -16,8 +16,8 @@ def status(
     """Show what a scale consists of: what is made, stale, unfinished or missing, and what the rest would cost."""
     from analysis.scales.status import scale_status, table_text
 
-    found = scale_status(scale)
-    print(table_text(found.to_table(only), leave_out=() if commands else ("command",)))
+    state = scale_status(scale)
+    print(table_text(state.to_table(only), leave_out=() if commands else ("command",)))
 
 
 def runs(

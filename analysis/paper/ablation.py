@@ -203,8 +203,8 @@ class Ablation:
             return {}
         lines = [json.loads(line) for line in self.records_path.read_text(encoding="utf-8").splitlines()]
         by_identity = {line["identity"]: line for line in lines}
-        found = {(cell.name, seed): by_identity.get(self.identity(cell, seed)) for cell, seed in self.cells()}
-        return {key: record for key, record in found.items() if record is not None}
+        measured = {(cell.name, seed): by_identity.get(self.identity(cell, seed)) for cell, seed in self.cells()}
+        return {key: record for key, record in measured.items() if record is not None}
 
     def run(self, names: Sequence[str] = (), *, device: str = "auto", progress: bool = True) -> Iterator[dict]:
         """Train and measure what is missing; yields each record as it is stored."""
@@ -235,7 +235,7 @@ class Ablation:
         Once for each of the experiment's settings, and where these are several, of their mean: the main effect, over
         the seeds that all of them have.
         """
-        records, found = self.records(), []
+        records, effects = self.records(), []
         robust = {key: 100 * record["robust"] for key, record in records.items()}
         for experiment in self.experiments:
             for value in experiment.values[1:]:
@@ -252,12 +252,12 @@ class Ablation:
                     # Of a single setting the experiment's name says it.
                     shown = f"{label} ({context})" if len(by_settings) > 1 and context else label
                     if differences:
-                        found.append(Effect.of(experiment.name, shown, list(differences.values())))
+                        effects.append(Effect.of(experiment.name, shown, list(differences.values())))
                 common = set.intersection(*map(set, by_settings.values()))
                 if len(by_settings) > 1 and common:
                     means = [float(np.mean([each[seed] for each in by_settings.values()])) for seed in sorted(common)]
-                    found.append(Effect.of(experiment.name, f"{label} (mean of these {len(by_settings)})", means))
-        return found
+                    effects.append(Effect.of(experiment.name, f"{label} (mean of these {len(by_settings)})", means))
+        return effects
 
 
 def measure(model: nn.Module, data: ImageDataset, *, eps: float, steps: int, targets: int) -> dict[str, Any]:

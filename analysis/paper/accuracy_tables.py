@@ -14,10 +14,10 @@ from analysis.tables import Column, Table
 def run_accuracies(results: Results, dataset: str | None = None) -> dict[str, dict[int, RunAccuracy]]:
     """The accuracies behind a dataset's main table: method -> seed -> accuracies."""
     dataset = dataset or results.scale.datasets[0]
-    found: dict[str, dict[int, RunAccuracy]] = {}
+    accuracies: dict[str, dict[int, RunAccuracy]] = {}
     for _, method, seed in results.scale.table_runs(dataset):
-        found.setdefault(method, {})[seed] = results.accuracy(method, dataset=dataset, seed=seed)
-    return found
+        accuracies.setdefault(method, {})[seed] = results.accuracy(method, dataset=dataset, seed=seed)
+    return accuracies
 
 
 def failure_words(runs: Mapping[int, RunAccuracy], kind: str = "failed_checks") -> list[str]:

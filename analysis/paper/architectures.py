@@ -80,8 +80,8 @@ def table_1() -> Table:
         if module is None:  # the loss has it inside
             rows.append({"layer": printed[0], "note": "in the loss: the models return logits"})
             continue
-        found = (kinds[type(module)], *_in_and_out(module))
-        mark = _MARK[(found[0], *(text.replace("12544", "7 × 7 × 256") for text in found[1:])) == printed]
+        layer = (kinds[type(module)], *_in_and_out(module))
+        mark = _MARK[(layer[0], *(text.replace("12544", "7 × 7 × 256") for text in layer[1:])) == printed]
         rows.append({
             "layer": printed[0], "in": printed[1], "out": printed[2], "kernel": printed[3], "path": path,
             "output": " × ".join(map(str, shapes[path])), "parameters": _count(module), "note": mark,

@@ -221,13 +221,13 @@ class Claim:
     numbers: str
 
 
-def claims(folder: Path | str, found: Sequence[Group]) -> list[Claim]:
+def claims(folder: Path | str, groups: Sequence[Group]) -> list[Claim]:
     """The paper's trends: confirmed, not confirmed, or within noise."""
     folder, judged = Path(folder), []
-    for group in found:
+    for group in groups:
         if group.artefact == "table3" and group.quantity.startswith("r′"):
             judged.append(_is_most(f"UM has the highest {group.quantity} on {group.dataset}", group))
-    for group in found:
+    for group in groups:
         if group.artefact == "table3" and group.dataset == "cifar10" and group.quantity.startswith("r′"):
             judged.append(_is_least(f"TLA has the lowest {group.quantity} on CIFAR-10", group))
     rises: dict[str, dict[int, float]] = {}

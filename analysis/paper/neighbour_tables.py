@@ -27,14 +27,14 @@ def rise_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
     """
     dataset, shape = results.scale.dataset_of("landscapes"), results.scale.landscape
     seeds = results.scale.seeds_of(dataset)
-    found = {
+    by_method = {
         method.upper(): {seed: results.loss_rises(method, seed=seed) for seed in seeds}
         for method in results.methods if method != "um"
     }  # fmt: skip
-    firsts = {name: of_seeds[seeds[0]] for name, of_seeds in found.items()}
+    firsts = {name: of_seeds[seeds[0]] for name, of_seeds in by_method.items()}
     lowest = np.argmin([list(by_image.values()) for by_image in firsts.values()], axis=0)
     rows = []
-    for place, (name, of_seeds) in enumerate(found.items()):
+    for place, (name, of_seeds) in enumerate(by_method.items()):
         rises = np.array([list(by_image.values()) for by_image in of_seeds.values()])  # (seeds, images)
         over_seeds = rises.mean(axis=0)
         error = float(over_seeds.std(ddof=1) / len(over_seeds) ** 0.5)
@@ -143,10 +143,10 @@ def detection_table(results: Results, dataset: str | None = None) -> Table:
             for seed, reps in results.representations_of_seeds(method, dataset=dataset).items()
         }
         for kind, options in kinds.items():
-            found = {seed: _detection(*of_seed, **options) for seed, of_seed in sets.items()}
+            detections = {seed: _detection(*of_seed, **options) for seed, of_seed in sets.items()}
             # Of the same inputs: their share of the error does not become less with more seeds.
-            error = float(np.mean([each.auc_error for each in found.values()]))
-            row |= OverSeeds.of({seed: each.auc for seed, each in found.items()}, error).record(kind)
+            error = float(np.mean([each.auc_error for each in detections.values()]))
+            row |= OverSeeds.of({seed: each.auc for seed, each in detections.items()}, error).record(kind)
         rows.append(row)
     columns = [Column("method", "method")]
     columns += [
@@ -174,7 +174,7 @@ def query_to_show(retrieved: Mapping[str, RetrievalResult], *, among: np.ndarray
     among : ndarray, (n,), bool, optional
         Which images may be shown; by default all.
     """
-    precision = np.stack([found.adversarial.precision_at_k for found in retrieved.values()])
+    precision = np.stack([each.adversarial.precision_at_k for each in retrieved.values()])
     rows = next(iter(retrieved.values())).adversarial.rows
     differ = np.ptp(precision, axis=0)
     return int(rows[np.argmax(differ if among is None else np.where(among[rows], differ, -1))])

@@ -78,5 +78,5 @@ def published_accuracies(dataset: str) -> dict[str, dict[str, float]]:
     """Column -> method -> accuracy in percent, for a dataset of the main text; empty where it has none."""
     if dataset == "tiny-imagenet":
         return {column: dict(values) for column, values in TINY_IMAGENET.items()}
-    found = ACCURACIES.get(dataset, {})
-    return {column: dict(zip(TABLE_METHODS, values, strict=True)) for column, values in found.items()}
+    columns = ACCURACIES.get(dataset, {})
+    return {column: dict(zip(TABLE_METHODS, values, strict=True)) for column, values in columns.items()}

@@ -43,15 +43,15 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
             for method in results.methods:
                 of_seeds = _sets(results, method, dataset, eps)
                 for name in _RATIOS:
-                    found = {seed: _ratio(results, dataset, reps, name) for seed, reps in of_seeds.items()}
-                    number = OverSeeds.of({seed: each.value for seed, each in found.items()})
+                    ratios = {seed: _ratio(results, dataset, reps, name) for seed, reps in of_seeds.items()}
+                    number = OverSeeds.of({seed: each.value for seed, each in ratios.items()})
                     rows[method] |= number.record(f"{dataset} {name} {eps:g}")
-                    for seed, each in found.items():
+                    for seed, each in ratios.items():
                         where = {"dataset": dataset, "method": method.upper(), "seed": seed, "eps": eps, "ratio": name}
                         names = zip(of_seeds[seed].class_names, each.per_class, strict=True)
                         per_class += [{**where, "class": k, "value": value} for k, value in names]
                         if each.left_out:
-                            of_seed = f", seed {seed}" if len(found) > 1 else ""
+                            of_seed = f", seed {seed}" if len(ratios) > 1 else ""
                             left_out.append(
                                 f"{len(each.left_out)} of {_TITLES[name]} at {eps:.3g} for {method.upper()}{of_seed}"
                             )
@@ -143,9 +143,9 @@ def difference_table(results: Results) -> Table:
                 images_error = float(np.nanstd(resamples[one] - resamples[other], ddof=1))
                 number = OverSeeds.of({seed: values[one][seed] - values[other][seed] for seed in sets}, images_error)
                 several = len(number.by_seed) > 1
-                found = Estimate(number.value, number.error, len(number.by_seed) - 1 if several else math.inf)
-                mark = "*" if found.is_not_zero else ""
-                row |= {**number.record(name), f"{name} margin": found.margin, f"{name} mark": mark}
+                estimate = Estimate(number.value, number.error, len(number.by_seed) - 1 if several else math.inf)
+                mark = "*" if estimate.is_not_zero else ""
+                row |= {**number.record(name), f"{name} margin": estimate.margin, f"{name} mark": mark}
             rows.append(row)
     columns = [Column("dataset", "dataset"), Column("eps", "ε", digits=4), Column("images", "test images")]
     columns.append(Column("seeds", "trainings"))

@@ -35,10 +35,10 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
         If the folder has none of the paper's numbers.
     """
     folder = Path(folder)
-    found = groups(folder, scale)
-    if not found:
+    compared = groups(folder, scale)
+    if not compared:
         raise ValueError(f"{folder} holds no number that the paper has. Make it: `make figures SCALE={scale.name}`.")
-    counts = [group.verdict(name) for group in found for name in group.numbers]
+    counts = [group.verdict(name) for group in compared for name in group.numbers]
     summary = ", ".join(f"{counts.count(v)} {v}" for v in (AGREES, ORDERED, NOISE, DISAGREES) if v in counts)
     parts: list[str] = [
         f"# Reproduction at `{scale.name}`",
@@ -53,7 +53,7 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
         "## What was trained",
         _settings(scale),
     ]
-    if judged := claims(folder, found):
+    if judged := claims(folder, compared):
         columns = [Column("text", "claim"), Column("found", "found", align="left"), Column("numbers", "", align="left")]
         basis = "Differences are paired by class (r′) or by image (Fig. 8); ± is the error of a number by itself."
         table = Table(columns, [vars(claim) for claim in judged]).to_markdown().strip()
@@ -67,8 +67,8 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
             differences,
         ]
     for artefact, title in _TITLES.items():
-        for dataset in dict.fromkeys(group.dataset for group in found if group.artefact == artefact):
-            parts += [f"## {title}, {dataset}", *_section(found, artefact, dataset, reasons)]
+        for dataset in dict.fromkeys(group.dataset for group in compared if group.artefact == artefact):
+            parts += [f"## {title}, {dataset}", *_section(compared, artefact, dataset, reasons)]
     if strongest := _strongest(folder, scale):
         words = (
             "The worst case for each image of all attacks that were run, APGD with its two losses among them, beside"
@@ -81,9 +81,9 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
     return "\n\n".join(parts) + "\n"
 
 
-def _section(found, artefact: str, dataset: str, reasons) -> Iterator[str]:
+def _section(compared, artefact: str, dataset: str, reasons) -> Iterator[str]:
     rows, disagreeing, percent = [], [], not artefact.startswith("table3")
-    shown = [group for group in found if (group.artefact, group.dataset) == (artefact, dataset)]
+    shown = [group for group in compared if (group.artefact, group.dataset) == (artefact, dataset)]
     yield " ".join(dict.fromkeys(group.basis for group in shown))
     for group in shown:
         for name, number in group.numbers.items():

@@ -105,12 +105,12 @@ def images_words(
     over : str
     """
     names = list(names)
-    found = [
+    errors = [
         row[f"{name} se of images"] for row in rows for name in names
         if (is_over_seeds(row, name) or row.get(f"{name} error seeds"))
         and row.get(f"{name} se of images") is not None
     ]  # fmt: skip
-    if not found:
+    if not errors:
         return ""
-    low, high = text(min(found)), text(max(found))
+    low, high = text(min(errors)), text(max(errors))
     return f"{over} alone: ±{low}" + (f" to ±{high}" if high != low else "")

@@ -49,9 +49,9 @@ def sweep_table(results: Results, name: str) -> Table:
     spread, spread_seeds = _spread(results)
     own = _own_value(results, name)
     rows = []
-    for (value, found), paper in zip(numbers.items(), published, strict=True):
+    for (value, of_value), paper in zip(numbers.items(), published, strict=True):
         row: dict[str, Any] = {"value": str(value), "paper": None if paper is None else paper / 100}
-        for key, number in found.items():
+        for key, number in of_value.items():
             row |= number.record(key)
             if key in spread:
                 row |= {f"{key} se": spread[key], f"{key} error seeds": len(spread_seeds)}
@@ -126,12 +126,12 @@ def _caption(results: Results, name: str, own: Any, spread_seeds: tuple[int, ...
     methods = list(scale.sweep(name).values())
     config = scale.config(dataset, methods[-1])
     runs = sweep_accuracies(results, methods[-1])
-    seeds, found = tuple(runs), next(iter(runs.values()))
+    seeds, first = tuple(runs), next(iter(runs.values()))
     fixed = "".join(f", {field} {value:g}" for field, value in sweep.base.items())
     title = f"Table {name[-1]}" if name.startswith("table") else "Beyond the supplement"
     start = ", each from the AT run of its seed" if config.fine_tune else ""
-    images = ", ".join(f"{column} on {len(found.correct[column]):,}" for column in (*SWEEP_COLUMNS[:1], STRONGEST))
-    images = f"{images} test images ({strongest_words(found)})"
+    images = ", ".join(f"{column} on {len(first.correct[column]):,}" for column in (*SWEEP_COLUMNS[:1], STRONGEST))
+    images = f"{images} test images ({strongest_words(first)})"
     error = error_words(seeds)
     if spread_seeds:
         error = (

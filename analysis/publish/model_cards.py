@@ -103,14 +103,14 @@ def published_runs(dataset: str = "cifar10", *, root: Path | str | None = None) 
         are those of `tla_core.load_dataset(run_config(folder).dataset, "test")`.
     """
     folders = Path(project_root() if root is None else root) / "checkpoints"
-    found = {method: folders / f"{dataset}-{method}" for method in _METHODS}
-    found = {method: folder for method, folder in found.items() if (folder / CARD).is_file()}
+    published = {method: folders / f"{dataset}-{method}" for method in _METHODS}
+    published = {method: folder for method, folder in published.items() if (folder / CARD).is_file()}
     try:
-        for name in {run_config(folder).dataset for folder in found.values()}:
+        for name in {run_config(folder).dataset for folder in published.values()}:
             load_dataset(name, "test")
     except DatasetError:
         return {}
-    return found
+    return published
 
 
 def restore_runs(scale: Scale) -> list[Path]:

@@ -213,8 +213,8 @@ class _Stage:
 
 def _find(link: str, places: Sequence[Path]) -> Path | None:
     """The file that a link means, seen from the first of several places where there is one."""
-    found = (Path(os.path.normpath(place / link)) for place in places if (place / link).exists())
-    return next(found, None)
+    there = (Path(os.path.normpath(place / link)) for place in places if (place / link).exists())
+    return next(there, None)
 
 
 def _public_modules(package: str) -> set[str]:

@@ -76,9 +76,9 @@ class Sidecar:
         content = path.read_bytes()
         if not content:
             return "is empty"
-        found = hashlib.sha256(content).hexdigest()
-        if found != self.files[name]:
-            return f"was changed: got sha256 {found[:12]}, expected {self.files[name][:12]}"
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != self.files[name]:
+            return f"was changed: got sha256 {digest[:12]}, expected {self.files[name][:12]}"
         return None
 
 
@@ -95,8 +95,8 @@ def read_sidecars(folder: Path | str) -> list[Sidecar]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}. `tla figures --scale {folder.name}` makes it.")
-    found = [s for path in sorted(folder.glob("*.json")) if path.name != MANIFEST and (s := _read(path)) is not None]
-    return sorted(found, key=lambda sidecar: (_order(sidecar), sidecar.stem))
+    sidecars = [s for path in sorted(folder.glob("*.json")) if path.name != MANIFEST and (s := _read(path)) is not None]
+    return sorted(sidecars, key=lambda sidecar: (_order(sidecar), sidecar.stem))
 
 
 def write_manifest(scale: str | Path) -> Path:

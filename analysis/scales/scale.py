@@ -159,12 +159,12 @@ class Scale:
             raise ValueError(f"unknown sweep {name!r}. There are: {', '.join(SWEEPS)}.")
         sweep, own = SWEEPS[name], "tla@short" if self.variant_overrides else "tla"
         unchanged = self.config(self.dataset_of("sweeps"), own)
-        found = {}
+        methods = {}
         for value in sweep.values:
             changes = {**sweep.base, sweep.field: "penultimate" if value == "higher" else value}  # one layer, two names
             changed = {field: new for field, new in changes.items() if new != getattr(unchanged, field)}
-            found[value] = f"tla@{variant_name(changed)}" if changed else own
-        return found
+            methods[value] = f"tla@{variant_name(changed)}" if changed else own
+        return methods
 
     def sweep_runs(self, method: str) -> list[tuple[str, str, int]]:
         """Dataset, method and seed of the runs of one value of a sweep."""

@@ -87,16 +87,16 @@ def _of_model(plan: Plan, artefact: Artefact) -> State:
 def _why_result(plan: Plan, artefact: Artefact, path: Path) -> str:
     """Why a result is stale whose needs are made; empty if it is not."""
     metadata = read_metadata(path)
-    found, weights = metadata.get("meta", metadata), of_checkpoint(plan.scale.run_dir(*artefact.run))
-    if different_settings(found, weights):
+    stored, weights = metadata.get("meta", metadata), of_checkpoint(plan.scale.run_dir(*artefact.run))
+    if different_settings(stored, weights):
         return "checkpoint changed"
-    different = different_settings(found, artefact.settings)
+    different = different_settings(stored, artefact.settings)
     if not different:
         return ""
     for file in sorted((plan.scale.root / "workflow" / "scales").glob("*.yaml")):
-        if file.stem != plan.scale.name and not different_settings(found, _settings_at(file.stem, plan, artefact)):
+        if file.stem != plan.scale.name and not different_settings(stored, _settings_at(file.stem, plan, artefact)):
             return f"results of another scale: {file.stem}"
-    return f"settings changed: {', '.join(f'{k} was {found.get(k)}, is {artefact.settings[k]}' for k in different)}"
+    return f"settings changed: {', '.join(f'{k} was {stored.get(k)}, is {artefact.settings[k]}' for k in different)}"
 
 
 def _settings_at(scale: str, plan: Plan, artefact: Artefact) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def variant_fields(variant: str) -> dict[str, Any]:
         For a word that is neither a known one nor a field of `TrainConfig` with a number or a word as its value. No
         value holds a slash: a variant is the name of a folder.
     """
-    found: dict[str, Any] = {}
+    fields_given: dict[str, Any] = {}
     for part in variant.split(",") if variant not in ("", *PLAIN) else ():
         name, is_field, value = part.partition("=")
         kind = _TYPES.get(name)
@@ -38,8 +38,8 @@ def variant_fields(variant: str) -> dict[str, Any]:
         number = value if kind is str else parse_number(value)
         if kind is int and not number.is_integer():
             raise ValueError(f"{name} of a variant must be a whole number. Got {value!r}.")
-        found[name] = kind(number)
-    return found
+        fields_given[name] = kind(number)
+    return fields_given
 
 
 def variant_name(changes: dict[str, Any]) -> str:
