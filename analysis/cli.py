@@ -64,6 +64,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "demo": demo,
         "publish": publish,
         "restore": restore,
+        "repair": repair,
         "site": site,
         "status": status,
         "runs": runs,
@@ -420,6 +421,15 @@ def restore(scale: Annotated[str, arg(help="mini, or another scale of workflow/s
 
     for path in restore_runs(load_scale(scale)):
         print(path)
+
+
+def repair(runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Run folders.")]]) -> None:
+    """Verify every file of runs, and restore what is damaged from what is intact beside it; nothing is trained."""
+    from tla_core.run_repair import repair_run
+
+    for run in runs:
+        for line in repair_run(run) or [f"{run}: nothing to repair."]:
+            print(line)
 
 
 def site(

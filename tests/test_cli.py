@@ -15,7 +15,8 @@ from tla_core.protocol import ANALYSIS_ATTACKS
 
 COMMANDS = (
     "train", "evaluate", "extract", "project", "landscape", "explore", "notebooks", "figures", "manifest", "redraw",
-    "reproduction", "ablation", "demo", "publish", "restore", "site", "status", "runs", "clean", "presets", "data",
+    "reproduction", "ablation", "demo", "publish", "restore", "repair", "site", "status", "runs", "clean", "presets",
+    "data",
 )  # fmt: skip
 
 
