@@ -99,15 +99,16 @@ class RunFolder:
         """
         owner = self.path / "process.json"
         lock = FileLock(self.path / "lock")
-        try:
-            with explained(self.path / "lock", advice=", or use a folder (--out) on a disk that keeps locks"):
-                self.path.mkdir(parents=True, exist_ok=True)
+        with explained(self.path / "lock", advice=", or use a folder (--out) on a disk that keeps locks"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
                 lock.acquire(timeout=0)
-        except Timeout as error:
-            who = owner.read_text(encoding="utf-8", errors="replace").strip() if owner.exists() else "unknown"
-            raise RunConflictError(
-                f"{self.path} is being trained by another process ({who}). Wait for it, end it, or use another folder."
-            ) from error
+            except Timeout as error:
+                who = owner.read_text(encoding="utf-8", errors="replace").strip() if owner.exists() else "unknown"
+                raise RunConflictError(
+                    f"{self.path} is being trained by another process ({who}). Wait for it, end it, or use another"
+                    " folder."
+                ) from error
         try:
             with explained(owner):
                 owner.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
