@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -355,6 +356,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _copy_of(run_dir: Path) -> Path | None:
     """A finished run in ``<method>@copy`` beside the folder of the method."""
+    run_dir = Path(os.path.abspath(run_dir))  # it may be the folder that one is in
     beside = run_dir.parent.with_name(f"{run_dir.parent.name.partition('@')[0]}@copy")
     return next((path.parent for path in sorted(beside.glob("seed*/model.safetensors"))), None)
 

@@ -1,20 +1,25 @@
 """The `tla` command. Everything heavy is imported by the subcommand that needs it, so that `tla --help` is quick."""
 
-import dataclasses
-import os
 import sys
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
-from tyro.conf import Positional, arg
+try:
+    import dataclasses
+    import os
+    import warnings
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from typing import Annotated, Literal
 
-from analysis.explore.command import explore
-from analysis.job_server import run_served
-from tla_core.attack_config import AttackConfig, format_number, parse_number
-from tla_core.config import TrainConfig
+    import tyro
+    from tyro.conf import Positional, arg
+
+    from analysis.explore.command import explore
+    from analysis.job_server import run_served
+    from tla_core.attack_config import AttackConfig, format_number, parse_number
+    from tla_core.config import TrainConfig
+except KeyboardInterrupt:  # a quarter of a second in which Ctrl+C would end in a traceback
+    print("tla: interrupted before it began.", file=sys.stderr)
+    sys.exit(130)
 
 DESCRIPTION = """Train UM, AT, ALP and TLA classifiers and look into their clean and adversarial representations.
 

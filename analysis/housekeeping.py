@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.inventory_costs import size_of, size_text
-from analysis.removal import TEMPORARY, committed_files, remove_from, without_pipeline
+from analysis.removal import TEMPORARY, committed_files, foreign_files, remove_from, without_pipeline
 from analysis.run_inventory import MOVED_ASIDE, below, run_entries, run_folders, user_of
 from analysis.scales import results_dir
 from tla_core.checkpoint import CheckpointError, file_sha256, read_metadata
@@ -97,8 +97,9 @@ def clean(
 ) -> CleanReport:
     """List what nothing needs any more below ``runs``, ``results`` and ``figures``; with `remove`, remove it.
 
-    Nothing goes that git knows, that a living process holds, or that lies behind a link; what a process may still be
-    writing must be an hour old. Of the figures only unfinished notebooks and temporary files go.
+    Nothing goes that git knows, that a living process holds, or that lies behind a link, and no run with files in its
+    folder that no training writes; what a process may still be writing must be an hour old. Of the figures only
+    unfinished notebooks and temporary files go.
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ def _candidates(root: Path, categories: set[str], scale: str | None, goes: set[P
         category = "moved-aside" if aside else "outdated" if entry.wanted == "outdated" else None
         if category not in categories:
             continue
-        user = user_of(RunFolder(root / entry.path))
+        user = user_of(RunFolder(root / entry.path)) or foreign_files(root / entry.path)
         why = f"{entry.state}, {'moved aside' if aside else 'its scale has other settings'}"
         yield Removal(category, entry.path, why, entry.size, user)
     if "stale-results" in categories:

@@ -56,7 +56,7 @@ class ItemState:
                 return "stale", why
         except DatasetError:
             return "made", "its columns were not checked: the dataset is not here"
-        except (CheckpointError, ValueError, KeyError, OSError) as error:
+        except (CheckpointError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             return "stale", f"it cannot be read: {error}"
         return "made", ""
 
@@ -72,6 +72,7 @@ class ItemState:
         if config.fine_tune and self.start_changed(record):
             return "stale", f"the run that it starts from changed: {self.item.needs[0]}"
         if run.model_path.exists():
+            run.finished_model()  # a damaged one says so
             return "made", ""
         return "unfinished", progress_text(run, record) + (f", {user}" if user else "")
 

@@ -1,5 +1,6 @@
 """Publishes runs, each as a folder in the layout of the Hugging Face hub: weights, settings, a model card."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ from analysis.scales import Scale, project_root, results_dir
 from analysis.tables import Column, Table
 from tla_core.attack_config import AttackConfig
 from tla_core.autoattack import AutoAttack
-from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, read_metadata, write_atomic
+from tla_core.checkpoint import (
+    CheckpointError,
+    check_writable,
+    file_sha256,
+    load_tensors,
+    read_metadata,
+    write_atomic,
+)
 from tla_core.config import TrainConfig
 from tla_core.datasets import DatasetError, load_dataset
 from tla_core.protocol import accuracy_columns
@@ -66,7 +74,7 @@ def publish_run(run_dir: Path | str, out_dir: Path | str) -> Path:
     if not measured.is_file():
         raise FileNotFoundError(f"{measured} is missing: measure the run first, `tla evaluate {run.path}`.")
     accuracy = stored_accuracy(measured, weights, tuple(accuracy_columns(run_config(run_dir))))
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out / CARD)
     for source, name in ((weights, weights.name), (run.config_path, run.config_path.name), (measured, OUTCOMES)):
         write_atomic(out / name, source.read_bytes())
     write_atomic(out / CARD, model_card(run_dir, accuracy, name=out.name).encode())
@@ -84,6 +92,8 @@ def hub_name(run_dir: Path | str) -> str:
     'mine'
     """
     parts = Path(run_dir).parts
+    if not parts or parts[-1] == ".." or (len(parts) < 3 and parts[-1].startswith("seed")):  # from inside the runs
+        parts = Path(os.path.abspath(run_dir)).parts
     return "-".join(parts[-3:-1]) if parts[-1].startswith("seed") and len(parts) > 2 else parts[-1]
 
 
@@ -196,7 +206,7 @@ def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
         f" {config.learning_rate:g} ({config.schedule}), augmentation {config.augmentation}, seed {config.seed}",
         "attack in training": "none" if config.method == "um" else str(config.attack),
         "selected": f"epoch {selected[1]['selected'].get('epoch')}, by the held-out images ({held_out})",
-        "machine": f"{machine['device']}, torch {machine['versions'].get('torch')}",
+        "machine": f"{machine['device']}, torch {machine['versions'].get('torch', 'unknown')}",
         "sha256 of `model.safetensors`": f"`{file_sha256(RunFolder(run_dir).finished_model())}`",
     }
     return "\n".join(
@@ -255,7 +265,8 @@ def _front(config: TrainConfig, measured_on: str, accuracy: RunAccuracy, name: s
         {"type": "accuracy", "value": round(value, 4), "name": "clean" if attack == "clean" else f"under {attack}"}
         for attack, value in accuracy.accuracy.items()
     ]
-    dataset = {"name": measured_on, "type": hub or config.dataset, "split": "test"}
+    # A folder of images is named, and not where it lies on this machine.
+    dataset = {"name": measured_on, "type": hub or Path(config.dataset).name, "split": "test"}
     result = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": metrics}
     return {
         "license": "mit",

@@ -15,6 +15,8 @@ from analysis.run_inventory import user_of
 from tla_core.run_folder import RunFolder
 
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+# What a training, and a look at its files, leaves in the folder of a run.
+_OF_A_RUN = re.compile(r"(config\.json|metrics\.jsonl|(state|model)\.safetensors|lock|process\.json|tensorboard)")
 
 
 def remove_from(root: Path, path: Path) -> str:
@@ -52,7 +54,7 @@ def _remove_unless_in_use(root: Path, path: Path) -> str:
         hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with FileLock(path / "lock", timeout=0):
-                if user := user_of(RunFolder(path)):
+                if user := user_of(RunFolder(path)) or foreign_files(path):
                     return user
                 os.rename(path, hidden)
         except Timeout:
@@ -64,6 +66,13 @@ def _remove_unless_in_use(root: Path, path: Path) -> str:
             break
         folder.rmdir()
     return ""
+
+
+def foreign_files(run: Path) -> str:
+    """Why a run folder stays: what lies in it that no training writes, such as notes; empty if there is nothing."""
+    names = [path.name for path in sorted(run.iterdir()) if not _OF_A_RUN.fullmatch(path.name)]
+    foreign = [name for name in names if not TEMPORARY.fullmatch(name)]
+    return f"it holds {', '.join(foreign)}, which no training writes" if foreign else ""
 
 
 @contextlib.contextmanager

@@ -279,11 +279,15 @@ def project_root(start: Path | str | None = None) -> Path:
         return Path(os.environ["TLA_ROOT"])
     here = Path(start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
-        if (folder / "workflow" / "scales").is_dir():
+        if _is_project(folder):
             return folder
     raise FileNotFoundError(
         f"no project above {here}: expected a folder with workflow/scales. Work inside a clone, or set TLA_ROOT to it."
     )
+
+
+def _is_project(folder: Path) -> bool:
+    return (folder / "workflow" / "scales").is_dir()
 
 
 def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:
@@ -316,6 +320,10 @@ def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:
 def results_dir(run_dir: Path | str) -> Path:
     """Where the results of a run lie: the same path below ``results`` as the run has below ``runs``."""
     run_dir = Path(run_dir)
+    if "runs" not in run_dir.parts and not run_dir.is_absolute():  # from inside the folder of a run, or one above it
+        here = Path(os.path.abspath(run_dir))
+        above = next((folder for folder in here.parents if folder.name == "runs" or _is_project(folder)), here)
+        run_dir = here if above.name == "runs" else run_dir
     parts = list(run_dir.parts)
     if "runs" not in parts:
         return run_dir / "results"

@@ -4,12 +4,13 @@ import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from tiny import mnist_images, project_folder, use_few_images
 
-from analysis import accuracy
+from analysis import accuracy, cli
 from analysis.accuracy import (
     AUTOATTACK,
     RunAccuracy,
@@ -155,6 +156,26 @@ def test_two_evaluations_side_by_side_lose_nothing(run, monkeypatch):
     monkeypatch.setattr(accuracy, "load_model", lambda *args, **options: pytest.fail("nothing is to be measured"))
     assert list(evaluate_run(run, ATTACKS, progress=False).correct) == ["clean", *ATTACKS]
     assert set(json.loads(result.path.with_suffix(".json").read_text())["accuracies"]) == {"clean", *ATTACKS}
+
+
+@pytest.mark.parametrize(("inside", "word"), [(".", "."), ("..", "seed0"), ("../..", "um/seed0")])
+def test_a_run_is_evaluated_from_inside_the_runs(inside, word, run, monkeypatch, capsys):
+    """And its results lie where they would otherwise."""
+    monkeypatch.chdir(run / inside)
+    assert cli.main(["evaluate", word, "--only", "FGSM", "--images", "20", "--no-progress"]) == 0
+    assert (results_dir(run) / "accuracy-test.safetensors").is_file() and not (run / "results").exists()
+    assert str(results_dir(run)) in capsys.readouterr().out
+
+
+def test_a_checkpoint_below_a_folder_called_runs_keeps_its_results(tmp_path, monkeypatch):
+    """Only the runs of the project count, not those that the project lies in."""
+    project = project_folder(tmp_path / "runs" / "mine")
+    (project / "checkpoints" / "x").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    assert results_dir("checkpoints/x") == Path("checkpoints/x/results")
+    monkeypatch.chdir(project / "checkpoints")
+    assert results_dir("x") == Path("x/results")
+    assert results_dir("runs/a/seed0") == Path("results/a/seed0")
 
 
 def test_a_run_that_is_trained_again_meanwhile_is_not_mixed_up(run, monkeypatch):

@@ -1,10 +1,11 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
-from tiny import project_folder, use_few_images
+from tiny import REPOSITORY, project_folder, use_few_images
 
 from analysis import cli, run_results
 from tla_core.attack_config import AttackConfig
@@ -170,6 +171,14 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_interruption_while_it_is_imported_is_no_traceback(tmp_path):
+    (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ""), str(REPOSITORY)])
+    command = [sys.executable, "-m", "analysis.cli", "status"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "tla: interrupted before it began.\n")
 
 
 def test_numbers_may_be_fractions(monkeypatch):

@@ -376,6 +376,16 @@ def test_a_file_system_without_locks_is_named_with_a_way_out(run, monkeypatch):
         pass
 
 
+def test_the_folder_that_one_is_in_can_be_trained_in_and_replaced(run, digits, monkeypatch):
+    monkeypatch.chdir(run.path)
+    fit(".", digits)
+    with pytest.raises(RunConflictError, match=r"config\.seed was 0, is 1"):
+        fit(".", digits, tiny(seed=1))
+    fit(".", digits, tiny(seed=1), replace=True)
+    assert RunFolder(run.path).record()["config"]["seed"] == 1
+    assert RunFolder(f"{run.path}.old-1").record()["config"]["seed"] == 0
+
+
 # Weights that are not numbers -----------------------------------------------------------------------------------------
 
 
