@@ -43,16 +43,47 @@ def read_outcomes(path: Path, expected: Mapping[str, Any]) -> Outcomes:
         If the file is damaged: what it held is measured again.
     """
     try:
-        correct, metadata = load_tensors(path)
-        _check(path, correct, metadata)
+        correct, metadata = load_outcomes(path)
     except FileNotFoundError:
         return {}, {}
     except CheckpointError as error:
-        warnings.warn(f"{error} `tla evaluate` measures again what it held, and replaces it.", stacklevel=3)
+        warnings.warn(str(error), stacklevel=3)
         return {}, {}
     if any(metadata.get(key) != value for key, value in expected.items()):
         return {}, {}
     return correct, metadata["columns"]
+
+
+def load_outcomes(path: Path) -> Outcomes:
+    """The outcomes in a file, and its metadata, verified: whatever weights they are of.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is damaged, another kind of file, or its columns do not fit its outcomes.
+    """
+    try:
+        correct, metadata = load_tensors(path)
+        columns = metadata.get("columns")
+        if metadata.get("kind") != "accuracy" or not isinstance(columns, dict):
+            raise ValueError(f"does not hold the accuracies of a run: got a file of {metadata.get('kind')!r}")
+        for name, outcome in correct.items():
+            if outcome.dtype != torch.bool or outcome.ndim != 1 or not len(outcome):
+                raise ValueError(f"was altered: the outcomes of {name} are {tuple(outcome.shape)} {outcome.dtype}")
+        for name, column in columns.items():
+            whole = isinstance(column, dict) and {"images", "settings", "checks"} <= set(column) and name in correct
+            if not whole or column["images"] != len(correct[name]):
+                raise ValueError(f"was altered: the settings of {name} are not those of its outcomes")
+        if lacking := {"clean", *correct} - {"clean", *columns} or {"clean"} - set(correct):
+            raise ValueError(f"was altered: it lacks {', '.join(sorted(lacking))}")
+        if not {"checkpoint_sha256", "data"} <= set(metadata):
+            raise ValueError("was altered: it does not say of which weights and images")
+    except ValueError as error:
+        why = str(error) if isinstance(error, CheckpointError) else f"{path} {error}."
+        raise CheckpointError(f"{why} `tla evaluate` measures again what it held, and replaces it.") from error
+    return correct, metadata
 
 
 def is_enough(stored: Mapping[str, Any], settings: Mapping[str, Any], images: int) -> bool:
@@ -174,24 +205,6 @@ def _write(path: Path, expected: Mapping[str, Any], correct: dict[str, Tensor], 
     for file, content in ((path, tensor_bytes(correct, metadata)), (beside, f"{text}\n".encode())):
         if not file.is_file() or file.read_bytes() != content:
             write_atomic(file, content)
-
-
-def _check(path: Path, correct: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """CheckpointError if it is another kind of file, or its columns do not fit its outcomes."""
-    columns = metadata.get("columns")
-    try:
-        if metadata.get("kind") != "accuracy":
-            raise ValueError(f"got a file of {metadata.get('kind')!r}")
-        for name, outcome in correct.items():
-            if outcome.dtype != torch.bool or outcome.ndim != 1 or not len(outcome):
-                raise ValueError(f"the outcomes of {name} are {tuple(outcome.shape)} {outcome.dtype}")
-        for name, column in columns.items():
-            if column["images"] != len(correct[name]) or not isinstance(column["checks"], dict):
-                raise ValueError(f"{name} has {len(correct[name])} outcomes of {column['images']} images")
-        if lacking := {"clean", *correct} - {"clean", *columns} or {"clean"} - set(correct):
-            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} does not hold the accuracies of a run: {error}.") from error
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from analysis.run_inventory import MOVED_ASIDE, below, run_entries, run_folders,
 from analysis.scales import results_dir
 from tla_core.checkpoint import CheckpointError, file_sha256, read_metadata
 from tla_core.run_folder import RunFolder
+from tla_core.run_repair import read_intact
 
 # Outdated runs are finished trainings more often than not: they go only where they are named.
 CATEGORIES = ("moved-aside", "stale-results", "leftovers", "outdated")
@@ -173,9 +174,11 @@ def _stale_results(root: Path, scale: str | None, goes: set[Path]) -> Iterator[R
             why = "" if _may_be_there(root, path.parent) else "its run is gone"
         elif run in goes:
             why = "its run goes"
-        elif (model := RunFolder(run).model_path).is_file():
-            checksums.setdefault(run, file_sha256(model))
-            why = "its run has other weights by now" if found != checksums[run] else ""
+        else:
+            if run not in checksums:  # none of weights that are damaged, and may be restored
+                model = RunFolder(run).model_path
+                checksums[run] = file_sha256(model) if read_intact(model, "model")[0] else ""
+            why = "its run has other weights by now" if checksums[run] not in ("", found) else ""
         if why:
             user = user_of(RunFolder(run)) if run else ""
             yield Removal("stale-results", path.relative_to(root), why, size_of(path), user and f"its run is {user}")

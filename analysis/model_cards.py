@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from analysis.accuracy import STRONGEST, RunAccuracy, add_comparisons, with_strongest
+from analysis.accuracy import RunAccuracy
+from analysis.accuracy_store import STRONGEST, add_comparisons, load_outcomes, with_strongest
 from analysis.run_results import run_config
 from analysis.scales import Scale, project_root, results_dir
 from analysis.tables import Column, Table
@@ -74,10 +75,11 @@ def publish_run(run_dir: Path | str, out_dir: Path | str) -> Path:
     if not measured.is_file():
         raise FileNotFoundError(f"{measured} is missing: measure the run first, `tla evaluate {run.path}`.")
     accuracy = stored_accuracy(measured, weights, tuple(accuracy_columns(run_config(run_dir))))
+    card = model_card(run_dir, accuracy, name=out.name)  # also verifies the weights
     check_writable(out / CARD)
     for source, name in ((weights, weights.name), (run.config_path, run.config_path.name), (measured, OUTCOMES)):
         write_atomic(out / name, source.read_bytes())
-    write_atomic(out / CARD, model_card(run_dir, accuracy, name=out.name).encode())
+    write_atomic(out / CARD, card.encode())
     return out
 
 
@@ -168,7 +170,7 @@ def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] 
     CheckpointError
         If they are those of other weights, or the file cannot be trusted.
     """
-    correct, metadata = load_tensors(path)
+    correct, metadata = load_outcomes(Path(path))
     if metadata["checkpoint_sha256"] != file_sha256(weights):
         raise CheckpointError(f"{path} was measured of other weights than those of {weights}. Run `tla evaluate`.")
     columns = metadata["columns"]
@@ -186,7 +188,7 @@ def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] 
 def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
     """The model card of a run, as Markdown with the hub's metadata in front."""
     record, config = RunFolder(run_dir).record(), run_config(run_dir)
-    data, selected = record["data"], load_tensors(RunFolder(run_dir).finished_model())
+    data, selected = record["data"], RunFolder(run_dir).weights()
     measured_on = read_metadata(accuracy.path)["data"]
     parameters = sum(
         tensor.numel() for key, tensor in selected[0].items() if "running_" not in key and "num_batches" not in key

@@ -302,6 +302,7 @@ def test_one_damaged_file_hides_no_other_run(name, content, project):
     assert entries[UM].state.startswith("broken: " if damaged else "finished")
     assert damaged is (found[f"{UM}/model.safetensors"][0] != "made")
     assert (project / UM / name).read_bytes() == content
+    assert (project / MAPS).is_file(), "results of weights that may be restored are not stale"
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"null", b"{}", b"\xff"])

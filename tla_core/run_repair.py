@@ -77,30 +77,30 @@ def mend(folder: RunFolder, identity: str | None = None) -> list[str]:
     """
     weights, state = folder.model_path, folder.state_path
     record, damage = read_intact(weights, "model")
-    source, finished = weights, True
+    source, of_state = weights, None
     if record is None:
-        record, damage_of_state = read_intact(state, "state")
-        if record is None:
+        of_state, damage_of_state = read_intact(state, "state")
+        if of_state is None:
             if damages := [str(each) for each in (damage, damage_of_state) if each]:
                 raise CheckpointError(f"{' '.join(damages)} {folder.train_again}")
             folder.record()  # a run that has just begun: if it is damaged, this says so
             return []
-        source, finished = state, load_tensors(state)[1]["finished"]
+        source, record = state, of_state["run"]
     if identity not in (None, record["identity"]):
         return []
     done = []
-    if source == state and finished:
+    if of_state is not None and of_state["finished"]:
         folder.restore_model()
         done.append(f"{_why(damage) if damage else f'{weights} is gone.'} It is written again from {state.name}.")
-    elif source == state and damage:
+    elif of_state is not None and damage:
         weights.unlink()
-        step = load_tensors(state)[1]["step"]
+        step = of_state["step"]
         done.append(f"{_why(damage)} It is removed: {state.name} is of step {step}, from which a training goes on.")
     return done + _mend_config(folder, record, source)
 
 
 def read_intact(path: Path, kind: str) -> tuple[dict[str, Any] | None, CheckpointError | None]:
-    """The record in weights or a state that are whole; or what is wrong with them. Neither where there is no file."""
+    """The metadata of weights or a state that are whole; or what is wrong with them. Neither where there is no file."""
     try:
         tensors, metadata = load_tensors(path)
         record = record_of(path, kind, metadata)
@@ -110,7 +110,7 @@ def read_intact(path: Path, kind: str) -> tuple[dict[str, Any] | None, Checkpoin
         return None, None
     except CheckpointError as error:
         return None, error
-    return record, None
+    return metadata, None
 
 
 def is_finished(folder: RunFolder, identity: str) -> bool:
@@ -130,11 +130,11 @@ def _is_whole(folder: RunFolder) -> bool:
         own = folder.record()
     except CheckpointError:
         return False
-    known = of_model[0] or of_state[0]
-    if known is None:
+    if of_model[0] is None and of_state[0] is None:
         return True
-    if of_model[0] is None and load_tensors(folder.state_path)[1]["finished"]:
+    if of_model[0] is None and of_state[0]["finished"]:
         return False
+    known = of_model[0] or of_state[0]["run"]
     return own is not None and own["identity"] == known["identity"]
 
 
