@@ -1,10 +1,11 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
-from tiny import project_folder, use_few_images
+from tiny import REPOSITORY, project_folder, use_few_images
 
 from analysis.command import main as cli
 from analysis.scales import run_results
@@ -16,7 +17,8 @@ from tla_core.protocol import ANALYSIS_ATTACKS
 
 COMMANDS = (
     "train", "evaluate", "extract", "project", "landscape", "explore", "notebooks", "figures", "manifest", "redraw",
-    "reproduction", "ablation", "demo", "publish", "restore", "site", "status", "runs", "clean", "presets", "data",
+    "reproduction", "ablation", "demo", "publish", "restore", "repair", "site", "status", "runs", "clean", "presets",
+    "data",
 )  # fmt: skip
 
 
@@ -170,6 +172,14 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_interruption_while_it_is_imported_is_no_traceback(tmp_path):
+    (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ""), str(REPOSITORY)])
+    command = [sys.executable, "-m", "analysis.command", "status"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "tla: interrupted before it began.\n")
 
 
 def test_numbers_may_be_fractions(monkeypatch):

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
 from analysis.command.notebook_runner import run_notebook
 from analysis.scales.accuracy import evaluate_run, run_attacks
-from analysis.scales.cleaning import CATEGORIES, clean
+from analysis.scales.cleaning import CATEGORIES, _remove, clean
 from analysis.scales.costs import duration_text, seconds_per_step, size_text
 from analysis.scales.lock import PipelineError
 from analysis.scales.plan import Plan
@@ -237,6 +238,8 @@ def test_accuracies_are_made_when_every_column_was_measured_with_the_scales_sett
     evaluate_run(project / UM, attacks, limits=limits, progress=False)
     assert states(project)[path] == ("made", "")
     change_scale(project, accuracy={"methods": ["um"], "restarts": 1, "long_images": 3})
+    assert states(project)[path] == ("made", "")  # more images than that
+    change_scale(project, accuracy={"methods": ["um"], "restarts": 1, "long_images": 5})
     state, why = states(project)[path]
     assert state == "stale" and "PGD100" in why and "FGSM" not in why
 
@@ -284,6 +287,42 @@ def test_all_runs_are_listed_with_what_their_scale_makes_of_them(project):
     assert entries["runs/mini/broken"].state.startswith("broken: ") and "damaged" in entries["runs/mini/broken"].state
     text = table_text(list_runs(project, "mini"))
     assert entries[UM].identity[:8] in text and "runs/mine" not in text and "5 runs, " in text
+
+
+DAMAGES = {
+    "not text": b"\xff", "a list": b"[1]", "a number": b"3", "nothing": b"", "deep": b"[" * 100_000,
+    "settings that are a list": b'{"identity": "x", "config_identity": "x", "config": [1], "data": {}, "start": {}}',
+    "a setting that is a list": b'{"identity": "x", "config": {"method": []}, "data": {}, "start": {}}',
+    "an identity that is a list": b'{"identity": [1], "config": {}, "data": {"images": "all"}, "start": {}}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "metrics.jsonl", "process.json"])
+def test_one_damaged_file_hides_no_other_run(name, content, project):
+    (project / UM / name).write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of lines of the metrics
+        entries = {entry.path.as_posix(): entry for entry in run_entries(project)}
+        text = table_text(list_runs(project))
+        clean(project, remove=True)
+        found = states(project)
+    assert UM in text and AT in text
+    assert entries[AT].state == "finished" and found[f"{AT}/model.safetensors"][0] == "made"
+    damaged = name in ("config.json", "model.safetensors")
+    assert entries[UM].state.startswith("broken: " if damaged else "finished")
+    assert damaged is (found[f"{UM}/model.safetensors"][0] != "made")
+    assert (project / UM / name).read_bytes() == content
+    assert (project / MAPS).is_file(), "results of weights that may be restored are not stale"
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"null", b"{}", b"\xff"])
+@pytest.mark.parametrize("path", [REPRESENTATIONS, MAPS, "figures/mini/notebooks/fig1_3_false_classes.ipynb"])
+def test_a_result_of_zero_bytes_or_of_something_else_is_not_made(path, content, project):
+    assert states(project)[path][0] != "missing"
+    (project / path).write_bytes(content)
+    state, why = states(project)[path]
+    assert state == "stale" and "it cannot be read" in why
 
 
 def test_no_runs_and_a_scale_that_leads_elsewhere_are_errors(tmp_path):
@@ -336,6 +375,28 @@ def test_clean_removes_what_it_lists_and_nothing_else(project):
     assert not (project / "runs/mini/mnist/at").exists()
     assert (project / UM / "model.safetensors").is_file() and (project / MAPS).is_file()
     assert clean(project, remove=True).removals == ()
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "results/accuracy-test.json", ".hidden"])
+def test_an_old_run_with_files_of_the_users_stays(foreign, project):
+    """They were never listed, whether they were there at the time or came later."""
+    aside = project / move_aside(project)
+    assert aside.relative_to(project) in {removal.path for removal in clean(project).removals}
+    notes = aside / foreign
+    notes.parent.mkdir(exist_ok=True)
+    notes.write_text("mine")
+    for remove in (False, True):
+        report = clean(project, remove=remove)
+        (kept,) = (each for each in report.kept if each.path == aside.relative_to(project))
+        assert kept.kept == f"it holds {foreign.partition('/')[0]}, which no training writes"
+        assert notes.read_text() == "mine" and (aside / "model.safetensors").is_file()
+
+
+def test_files_that_came_between_the_list_and_the_removal_stay(project):
+    aside = project / move_aside(project)
+    (aside / "notes.txt").write_text("mine")
+    assert "which no training writes" in _remove(project, aside.relative_to(project))
+    assert (aside / "notes.txt").is_file()
 
 
 @pytest.mark.parametrize("how", ["process.json", "lock"])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import shutil
@@ -29,6 +30,7 @@ from analysis.scales.targets import results_dir
 from tla_core.attack_config import AttackConfig
 from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
+from tla_core.config import identity_of
 from tla_core.masking import MaskingWarning
 from tla_core.protocol import accuracy_columns, analysis_attack
 
@@ -94,6 +96,32 @@ def test_the_card_says_what_was_measured(run, tmp_path):
     assert "These checks for masked gradients failed" in text
 
 
+def test_a_card_names_a_folder_of_images_and_not_where_it_lies(run, tmp_path, monkeypatch):
+    images = tmp_path / "pictures" / "of digits"
+    config = dataclasses.replace(run_config(run), dataset=str(images))
+    monkeypatch.setattr("analysis.model_cards.run_config", lambda path: config)
+    card = publish_run(run, tmp_path / "card") / "README.md"
+    front, _ = front_and_text(card)
+    assert front["model-index"][0]["results"][0]["dataset"]["type"] == "of digits"
+    assert str(tmp_path) not in card.read_text() and str(run.parents[4]) not in card.read_text()
+
+
+def test_a_run_is_published_and_named_from_inside_its_folder(run, tmp_path, monkeypatch, capsys):
+    for inside, word in ((run, "."), (run.parent, "seed0"), (run / "deeper", "..")):
+        inside.mkdir(exist_ok=True)
+        monkeypatch.chdir(inside)
+        assert hub_name(word) == "mnist-tla-rn"
+        assert cli.main(["publish", word, "--out", str(tmp_path / word.strip("."))]) == 0, capsys.readouterr().err
+    (run / "deeper").rmdir()
+    assert hub_name("runs/mine") == hub_name("mine") == "mine"
+
+
+def test_a_folder_that_cannot_be_written_gets_no_half_of_a_run(run, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["publish", str(run), "--out", str(tmp_path / "file")]) == 1
+    assert "could not write" in capsys.readouterr().err
+
+
 def test_what_was_not_measured_is_not_published(run, tmp_path, capsys):
     alone = tmp_path / "alone"
     alone.mkdir()
@@ -115,8 +143,10 @@ def test_published_runs_are_found_where_their_images_are(run, tmp_path, monkeypa
     folder = publish_run(run, tmp_path / "checkpoints" / "mnist-tla-rn")  # of the embedded subset, which is there
     assert published_runs("mnist", root=tmp_path) == {"tla-rn": folder}
     record = json.loads((folder / "config.json").read_text())
-    record["config"]["dataset"] = "cifar10"
-    (folder / "config.json").write_text(json.dumps(record))
+    config = dataclasses.replace(run_config(folder), dataset="cifar10")
+    record |= {"config": config.to_dict(), "config_identity": config.identity}
+    identified = {"config": config.identifying_fields(), "data": record["data"], "start": record["start"]}
+    (folder / "config.json").write_text(json.dumps(record | {"identity": identity_of(identified)}))
     assert published_runs("mnist", root=tmp_path) == {}
 
 

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,22 +150,55 @@ def write_atomic(path: Path | str, content: bytes) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"could not write {path} ({len(content) / 1e6:.1f} MB): {error.strerror}. What was there before is"
-            " unchanged; free some space, or check the permissions, and run the same command again",
-        ) from error
+        with explained(path, f" ({len(content) / 1e6:.1f} MB)"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def explained(path: Path | str, size: str = "", advice: str = "") -> Iterator[None]:
+    """Name the file that could not be written, and what to do: the error of a full disk names none.
+
+    Parameters
+    ----------
+    path : Path or str
+    size : str
+        What to say behind the path.
+    advice : str
+        What else may help.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"could not write {path}{size}: {error.strerror or error}. What was there before is unchanged; free some"
+            f" space, or check the permissions{advice}, and run the same command again",
+        ) from error
+
+
+def check_writable(path: Path | str) -> None:
+    """Raise now, before what takes long, the error that writing a file would end in.
+
+    Raises
+    ------
+    OSError
+        If nothing can be written beside it.
+    """
+    path = Path(path)
+    trial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"?")
+        trial.unlink()
 
 
 def file_sha256(path: Path | str) -> str:
@@ -228,9 +262,13 @@ def _read_header(content: bytes, path: Path) -> dict[str, str]:
 
 def _parse_metadata(header: dict[str, str], path: Path) -> dict[str, Any]:
     try:
-        return json.loads(header["metadata"])
+        metadata = json.loads(header["metadata"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} was altered: its metadata cannot be read ({error}). Make it again.") from error
+    if not isinstance(metadata, dict):
+        got = f"Got {metadata!r:.40}"
+        raise CheckpointError(f"{path} was altered: its metadata must be an object. {got}. Make it again.")
+    return metadata
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

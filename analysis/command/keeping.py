@@ -70,6 +70,15 @@ def restore(scale: ScaleName = "small") -> None:
         print(path)
 
 
+def repair(runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Run folders.")]]) -> None:
+    """Verify every file of runs, and restore what is damaged from what is intact beside it; nothing is trained."""
+    from tla_core.run_repair import repair_run
+
+    for run in runs:
+        for line in repair_run(run) or [f"{run}: nothing to repair."]:
+            print(line)
+
+
 def site(
     scale: ScaleName = "mini",
     out: Annotated[Path | None, arg(help="Folder of the site; by default site, below the project.")] = None,

@@ -1,18 +1,23 @@
 """The `tla` command. Everything heavy is imported by the subcommand that needs it, so that `tla --help` is quick."""
 
 import sys
-from collections.abc import Callable, Sequence
 
-import tyro
+try:
+    from collections.abc import Callable, Sequence
 
-from analysis.command.analysing import extract, landscape, project
-from analysis.command.evaluating import evaluate_command
-from analysis.command.explore import explore
-from analysis.command.jobs import run_served
-from analysis.command.keeping import clean, publish, restore, runs, site, status
-from analysis.command.making import ablation, demo, figures, manifest, notebooks, redraw, reproduction
-from analysis.command.training import data, presets, train_command
-from tla_core.attack_config import format_number, parse_number
+    import tyro
+
+    from analysis.command.analysing import extract, landscape, project
+    from analysis.command.evaluating import evaluate_command
+    from analysis.command.explore import explore
+    from analysis.command.jobs import run_served
+    from analysis.command.keeping import clean, publish, repair, restore, runs, site, status
+    from analysis.command.making import ablation, demo, figures, manifest, notebooks, redraw, reproduction
+    from analysis.command.training import data, presets, train_command
+    from tla_core.attack_config import format_number, parse_number
+except KeyboardInterrupt:  # a quarter of a second in which Ctrl+C would end in a traceback
+    print("tla: interrupted before it began.", file=sys.stderr)
+    sys.exit(130)
 
 DESCRIPTION = """Train UM, AT, ALP and TLA classifiers and look into their clean and adversarial representations.
 
@@ -60,6 +65,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "demo": demo,
         "publish": publish,
         "restore": restore,
+        "repair": repair,
         "site": site,
         "status": status,
         "runs": runs,

@@ -1,5 +1,6 @@
 """Publishes runs, each as a folder in the layout of the Hugging Face hub: weights, settings, a model card."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from analysis.scales.targets import results_dir
 from analysis.tables import Column, Table
 from tla_core.attack_config import AttackConfig
 from tla_core.autoattack import AutoAttack
-from tla_core.checkpoint import file_sha256, load_tensors, read_metadata, write_atomic
+from tla_core.checkpoint import check_writable, file_sha256, load_tensors, read_metadata, write_atomic
 from tla_core.config import TrainConfig
 from tla_core.datasets import DatasetError, load_dataset
 from tla_core.protocol import accuracy_columns
@@ -66,10 +67,11 @@ def publish_run(run_dir: Path | str, out_dir: Path | str) -> Path:
     if not measured.is_file():
         raise FileNotFoundError(f"{measured} is missing: measure the run first, `tla evaluate {run.path}`.")
     accuracy = stored_accuracy(measured, weights, tuple(accuracy_columns(run_config(run_dir))))
-    out.mkdir(parents=True, exist_ok=True)
+    card = model_card(run_dir, accuracy, name=out.name)  # also verifies the weights
+    check_writable(out / CARD)
     for source, name in ((weights, weights.name), (run.config_path, run.config_path.name), (measured, OUTCOMES)):
         write_atomic(out / name, source.read_bytes())
-    write_atomic(out / CARD, model_card(run_dir, accuracy, name=out.name).encode())
+    write_atomic(out / CARD, card.encode())
     return out
 
 
@@ -84,6 +86,8 @@ def hub_name(run_dir: Path | str) -> str:
     'mine'
     """
     parts = Path(run_dir).parts
+    if not parts or parts[-1] == ".." or (len(parts) < 3 and parts[-1].startswith("seed")):  # from inside the runs
+        parts = Path(os.path.abspath(run_dir)).parts
     return "-".join(parts[-3:-1]) if parts[-1].startswith("seed") and len(parts) > 2 else parts[-1]
 
 
@@ -153,7 +157,7 @@ def restore_runs(scale: Scale) -> list[Path]:
 def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
     """The model card of a run, as Markdown with the hub's metadata in front."""
     record, config = RunFolder(run_dir).record(), run_config(run_dir)
-    data, selected = record["data"], load_tensors(RunFolder(run_dir).finished_model())
+    data, selected = record["data"], RunFolder(run_dir).weights()
     measured_on = read_metadata(accuracy.path)["data"]
     parameters = sum(
         tensor.numel() for key, tensor in selected[0].items() if "running_" not in key and "num_batches" not in key
@@ -173,7 +177,7 @@ def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
         f" {config.learning_rate:g} ({config.schedule}), augmentation {config.augmentation}, seed {config.seed}",
         "attack in training": "none" if config.method == "um" else str(config.attack),
         "selected": f"epoch {selected[1]['selected'].get('epoch')}, by the held-out images ({held_out})",
-        "machine": f"{machine['device']}, torch {machine['versions'].get('torch')}",
+        "machine": f"{machine['device']}, torch {machine['versions'].get('torch', 'unknown')}",
         "sha256 of `model.safetensors`": f"`{file_sha256(RunFolder(run_dir).finished_model())}`",
     }
     return "\n".join(
@@ -232,7 +236,8 @@ def _front(config: TrainConfig, measured_on: str, accuracy: RunAccuracy, name: s
         {"type": "accuracy", "value": round(value, 4), "name": "clean" if attack == "clean" else f"under {attack}"}
         for attack, value in accuracy.accuracy.items()
     ]
-    dataset = {"name": measured_on, "type": hub or config.dataset, "split": "test"}
+    # A folder of images is named, and not where it lies on this machine.
+    dataset = {"name": measured_on, "type": hub or Path(config.dataset).name, "split": "test"}
     result = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": metrics}
     return {
         "license": "mit",

@@ -1,6 +1,9 @@
 """The paper's accuracy table of a run: measured attack by attack, stored after each, and shown beside other runs."""
 
+import contextlib
 import hashlib
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,23 +13,31 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from analysis.scales.accuracy_store import (
+    STRONG,
+    STRONGEST,
+    add_comparisons,
+    add_outcomes,
+    is_enough,
+    load_outcomes,
+    read_outcomes,
+    with_strongest,
+)
 from analysis.scales.run_results import run_config, run_images
 from analysis.scales.targets import results_dir
 from analysis.tables import Column, Table
 from tla_core.attacks import Attack, TransferAttack
 from tla_core.autoattack import AutoAttack
-from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, save_tensors, write_json
+from tla_core.checkpoint import CheckpointError, check_writable, file_sha256
 from tla_core.config import canonical_json
 from tla_core.datasets import ImageDataset
 from tla_core.evaluation import Evaluation, describe_attack, evaluate
 from tla_core.evaluation_run import image_steps
-from tla_core.masking import COMPARISONS, compare_attacks
 from tla_core.protocol import STRONGEST_IMAGES, accuracy_columns, strongest_attacks
 from tla_core.run_folder import RunFolder
 from tla_core.training import load_model
 
-AUTOATTACK, SQUARE, STRONGEST = "AutoAttack", "Square", "strongest"
-STRONG = ("APGD-CE", "APGD-T")  # what the worst case of all must be taken with
+AUTOATTACK, SQUARE = "AutoAttack", "Square"
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,29 +135,12 @@ def run_attacks(
     return attacks, {name: count for name, count in limits.items() if name in attacks}
 
 
-def with_strongest(correct: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outcomes, and ``"strongest"``: the worst case for each image of all attacks that were run on it.
-
-    Of the images that APGD was run on with both of its losses; without them there is no such column. An attack that was
-    run on some of these images counts on those.
-    """
-    apgd = [correct[name] for name in STRONG if name in correct]
-    if len(apgd) < len(STRONG):
-        return dict(correct)
-    n, count = len(correct["clean"]), min(len(outcome) for outcome in apgd)
-    rows = torch.arange(count) * n // count
-    worst = torch.ones(n, dtype=torch.bool)
-    for outcome in correct.values():
-        worst[torch.arange(len(outcome)) * n // len(outcome)] &= outcome
-    return {**correct, STRONGEST: worst[rows]}
-
-
 def missing_columns(
     run_dir: Path | str, attacks: Mapping[str, Attack], *, split: str = "test", limits: Mapping[str, int] | None = None
 ) -> list[str]:
     """Which of the attacks `evaluate_run` would have to measure."""
     data = run_images(run_dir, split)
-    _, _, correct, _ = _measured(run_dir, attacks, split, limits, data)
+    correct = _measured(run_dir, attacks, split, limits, data)[2]
     return [name for name in ("clean", *attacks) if name not in correct]
 
 
@@ -154,7 +148,7 @@ def stored_outcomes(run_dir: Path | str, *, split: str = "test") -> dict[str, Te
     """What is stored of a run's accuracies, with the strongest; nothing is measured, and nothing is there of others."""
     from tla_core.datasets import load_dataset
 
-    _, _, correct, _ = _measured(run_dir, {}, split, None, load_dataset(run_config(run_dir).dataset, split))
+    correct = _measured(run_dir, {}, split, None, load_dataset(run_config(run_dir).dataset, split))[2]
     return with_strongest(correct) if correct else {}
 
 
@@ -166,7 +160,7 @@ def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] 
     CheckpointError
         If they are those of other weights, or the file cannot be trusted.
     """
-    correct, metadata = load_tensors(path)
+    correct, metadata = load_outcomes(Path(path))
     if metadata["checkpoint_sha256"] != file_sha256(weights):
         raise CheckpointError(f"{path} was measured of other weights than those of {weights}. Run `tla evaluate`.")
     columns = metadata["columns"]
@@ -193,12 +187,14 @@ def evaluate_run(
 ) -> RunAccuracy:
     """Measure what is not stored yet of a run's accuracies, and store each as soon as it is known.
 
+    Evaluations of one run may be at work side by side: each adds to what the others have stored.
+
     Parameters
     ----------
     run_dir : Path or str
     attacks : mapping of str to AttackConfig, TransferAttack or callable
-        See `run_attacks`. An attack that is stored under its name, with the same settings, checkpoint and images, is
-        not run again.
+        See `run_attacks`. An attack that is stored under its name, with the same settings and checkpoint, and of as
+        many images or more, is not run again.
     split : {"test", "train", "holdout"}
         See `analysis.scales.run_results.run_images`.
     limits : mapping of str to int, optional
@@ -211,12 +207,26 @@ def evaluate_run(
     -------
     RunAccuracy
         Of the clean images and of all stored attacks, those asked for in this call first.
+
+    Raises
+    ------
+    CheckpointError
+        If the run's files are damaged, or the run was trained again meanwhile.
+    OSError
+        If the results cannot be written: before anything is measured.
+
+    Warns
+    -----
+    UserWarning
+        If an attack is stored with other settings, which what is measured now replaces.
     """
     data = run_images(run_dir, split)
-    path, expected, correct, columns = _measured(run_dir, attacks, split, limits, data)
-    settings, counts = {name: _settings(attack) for name, attack in attacks.items()}, _counts(attacks, limits, data)
+    path, expected, correct, columns = _measured(run_dir, attacks, split, limits, data, tell=True)
+    weights = RunFolder(run_dir).model_path
+    counts = _counts(attacks, limits, data) | {name: columns[name]["images"] for name in attacks if name in correct}
     todo = [name for name in attacks if name not in correct]
     if todo or "clean" not in correct:
+        check_writable(path)
         model = load_model(run_dir, device=device)
         clean = {"clean": correct["clean"]} if "clean" in correct else {}
         total = sum(image_steps(attacks[name]) * counts[name] for name in todo) + len(data.labels) * (not clean)
@@ -225,16 +235,17 @@ def evaluate_run(
             if not clean:
                 evaluation = evaluate(model, data.images, data.labels, batch_size=batch_size, progress=bar)
                 correct["clean"], unreliable = evaluation.correct["clean"], evaluation.checks.get("model", {})
+            mine, of_mine = {"clean": correct["clean"]}, {}
             for count in dict.fromkeys(counts[name] for name in todo):
                 rows = torch.arange(count) * len(data.labels) // count
                 these = {name: attacks[name] for name in attacks if counts[name] == count}
                 known = {"clean": correct["clean"][rows]} | {name: correct[name] for name in these if name in correct}
 
                 def store(name: str, outcome: Tensor, checks: dict, count: int = count) -> None:
-                    correct[name] = outcome
+                    mine[name] = outcome
                     found = {key: asdict(check) for key, check in checks.items()}
-                    columns[name] = {"settings": settings[name], "images": count, "checks": found}
-                    _store(path, expected, correct, columns)
+                    of_mine[name] = {"settings": _settings(attacks[name]), "images": count, "checks": found}
+                    add_outcomes(path, expected, mine, of_mine, weights)
 
                 # The search without gradients is for what the strongest attacks leave, where they are run.
                 search = set(STRONG) <= set(these) or not set(STRONG) & set(attacks)
@@ -243,10 +254,12 @@ def evaluate_run(
                     known=known, on_outcome=store, search=search,
                 )  # fmt: skip
                 of_model = {key: asdict(check) for key, check in (evaluation.checks["model"] | unreliable).items()}
-                columns["clean"] = {"settings": {}, "images": len(data.labels), "checks": of_model}
-        _store(path, expected, correct, columns)
-    if add_comparisons(correct, columns):  # whatever was measured since, it is compared with all
-        _store(path, expected, correct, columns)
+                of_mine["clean"] = {"settings": {}, "images": len(data.labels), "checks": of_model}
+        correct, columns = add_outcomes(path, expected, mine, of_mine, weights)
+    else:
+        with contextlib.suppress(OSError):  # what is only looked at need not be written
+            add_outcomes(path, expected, {}, {}, weights)
+        add_comparisons(correct, columns)
     order = ["clean", *attacks, *sorted(set(correct) - {"clean", *attacks})]
     checks = {name: columns[name]["checks"] for name in order if name in columns}
     return RunAccuracy(
@@ -255,35 +268,6 @@ def evaluate_run(
         {"model" if name == "clean" else name: checked for name, checked in checks.items()},
         path,
     )
-
-
-def add_comparisons(correct: Mapping[str, Tensor], columns: dict[str, Any]) -> bool:
-    """Put what `compare_attacks` finds into the checks of the stored columns, in place of what is there of it.
-
-    Parameters
-    ----------
-    correct : mapping of str to Tensor, (k,), bool
-        ``"clean"`` and each attack.
-    columns : dict of str to dict
-        Each of these -> ``settings``, ``images`` and ``checks``. Changed.
-
-    Returns
-    -------
-    bool
-        Whether anything changed.
-    """
-    # In the order of a stored file: of weaker attacks that leave equally much the first is named.
-    settings = {
-        name: column["settings"] for name, column in sorted(columns.items())
-        if name in correct and column.get("settings")
-    }  # fmt: skip
-    compared = compare_attacks(correct, settings, len(correct["clean"]))
-    before = canonical_json({name: columns[name]["checks"] for name in settings})
-    for name in settings:
-        others = {key: check for key, check in columns[name]["checks"].items() if key not in COMPARISONS}
-        mine = {compared[name].name: asdict(compared[name])} if name in compared else {}
-        columns[name]["checks"] = others | mine
-    return canonical_json({name: columns[name]["checks"] for name in settings}) != before
 
 
 def accuracy_table(runs: Mapping[str, RunAccuracy], *, caption: str = "") -> Table:
@@ -334,25 +318,38 @@ def _counts(attacks: Mapping[str, Attack], limits: Mapping[str, int] | None, dat
 
 
 def _measured(
-    run_dir: Path | str, attacks: Mapping[str, Attack], split: str, limits: Mapping[str, int] | None, data: ImageDataset
-) -> tuple[Path, dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    run_dir: Path | str, attacks: Mapping[str, Attack], split: str, limits: Mapping[str, int] | None,
+    data: ImageDataset, *, tell: bool = False,
+) -> tuple[Path, dict[str, Any], dict[str, Tensor], dict[str, Any]]:  # fmt: skip
     """Path and metadata of a run's accuracies, and what is stored, without what was measured with other settings."""
     checkpoint = RunFolder(run_dir).finished_model()
     path = results_dir(run_dir) / f"accuracy-{split}.safetensors"
     expected = {"checkpoint_sha256": file_sha256(checkpoint), "data": data.source, "of": len(data.labels)}
-    correct, columns = _stored(path, expected)
+    correct, columns = read_outcomes(path, expected)
     counts = _counts(attacks, limits, data)
     for name, attack in attacks.items():
-        stored = columns.get(name, {})
-        wanted = {"settings": _settings(attack), "images": counts[name]}
-        if canonical_json({key: stored.get(key) for key in wanted}) != canonical_json(wanted):
-            correct.pop(name, None)
-            columns.pop(name, None)
+        stored, settings = columns.get(name), _settings(attack)
+        if stored is None or is_enough(stored, settings, counts[name]):
+            continue
+        if tell and (changed := _changes(stored["settings"], settings)):
+            outcome = correct[name]
+            warnings.warn(
+                f"{path}: {name}, {100 * outcome.double().mean().item():.2f} % on {len(outcome)} images, is measured"
+                f" again and replaced: {changed}.",
+                stacklevel=3,
+            )
+        del correct[name], columns[name]
     return path, expected, correct, columns
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    keys = [key for key in {**before, **now} if canonical_json(before.get(key)) != canonical_json(now.get(key))]
+    return ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys)
 
 
 def _copy_of(run_dir: Path) -> Path | None:
     """A finished run in ``<method>@copy`` beside the folder of the method."""
+    run_dir = Path(os.path.abspath(run_dir))  # it may be the folder that one is in
     beside = run_dir.parent.with_name(f"{run_dir.parent.name.partition('@')[0]}@copy")
     return next((path.parent for path in sorted(beside.glob("seed*/model.safetensors"))), None)
 
@@ -363,25 +360,3 @@ def _settings(attack: Attack) -> dict[str, Any]:
     weights = [tensor.detach().cpu().contiguous() for _, tensor in sorted(attack.source.state_dict().items())]
     digest = hashlib.sha256(b"".join(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in weights))
     return {**describe_attack(attack), "source_weights_sha256": digest.hexdigest()}
-
-
-def _stored(path: Path, expected: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What was measured before, of this checkpoint and these images."""
-    try:
-        correct, metadata = load_tensors(path)
-    except (FileNotFoundError, CheckpointError):
-        return {}, {}
-    if any(metadata.get(key) != value for key, value in expected.items()):
-        return {}, {}
-    return correct, metadata["columns"]
-
-
-def _store(path: Path, expected: dict[str, Any], correct: dict[str, Tensor], columns: dict[str, Any]) -> None:
-    save_tensors(path, correct, {"kind": "accuracy", **expected, "columns": columns})
-    run = Evaluation(with_strongest(correct))
-    accuracy, error = run.accuracy, run.standard_error
-    readable = {
-        name: {"accuracy": accuracy[name], "standard_error": error[name], **columns.get(name, {"images": len(outcome)})}
-        for name, outcome in run.correct.items()
-    }
-    write_json(path.with_suffix(".json"), {"format": 1, **expected, "accuracies": readable})

@@ -24,6 +24,8 @@ CATEGORIES = ("moved-aside", "leftovers")
 # What may still be written is younger.
 LEFT_FOR_SECONDS = 3600.0
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+# What a training, and a look at its files, leaves in the folder of a run.
+_OF_A_RUN = re.compile(r"(config\.json|metrics\.jsonl|(state|model)\.safetensors|lock|process\.json|tensorboard)")
 _UNFINISHED_NOTEBOOK = re.compile(r".+\.(failed|running)\.ipynb")
 
 
@@ -96,8 +98,9 @@ def clean(
 ) -> CleanReport:
     """List what nothing needs any more below ``runs``, ``results`` and ``figures``; with `remove`, remove it.
 
-    Nothing goes that git knows, that a living process holds, or that lies behind a link; what a process may still be
-    writing must be an hour old. Of the figures only unfinished notebooks and temporary files go.
+    Nothing goes that git knows, that a living process holds, or that lies behind a link, and no run with files in its
+    folder that no training writes; what a process may still be writing must be an hour old. Of the figures only
+    unfinished notebooks and temporary files go.
 
     Parameters
     ----------
@@ -144,7 +147,7 @@ def _candidates(root: Path, categories: set[str], scale: str | None) -> Iterator
     if "moved-aside" in categories:
         for entry in run_entries(root, scale):
             if MOVED_ASIDE.fullmatch(entry.path.name):
-                user = user_of(RunFolder(root / entry.path))
+                user = user_of(RunFolder(root / entry.path)) or _foreign_files(root / entry.path)
                 yield Removal("moved-aside", entry.path, f"{entry.state}, moved aside", entry.size, user)
     if "leftovers" in categories:
         yield from _leftovers(root, scale)
@@ -199,7 +202,7 @@ def _remove_unless_in_use(root: Path, path: Path) -> str:
         hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with FileLock(path / "lock", timeout=0):
-                if user := user_of(RunFolder(path)):
+                if user := user_of(RunFolder(path)) or _foreign_files(path):
                     return user
                 os.rename(path, hidden)
         except Timeout:
@@ -211,6 +214,13 @@ def _remove_unless_in_use(root: Path, path: Path) -> str:
             break
         folder.rmdir()
     return ""
+
+
+def _foreign_files(run: Path) -> str:
+    """Why a run folder stays: what lies in it that no training writes, such as notes; empty if there is nothing."""
+    names = [path.name for path in sorted(run.iterdir()) if not _OF_A_RUN.fullmatch(path.name)]
+    foreign = [name for name in names if not TEMPORARY.fullmatch(name)]
+    return f"it holds {', '.join(foreign)}, which no training writes" if foreign else ""
 
 
 def _committed_files(root: Path) -> set[Path]:

@@ -172,7 +172,7 @@ def user_of(run: RunFolder) -> str:
         return ""
     except PermissionError:
         pass  # it lives, and is another user's
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "in use by a process that has just begun"
     return f"in use by process {owner['pid']}"
 

@@ -279,11 +279,16 @@ def project_root(start: Path | str | None = None) -> Path:
         return Path(os.environ["TLA_ROOT"])
     here = Path(start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
-        if (folder / "workflow" / "scales").is_dir():
+        if is_project(folder):
             return folder
     raise FileNotFoundError(
         f"no project above {here}: expected a folder with workflow/scales. Work inside a clone, or set TLA_ROOT to it."
     )
+
+
+def is_project(folder: Path) -> bool:
+    """Whether a folder is the root of a project."""
+    return (folder / "workflow" / "scales").is_dir()
 
 
 def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:

@@ -62,7 +62,7 @@ def _judge(plan: Plan, artefact: Artefact, needs: dict[str, State]) -> State:
         why = checks.get(artefact.kind, _why_result)(plan, artefact, path)
     except DatasetError:
         return State("made", "its columns were not checked: the dataset is not here")
-    except (CheckpointError, ValueError, KeyError, OSError) as error:
+    except (CheckpointError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         return State("stale", f"it cannot be read: {error}")
     return State("stale", why) if why else MADE
 
@@ -80,6 +80,7 @@ def _of_model(plan: Plan, artefact: Artefact) -> State:
         if model.is_file() and file_sha256(model) != record["start"]["init_from"]:
             return State("stale", f"the run that it starts from changed: {start}")
     if run.model_path.exists():
+        run.finished_model()  # a damaged one says so
         return MADE
     return State("unfinished", progress_text(run, record) + (f", {user}" if user else ""))
 

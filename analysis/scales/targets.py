@@ -3,9 +3,11 @@
 Which weights it belongs to, its metadata say too: see `analysis.scales.run_results.expected_metadata`.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
+from analysis.scales.scale import is_project
 from tla_core.config import TrainConfig
 from tla_core.protocol import analysis_attack
 
@@ -43,6 +45,10 @@ def landscapes(config: TrainConfig, settings: dict[str, Any]) -> Target:
 def results_dir(run_dir: Path | str) -> Path:
     """Where the results of a run lie: the same path below ``results`` as the run has below ``runs``."""
     run_dir = Path(run_dir)
+    if "runs" not in run_dir.parts and not run_dir.is_absolute():  # from inside the folder of a run, or one above it
+        here = Path(os.path.abspath(run_dir))
+        above = next((folder for folder in here.parents if folder.name == "runs" or is_project(folder)), here)
+        run_dir = here if above.name == "runs" else run_dir
     parts = list(run_dir.parts)
     if "runs" not in parts:
         return run_dir / "results"
