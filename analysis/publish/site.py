@@ -191,7 +191,7 @@ class _Stage:
         if inside.parts[0] == "notebooks" and path.suffix == ".ipynb":
             return f"/{self.pages}/{path.name}"
         module = ".".join(inside.with_suffix("").parts[1:])
-        if path.suffix == ".py" and module in _public_modules(inside.parts[0]):
+        if path.suffix in (".py", "") and module in _public_modules(inside.parts[0]):
             return f"#{inside.parts[0]}-{module}"
         if path.is_dir():
             return None
