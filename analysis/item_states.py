@@ -72,7 +72,7 @@ class ItemState:
         if config.fine_tune and self.start_changed(record):
             return "stale", f"the run that it starts from changed: {self.item.needs[0]}"
         if run.model_path.exists():
-            run.finished_model()  # a damaged one says so
+            run.weights()  # damaged ones say so
             return "made", ""
         return "unfinished", progress_text(run, record) + (f", {user}" if user else "")
 
