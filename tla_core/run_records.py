@@ -70,7 +70,7 @@ def check_numbers(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]
 
 
 def not_a_number(tensors: dict[str, Tensor], record: dict[str, Any]) -> str | None:
-    """Name of the first tensor, by name, with a NaN, or an infinite value where it is not a network of the user's, or None.
+    """Name of the first tensor with a NaN or, in a network that is not the user's, an infinite value; None without one.
 
     A buffer of the user's may be infinite on purpose, such as a mask.
     """
