@@ -316,6 +316,17 @@ def test_one_damaged_file_hides_no_other_run(name, content, project):
     assert (project / MAPS).is_file(), "results of weights that may be restored are not stale"
 
 
+def test_weights_with_another_bit_are_not_made_and_what_depends_on_them_waits(project):
+    model = project / UM / "model.safetensors"
+    content = model.read_bytes()
+    model.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    found = states(project)
+    state, why = found[f"{UM}/model.safetensors"]
+    assert state == "stale" and re.search(r"was altered.*`tla repair .*um/seed0`", why)
+    assert found[REPRESENTATIONS] == ("stale", f"{UM}/model.safetensors is stale")
+    assert list(clean(project).removals) == []
+
+
 @pytest.mark.parametrize("content", [b"", b"[1]", b"null", b"{}", b"\xff"])
 @pytest.mark.parametrize("path", [REPRESENTATIONS, MAPS, "figures/mini/notebooks/fig1_3_false_classes.ipynb"])
 def test_a_result_of_zero_bytes_or_of_something_else_is_not_made(path, content, project):

@@ -146,6 +146,7 @@ class RunFolder:
         record_of(self.state_path, "state", metadata)
         if metadata["finished"]:
             selected = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
+            check_numbers(self.state_path, selected, metadata["run"])
             run = {**metadata["run"], "kind": "model", "selected": metadata["selected"]}
             save_tensors(self.model_path, selected, run)
 

@@ -70,12 +70,12 @@ def check_numbers(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]
 
 
 def not_a_number(tensors: dict[str, Tensor], record: dict[str, Any]) -> str | None:
-    """Name of the first tensor with a NaN, or an infinite value where it is not a network of the user's, or None.
+    """Name of the first tensor with a NaN or, in a network that is not the user's, an infinite value; None without one.
 
     A buffer of the user's may be infinite on purpose, such as a mask.
     """
     is_wrong = torch.isnan if record["start"]["network"] != "preset" else lambda tensor: ~torch.isfinite(tensor)
-    floating = (name for name, tensor in tensors.items() if tensor.is_floating_point())
+    floating = (name for name, tensor in sorted(tensors.items()) if tensor.is_floating_point())
     return next((name for name in floating if is_wrong(tensors[name]).any()), None)
 
 

@@ -80,7 +80,7 @@ def _of_model(plan: Plan, artefact: Artefact) -> State:
         if model.is_file() and file_sha256(model) != record["start"]["init_from"]:
             return State("stale", f"the run that it starts from changed: {start}")
     if run.model_path.exists():
-        run.finished_model()  # a damaged one says so
+        run.weights()  # damaged ones say so
         return MADE
     return State("unfinished", progress_text(run, record) + (f", {user}" if user else ""))
 
