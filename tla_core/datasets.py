@@ -22,7 +22,7 @@ from tla_core.dataset_files import (
 )
 from tla_core.decoded_cache import dataset_checksum, load_or_decode
 from tla_core.image_files import ImageFiles, decode_images, list_image_folder, list_tiny_imagenet
-from tla_core.validation import as_labels, check_images
+from tla_core.validation import as_class_names, as_labels, check_images
 
 __all__ = [
     "DATASET_NAMES",
@@ -45,11 +45,12 @@ class ImageDataset:
 
     Parameters
     ----------
-    images : Tensor or ndarray of uint8, shape (n, c, h, w)
-        Values 0..255. Not copied where that can be avoided, and not meant to be written to.
-    labels : Tensor or ndarray of integers, shape (n,)
+    images : Tensor, ndarray or list of uint8, shape (n, c, h, w)
+        Values 0..255. Not copied where that can be avoided, and not meant to be written to. An array (n, h, w, c) is
+        taken for what it is, see `check_images`.
+    labels : Tensor, ndarray or list of integers, shape (n,)
         0..k-1 for k classes.
-    class_names : sequence of str, optional
+    class_names : sequence of str, or dict of int to str, optional
         One name per class; by default the digits of 0..max(labels).
     name, split : str
         Where the images come from, as `load_dataset` calls it.
@@ -82,7 +83,7 @@ class ImageDataset:
     def __post_init__(self, known_checksum: str | None) -> None:
         try:
             images = check_images(self.images)
-            names = None if self.class_names is None else tuple(str(name) for name in self.class_names)
+            names = None if self.class_names is None else as_class_names(self.class_names)
             labels = as_labels(self.labels, len(images), n_classes=None if names is None else len(names))
         except ValueError as error:
             raise DatasetError(f"{self.name} {self.split}".strip() + f": {error}") from error
