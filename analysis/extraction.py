@@ -77,8 +77,8 @@ def extract(
     Returns
     -------
     RepresentationSet, or dict of str to RepresentationSet
-        Its adversarial images are float32 or uint8, as `keep_images` says; ``meta["read_from"]`` says what was read. Of several layers a set for
-        each, which share their logits and images.
+        Its adversarial images are float32 or uint8, as `keep_images` says; ``meta["read_from"]`` says what was
+        read. Of several layers a set for each, which share their logits and images.
 
     Raises
     ------
@@ -131,18 +131,13 @@ def extract(
             if attack is not None:
                 x_adv = run_attack(attack, model, x, y, generator=generator, indices=rows[batch], fold=fold)
                 _collect(parts, "adv_", model, x_adv, taps)
-                if isinstance(kept, StoredImages):
-                    kept.append(x_adv, exact=False)
-                elif kept is not None:
-                    kept[batch] = x_adv.cpu().numpy()
+                _keep(kept, batch, x_adv)
             bar.update(len(x))
     described = {"attack": None if attack is None else describe_attack(attack), **(meta or {})}
-    fits = given.class_names is not None and parts["logits"][0].shape[1] == len(given.class_names)
-    sets = _sets(
-        parts, read_from, described, labels=labels.cpu().numpy(), indices=rows.cpu().numpy(),
-        class_names=given.class_names if class_names is None and fits else class_names,
-        adv_images=kept.as_array() if isinstance(kept, StoredImages) else kept,
-    )  # fmt: skip
+    if class_names is None and parts["logits"][0].shape[1] == len(given.class_names or ()):
+        class_names = given.class_names
+    sets = _sets(parts, kept, read_from, described, labels=labels.cpu().numpy(), indices=rows.cpu().numpy(),
+                 class_names=class_names)  # fmt: skip
     return sets[layer] if isinstance(layer, str) else sets
 
 
@@ -153,9 +148,17 @@ def _place_for(keep_images: str | None, shape: tuple[int, ...]) -> np.ndarray | 
     return None if keep_images is None else np.empty(shape, np.float32)
 
 
+def _keep(kept: np.ndarray | StoredImages | None, batch: slice, x_adv: Tensor) -> None:
+    if isinstance(kept, StoredImages):
+        kept.append(x_adv, exact=False)
+    elif kept is not None:
+        kept[batch] = x_adv.cpu().numpy()
+
+
 def _sets(
-    parts: dict[str, list[np.ndarray]], read_from: dict[str, str], meta: dict[str, Any], **known: Any
-) -> dict[str, RepresentationSet]:
+    parts: dict[str, list[np.ndarray]], kept: np.ndarray | StoredImages | None, read_from: dict[str, str],
+    meta: dict[str, Any], **known: Any,
+) -> dict[str, RepresentationSet]:  # fmt: skip
     """A set for each layer; they share logits and images."""
     arrays = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
     shared = {name: array for name, array in arrays.items() if "/" not in name}
@@ -163,6 +166,7 @@ def _sets(
         name: RepresentationSet.from_arrays(
             features=arrays[f"features/{name}"],
             adv_features=arrays.get(f"adv_features/{name}"),
+            adv_images=kept.as_array() if isinstance(kept, StoredImages) else kept,
             meta={"layer": name, "read_from": read, **meta},
             **known,
             **shared,

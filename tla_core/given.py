@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tla_core.datasets import ImageDataset
-from tla_core.image_files import pixels_of
+from tla_core.image_decoding import pixels_of
 from tla_core.stored_images import StoredImages
 from tla_core.validation import as_labels, check_images
 

@@ -50,10 +50,10 @@ def check_radius(name: str, value: Any, norm: str) -> None:
         )
 
 
-def check_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_one_of(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
     """Raise ValueError unless `value` is one of the choices; the message lists them."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}. Got {value!r}.")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}. Got {value!r}.")
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -113,7 +113,7 @@ def check_images(images: Tensor | np.ndarray | list | StoredImages) -> Tensor | 
     ----------
     images : Tensor, ndarray, list of either, or StoredImages; (n, c, h, w)
         uint8 in 0..255, or floats in [0, 1]; what rounding has put outside is clipped. (n, h, w, c) is taken for what
-        it is where only the last dimension can be the channels, which are 1, 3 or 4. A list may hold grey images (h, w).
+        it is where only the last dimension can be the channels, 1, 3 or 4. A list may hold grey images, (h, w).
 
     Returns
     -------
@@ -142,8 +142,8 @@ def check_images(images: Tensor | np.ndarray | list | StoredImages) -> Tensor | 
     if images.ndim != 4:
         shape = tuple(images.shape)
         raise ValueError(
-            f"images must have the shape (n, c, h, w). Got {shape}; a single image is x[None], and grey images (n, h, w)"
-            " are x[:, None]."
+            f"images must have the shape (n, c, h, w). Got {shape}; a single image is x[None], and grey images"
+            " (n, h, w) are x[:, None]."
         )
     images = _channels_first(images, is_tensor=isinstance(given, torch.Tensor))
     images = images.detach() if images.requires_grad else images
@@ -166,7 +166,8 @@ def _channels_first(images: Tensor, *, is_tensor: bool) -> Tensor:
         return images
     raise ValueError(
         f"images must say where their channels are. Got an array {tuple(images.shape)}, which may be (n, c, h, w) or"
-        " (n, h, w, c): pass torch.from_numpy(x) for the former, torch.from_numpy(x).permute(0, 3, 1, 2) for the latter."
+        " (n, h, w, c): pass torch.from_numpy(x) for the former, and for the latter"
+        " torch.from_numpy(x).permute(0, 3, 1, 2)."
     )
 
 
@@ -230,7 +231,7 @@ def as_labels(
 
 
 def as_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
-    """Names of the classes in order, also of a dictionary {0: "cat", 1: "dog"}; ValueError where numbers are missing."""
+    """Names of the classes in order, also of {0: "cat", 1: "dog"}; ValueError where a number is missing."""
     if isinstance(names, str):
         raise ValueError(f"class_names must be a list of names. Got the text {names!r}; did you mean [{names!r}]?")
     if isinstance(names, Mapping):
@@ -282,8 +283,8 @@ def _stacked(values: Sequence, name: str) -> Tensor | np.ndarray:
     odd = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
     if odd is not None:
         raise ValueError(
-            f"{name} in a list must all have one shape. Got {tuple(shapes[0])} at position 0 and {tuple(shapes[odd])} at"
-            f" {odd}; resize or crop them first."
+            f"{name} in a list must all have one shape. Got {tuple(shapes[0])} at position 0 and {tuple(shapes[odd])}"
+            f" at {odd}; resize or crop them first."
         )
     if isinstance(values[0], torch.Tensor):
         stacked = torch.stack([torch.as_tensor(value) for value in values])
