@@ -59,6 +59,10 @@ class HuggingFace:
         return {self._keys[0]: self._images[row], self._keys[1]: int(LABELS[row]), "file": "x"}
 
 
+def columns(pairs):
+    return tuple(zip(*pairs, strict=True))
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         yield from zip(IMAGES, LABELS.tolist(), strict=True)
@@ -83,7 +87,7 @@ KINDS = {
     "ImageDataset": (ImageDataset(BYTES, LABELS, CLASSES), None),
     "ImageDataset and labels": (ImageDataset(BYTES, 2 - LABELS), LABELS),
     "DataLoader": (DataLoader(TensorDataset(IMAGES, torch.from_numpy(LABELS)), batch_size=5), None),
-    "DataLoader of PIL": (DataLoader(MapStyle(PICTURES), 5, collate_fn=lambda pairs: tuple(zip(*pairs, strict=True))), None),
+    "DataLoader of PIL": (DataLoader(MapStyle(PICTURES), 5, collate_fn=columns), None),
     "DataLoader of a stream": (DataLoader(Stream(), batch_size=5), None),
     "map style with tensors": (MapStyle(IMAGES), None),
     "map style with PIL": (MapStyle(PICTURES), None),
@@ -145,8 +149,8 @@ def test_torchvisions_own_dataset(model):
 @pytest.mark.parametrize("kind", ["DataLoader", "map style with PIL", "pairs"])
 def test_train_takes_it(kind, tmp_path):
     attack = tla.AttackConfig(steps=1)
-    settings = {**tiny_training(holdout=3), "batch_size": 3, "pool_size": 3, "attack": attack, "selection_attack": attack}
-    config = tla.TrainConfig.preset("mini/mnist/um", **settings)
+    settings = {**tiny_training(holdout=3), "batch_size": 3, "pool_size": 3}
+    config = tla.TrainConfig.preset("mini/mnist/um", **{**settings, "attack": attack, "selection_attack": attack})
     runs, given = {}, KINDS[kind][0]
     plain = ImageDataset(BYTES, LABELS, as_dataset(given).class_names)
     for name, data in (("plain", plain), ("it", given)):

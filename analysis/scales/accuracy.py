@@ -152,9 +152,7 @@ def missing_columns(
 
 def stored_outcomes(run_dir: Path | str, *, split: str = "test") -> dict[str, Tensor]:
     """What is stored of a run's accuracies, with the strongest; nothing is measured, and nothing is there of others."""
-    from tla_core.datasets import load_dataset
-
-    _, _, correct, _ = _measured(run_dir, {}, split, None, load_dataset(run_config(run_dir).dataset, split))
+    _, _, correct, _ = _measured(run_dir, {}, split, None, run_images(run_dir, split))
     return with_strongest(correct) if correct else {}
 
 
