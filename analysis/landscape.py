@@ -22,10 +22,11 @@ from analysis.landscape_directions import (
 from analysis.stored import load_groups, save_groups
 from tla_core.chunks import forward_in_chunks, images_at_once
 from tla_core.folding import folded_if_equal
+from tla_core.given import given_images
 from tla_core.layers import model_device
 from tla_core.modes import attack_mode, copy_of
 from tla_core.runtime import full_precision
-from tla_core.validation import as_images, as_labels, check_images, check_whole, scale_images
+from tla_core.validation import as_images, as_labels, check_whole, scale_images
 from tla_core.wrapping import as_classifier
 
 # On a GPU points of so many pixels are made and forwarded at once, 1024 of 32 x 32: the 160 channels of the published
@@ -163,8 +164,8 @@ def input_landscape(
 
 def weight_landscape(
     model: nn.Module,
-    images: Tensor | np.ndarray,
-    labels: Tensor | np.ndarray,
+    images: Any,
+    labels: Tensor | np.ndarray | Sequence[int] | None = None,
     *,
     radius: float = 1.0,
     resolution: int,
@@ -180,10 +181,10 @@ def weight_landscape(
     model : nn.Module
         Any classifier of images in [0, 1]; see `tla_core.wrap`. A copy is moved, in eval mode: batch norm keeps its
         running statistics. What it computes its weights from moves, as with weight norm, since that is its parameters.
-    images : Tensor or ndarray, (n, c, h, w)
-        uint8, or float32 in [0, 1].
-    labels : Tensor or ndarray, (n,)
-        True classes.
+    images : Tensor, ndarray, list, ImageDataset or a dataset, (n, c, h, w)
+        uint8, or floats in [0, 1]; a DataLoader or dataset of images with labels too: see `tla_core.evaluate`.
+    labels : Tensor, ndarray or list of int, (n,), optional
+        True classes; by default those of the dataset.
     radius : float
         Above 0, in norms of the filters: at 1 a filter has moved by its own length.
     resolution : int
@@ -212,8 +213,8 @@ def weight_landscape(
     Each of the resolution x resolution points costs one pass over the images.
     """
     axis = _axis(radius, resolution)
-    images = check_images(images)
-    labels = as_labels(labels, len(images))
+    data = given_images(images, labels)
+    images, labels = data.images[:], data.labels
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
     batch_size = check_whole("batch_size", batch_size, 1)
@@ -316,12 +317,13 @@ def _axis(radius: float, resolution: int) -> np.ndarray:
     return float(radius) * ((2 * np.arange(resolution) - (resolution - 1)) / (resolution - 1))
 
 
-def _one_image(x: Tensor | np.ndarray, device: torch.device) -> Tensor:
-    if not isinstance(x, Tensor | np.ndarray):
+def _one_image(x: Tensor | np.ndarray | list, device: torch.device) -> Tensor:
+    if not isinstance(x, Tensor | np.ndarray | list):
         raise TypeError(f"x must be a torch tensor or a numpy array (c, h, w). Got {type(x).__name__}.")
-    if x.ndim != 3:
-        raise ValueError(f"x must be one image (c, h, w). Got the shape {tuple(x.shape)}; of a batch take x[0].")
-    return as_images(x[None], device=device)[0].detach()
+    shape = np.shape(x)
+    if len(shape) != 3:
+        raise ValueError(f"x must be one image (c, h, w). Got the shape {tuple(shape)}; of a batch take x[0].")
+    return as_images([x] if isinstance(x, list) else x[None], device=device)[0].detach()
 
 
 def _one_label(y: int | Tensor | np.ndarray, device: torch.device) -> Tensor:

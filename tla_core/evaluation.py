@@ -1,6 +1,6 @@
 """Clean and robust accuracy, with the outcome for each image and the checks for masked gradients."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from tla_core.attack_config import AttackConfig
 from tla_core.attacks import Attack, TransferAttack, attack_mode
 from tla_core.evaluation_run import EvaluationRun
+from tla_core.given import given_images
 from tla_core.masking import (
     MaskingCheck,
     compare_attacks,
@@ -21,7 +22,7 @@ from tla_core.masking import (
     warn_of_masking,
 )
 from tla_core.runtime import full_precision
-from tla_core.validation import as_labels, check_images, check_whole
+from tla_core.validation import check_whole
 from tla_core.wrapping import as_classifier
 
 
@@ -77,8 +78,8 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    images: Tensor | np.ndarray,
-    labels: Tensor | np.ndarray,
+    images: Any,
+    labels: Tensor | np.ndarray | Sequence[int] | None = None,
     attacks: Mapping[str, Attack] | None = None,
     *,
     batch_size: int = 256,
@@ -105,9 +106,10 @@ def evaluate(
     ----------
     model : nn.Module
         Any classifier of images in [0, 1]; see `wrap`. Evaluated in eval mode and left as it was found.
-    images : Tensor or ndarray, (n, c, h, w)
-        uint8, or float32 in [0, 1].
-    labels : Tensor or ndarray, (n,)
+    images : Tensor, ndarray, list, ImageDataset or a dataset, (n, c, h, w)
+        uint8, or floats in [0, 1]; a DataLoader or dataset of images with labels too: see `given_images`.
+    labels : Tensor, ndarray or list of int, (n,), optional
+        By default those of the dataset.
     attacks : mapping of str to AttackConfig, TransferAttack or callable
         A callable is ``(model, x, y) -> x_adv``; it is given the correct images of each batch.
     batch_size : int
@@ -151,8 +153,8 @@ def evaluate(
         Where a check of the model or of an attack's outcome failed.
     """
     # Check the arguments.
-    images = check_images(images)
-    labels = as_labels(labels, len(images))
+    given = given_images(images, labels)
+    images, labels = given.images, given.labels
     attacks, known = dict(attacks or {}), dict(known or {})
     batch_size = check_whole("batch_size", batch_size, 1)
     if not len(images):

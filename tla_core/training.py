@@ -14,6 +14,7 @@ from tla_core.checkpoint import CheckpointError
 from tla_core.config import TrainConfig
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.distributed import first_says, process_group, rank_and_size
+from tla_core.given import as_dataset
 from tla_core.layers import model_device
 from tla_core.memory_layout import layout_kept, to_channels_last
 from tla_core.models import build_model
@@ -67,8 +68,8 @@ def train(
         Any classifier of images in [0, 1] (see `wrap`), trained in place of the preset's network from the weights that
         it has. It ends with the weights of the last step; `load_model` gives the selected ones. Of the network, a run's
         identity holds the layout only: train other initial weights in another folder.
-    dataset : ImageDataset, optional
-        In place of the configuration's training set.
+    dataset : ImageDataset, DataLoader or a dataset, optional
+        In place of the configuration's training set; see `tla_core.given.given_images`.
     init_from : Path or str, optional
         Run folder whose weights the training starts from.
     device : str or torch.device
@@ -120,7 +121,7 @@ def train(
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("TensorBoard is not installed: `pip install tensorboard`, or leave the option out.")
     with process_group(device):
-        dataset = load_dataset(config.dataset, "train") if dataset is None else dataset
+        dataset = load_dataset(config.dataset, "train") if dataset is None else as_dataset(dataset)
         model = None if model is None else see_through(model)
         folder = RunFolder(out_dir)
         record = run_record(config, dataset, model, init_from, device)

@@ -146,9 +146,7 @@ def missing_columns(
 
 def stored_outcomes(run_dir: Path | str, *, split: str = "test") -> dict[str, Tensor]:
     """What is stored of a run's accuracies, with the strongest; nothing is measured, and nothing is there of others."""
-    from tla_core.datasets import load_dataset
-
-    correct = _measured(run_dir, {}, split, None, load_dataset(run_config(run_dir).dataset, split))[2]
+    correct = _measured(run_dir, {}, split, None, run_images(run_dir, split))[2]
     return with_strongest(correct) if correct else {}
 
 

@@ -16,7 +16,7 @@ from analysis.scales.targets import results_dir
 from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
 from tla_core.config import TrainConfig, canonical_json
-from tla_core.dataset_download import other_copy
+from tla_core.dataset_download import OTHER_COPIES, other_copy
 from tla_core.datasets import ImageDataset
 from tla_core.run_folder import RunFolder
 from tla_core.schedule import split_holdout
@@ -51,12 +51,14 @@ def run_images(run_dir: Path | str, split: str) -> ImageDataset:
     FileNotFoundError
         If the folder holds no run.
     ValueError
-        If the run held out no images, or was trained on others than its dataset has.
+        If the run held out no images, or was trained on others than its dataset has: on a dataset that was passed to
+        `tla_core.train`, or on these very images where others are asked for.
     """
     from tla_core.datasets import load_dataset
 
-    config = run_config(run_dir)
+    config, trained_on = run_config(run_dir), data_of_run(run_dir)
     data = load_dataset(config.dataset, "train" if split == "holdout" else split)
+    _check_images(run_dir, trained_on, data, split)
     if split != "holdout":
         return data
     if not config.holdout:
@@ -64,7 +66,6 @@ def run_images(run_dir: Path | str, split: str) -> ImageDataset:
             f"{run_dir} held out none of its training images (holdout 0). Train it with some, such as"
             " `tla train ... --holdout 300`, or use another split."
         )
-    trained_on = RunFolder(run_dir).record()["data"]
     if data.checksum != trained_on["checksum"]:
         raise ValueError(
             f"{run_dir} was trained on {trained_on['source']} with {trained_on['images']:,} images, and not on what"
@@ -72,6 +73,47 @@ def run_images(run_dir: Path | str, split: str) -> ImageDataset:
             " TLA_DATA to where they lie."
         )
     return data.subset(split_holdout(data.labels, config.holdout, config.seed)[1])
+
+
+def data_of_run(run_dir: Path | str) -> dict[str, Any]:
+    """What the record of a run says of the images that it was trained on.
+
+    Raises
+    ------
+    ValueError
+        If they are not those of the dataset that its settings name, so that nothing here may be measured on that one.
+    """
+    named, trained_on = run_config(run_dir).dataset, RunFolder(run_dir).record()["data"]
+    if not _same_photographs(named, trained_on["name"]):
+        raise _other_images(run_dir, trained_on, f"{named}, which its settings name,")
+    return trained_on
+
+
+def _check_images(run_dir: Path | str, trained_on: dict[str, Any], data: ImageDataset, split: str) -> None:
+    """ValueError where images are not of the dataset that the run was trained on, or are its training images."""
+    expected = tuple(trained_on[key] for key in ("channels", "image_size", "classes"))
+    found = (*data.images.shape[1:3], len(data.class_names))
+    if found != expected or not _same_photographs(data.name, trained_on["name"]):
+        raise _other_images(run_dir, trained_on, f"what is here, {data},")
+    if split == "test" and data.checksum == trained_on["checksum"]:
+        raise ValueError(
+            f"{run_dir} was trained on these very images: {data}. Expected others to measure it on: give the folder"
+            " train and test folders, and train again."
+        )
+
+
+def _same_photographs(name: str, other: str) -> bool:
+    return name == other or OTHER_COPIES.get(name) == other or OTHER_COPIES.get(other) == name
+
+
+def _other_images(run_dir: Path | str, trained_on: dict[str, Any], what: str) -> ValueError:
+    size = "x".join(str(trained_on[key]) for key in ("channels", "image_size", "image_size"))
+    images = f"{trained_on['images']:,} images {size} of {trained_on['classes']} classes"
+    return ValueError(
+        f"{run_dir} was trained on {trained_on['name']!r} ({trained_on['source']}: {images}), and {what} is another"
+        " dataset. Measure it on images of its own:"
+        " analysis.extract(tla.load_model(RUN), images, labels), or tla.evaluate(tla.load_model(RUN), images, labels)."
+    )
 
 
 def of_checkpoint(run_dir: Path | str) -> dict[str, Any]:
@@ -133,7 +175,6 @@ def extract_run(
     Path
     """
     from analysis.extraction import extract
-    from tla_core.datasets import load_dataset
     from tla_core.training import load_model
 
     test = split == "test"
@@ -141,7 +182,7 @@ def extract_run(
     if is_current(path, expected):
         return path
     config = run_config(run_dir)
-    data = load_dataset(config.dataset, split)
+    data = run_images(run_dir, split)
     n = len(data.labels)
     taken = min(images or n, n) if test else n
     rows = torch.arange(taken) * n // taken
@@ -227,13 +268,12 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
     Path
     """
     from analysis.landscape import input_landscape, save_landscapes
-    from tla_core.datasets import load_dataset
     from tla_core.training import load_model
 
     path, expected = landscapes_target(run_dir, settings)
     if is_current(path, expected):
         return path
-    data = load_dataset(run_config(run_dir).dataset, "test")
+    data = run_images(run_dir, "test")
     model = load_model(run_dir, device=device)
     found = {}
     for kind, wanted in (("", settings), (OF_RISE, settings["rise"])):
@@ -248,4 +288,5 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
 
 def _of_run(run_dir: Path | str, target: targets.Target) -> tuple[Path, dict[str, Any]]:
     name, settings = target
+    data_of_run(run_dir)  # refuses a run on images of the user's, also where something is stored already
     return results_dir(run_dir) / name, {**of_checkpoint(run_dir), **settings}
