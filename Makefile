@@ -25,7 +25,7 @@ help:
 	@echo 'make figures   train the four methods, analyse them, and execute the notebooks: figures and tables.'
 	@echo '               SCALE=mini (the default: no data to fetch, minutes); CORES=2; SNAKEMAKE_ARGS=-n;'
 	@echo '               PROFILE=slurm for a cluster, see workflow/profiles'
-	@echo 'make status    say what of SCALE is made, stale or missing, and what the rest would cost'
+	@echo 'make status    say what of SCALE is made, stale or missing, and why'
 	@echo 'make site      build site/index.html: the executed notebooks of SCALE, the guide and the reference, for a browser'
 	@echo '               without a network'
 	@echo 'make test      run the tests. PYTEST_ARGS="-k attacks -x"'
