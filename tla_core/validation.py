@@ -269,6 +269,8 @@ def _as_tensor(value: Tensor | np.ndarray | list, name: str) -> Tensor:
         # A read-only array (a memory map) is fine, since nothing here writes into it; torch warns all the same.
         value = np.ascontiguousarray(value)
         return torch.from_numpy(value if value.flags.writeable else value.copy())
+    if hasattr(value, "__array__"):  # such as a column of pandas
+        return _as_tensor(np.asarray(value), name)
     raise TypeError(f"{name} must be a torch tensor, a numpy array, or a list of them. Got {type(value).__name__}.")
 
 
