@@ -247,6 +247,7 @@ def test_a_list_of_grey_images_needs_no_channel():
         (HuggingFace(PICTURES, ("photo", "label")), None, ValueError, r"'image' or 'img'.*Got 'photo', 'label'"),
         (MapStyle([image * 2 - 1 for image in IMAGES]), None, ValueError, r"must lie in \[0, 1\].*put normalisation"),
         ([(PICTURES[0], "cat")], None, TypeError, r"labels as class numbers. Got 'cat' for image 0"),
+        ([[BYTES[0], 1]] * 2, LABELS[:2], ValueError, r"must be arrays, tensors or numbers. Got lists of unequal"),
         ([(1, 2, 3)], None, ValueError, r"pairs \(image, label\). Got 3 values"),
         (MapStyle(["a.png"]), None, TypeError, r"tensors, arrays or PIL images. Got str for image 0"),
         ("images.npy", LABELS, TypeError, r"a DataLoader, or a dataset .* Got str"),

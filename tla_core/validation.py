@@ -281,7 +281,11 @@ def _stacked(values: Sequence, name: str) -> Tensor | np.ndarray:
 
     if not len(values):
         raise ValueError(f"{name} must not be empty. Got a list of nothing.")
-    shapes = [np.shape(value) for value in values]
+    try:
+        shapes = [np.shape(value) for value in values]
+    except ValueError as error:
+        text = f"{name} in a list must be arrays, tensors or numbers. Got lists of unequal things; pairs are tuples."
+        raise ValueError(text) from error
     odd = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
     if odd is not None:
         raise ValueError(
