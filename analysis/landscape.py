@@ -319,7 +319,7 @@ def _axis(radius: float, resolution: int) -> np.ndarray:
 
 def _one_image(x: Tensor | np.ndarray | list, device: torch.device) -> Tensor:
     if not isinstance(x, Tensor | np.ndarray | list):
-        raise TypeError(f"x must be a torch tensor or a numpy array (c, h, w). Got {type(x).__name__}.")
+        raise TypeError(f"x must be a torch tensor, a numpy array or a list (c, h, w). Got {type(x).__name__}.")
     shape = np.shape(x)
     if len(shape) != 3:
         raise ValueError(f"x must be one image (c, h, w). Got the shape {tuple(shape)}; of a batch take x[0].")

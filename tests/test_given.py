@@ -246,6 +246,8 @@ def test_a_list_of_grey_images_needs_no_channel():
         ({"train": BYTES, "test": BYTES}, None, TypeError, r"mapping of train, test: choose one .*\['train'\]"),
         (HuggingFace(PICTURES, ("photo", "label")), None, ValueError, r"'image' or 'img'.*Got 'photo', 'label'"),
         (MapStyle([image * 2 - 1 for image in IMAGES]), None, ValueError, r"must lie in \[0, 1\].*put normalisation"),
+        ([(PICTURES[0], "cat")], None, TypeError, r"labels as class numbers. Got 'cat' for image 0"),
+        ([[BYTES[0], 1]] * 2, LABELS[:2], ValueError, r"must be arrays, tensors or numbers. Got lists of unequal"),
         ([(1, 2, 3)], None, ValueError, r"pairs \(image, label\). Got 3 values"),
         (MapStyle(["a.png"]), None, TypeError, r"tensors, arrays or PIL images. Got str for image 0"),
         ("images.npy", LABELS, TypeError, r"a DataLoader, or a dataset .* Got str"),
@@ -255,6 +257,14 @@ def test_a_list_of_grey_images_needs_no_channel():
 def test_what_cannot_be_taken_says_what_to_do(images, labels, error, message):
     with pytest.raises(error, match=message):
         given_images(images, labels)
+
+
+def test_what_turns_into_an_array_is_taken():
+    class Column:  # as of pandas
+        def __array__(self, dtype=None, copy=None):
+            return LABELS
+
+    assert as_labels(Column(), N).tolist() == LABELS.tolist()
 
 
 def test_labels_as_a_list_are_checked_as_others():
@@ -281,6 +291,25 @@ def test_stored_images_are_read_as_a_tensor_is_indexed():
     array = stored.as_array()
     del stored
     assert np.array_equal(array, BYTES)
+
+
+@pytest.mark.parametrize("kind", ["DataLoader", "map style with PIL"])
+def test_a_dataset_is_never_in_memory_as_a_whole(model, kind, monkeypatch):
+    """What is read at once is a batch, and the samples of the checks, which do not grow."""
+    read = []
+    whole = StoredImages.__getitem__
+
+    def counted(self, rows):
+        images = whole(self, rows)
+        read.append(len(images))
+        return images
+
+    monkeypatch.setattr(StoredImages, "__getitem__", counted)
+    attack = tla.AttackConfig(eps=0.1, step_size=0.05, steps=1)
+    monkeypatch.setattr("tla_core.masking.suite._sample", lambda rows, n_images, n: rows[:3])
+    extract(model, KINDS[kind][0], attack=attack, batch_size=4, keep_images="uint8")
+    tla.evaluate(model, KINDS[kind][0], attacks={"PGD": attack}, batch_size=4)
+    assert len(read) > 6 and max(read) == 4
 
 
 def test_floats_are_stored_as_bytes_only_where_nothing_is_lost():

@@ -96,6 +96,13 @@ def test_a_folder_of_classes_alone_is_both_splits_and_it_is_said(pets):
     assert both[0].source == "train (image folder), without splits"
 
 
+def test_a_folder_that_is_no_dataset_is_not_searched(tmp_path):
+    (tmp_path / "project/source").mkdir(parents=True)
+    (tmp_path / "project/source/module.c").write_text("")
+    with pytest.raises(DatasetNotFoundError, match=r"no folder .*project/train; expected an image folder"):
+        load_dataset(tmp_path / "project", "train")
+
+
 def test_a_split_that_is_missing_is_not_made_up(pets):
     (pets / "test").rename(pets / "somewhere")
     with pytest.raises(DatasetNotFoundError, match=r"no folder .*pets/test; expected an image folder"):

@@ -122,10 +122,18 @@ def _read_all(data: Any) -> tuple[StoredImages, list[int] | None]:
             )
         stored.append(batch)
         alone = alone or label is None
-        labels += [] if label is None else torch.as_tensor(label).reshape(-1).tolist()
+        labels += [] if label is None else _numbers(label, len(stored) - 1)
     if not len(stored):
         raise ValueError("images must hold at least one image. Got a dataset that gives none.")
     return stored, None if alone else labels
+
+
+def _numbers(label: Any, position: int) -> list[int]:
+    """The label of one image, or those of a batch."""
+    try:
+        return torch.as_tensor(label).reshape(-1).tolist()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"a dataset must give labels as class numbers. Got {label!r} for image {position}.") from error
 
 
 def _items(data: Any) -> Iterator[Any]:
@@ -140,7 +148,7 @@ def _items(data: Any) -> Iterator[Any]:
         return iter(data)
     raise TypeError(
         "images must be a tensor, an array, a list of them, an ImageDataset, a DataLoader, or a dataset that gives"
-        f" (image, label). Got {type(data).__name__}."
+        f" (image, label). Got {type(data).__name__}; a folder of images is tla.load_dataset(PATH, 'test')."
     )
 
 

@@ -65,7 +65,7 @@ def list_image_folder(folder: Path, split: str, *, source: str | None = None) ->
     below = {each: next((f for f in names if (folder / f).is_dir()), None) for each, names in SPLIT_FOLDERS.items()}
     other = below["test" if split == "train" else "train"]
     mine = below[split]
-    if mine is None and other is None and any(rows for rows in _classes_below(folder, "").values()):
+    if mine is None and other is None and any(_has_images(folder / name) for name in os.listdir(folder)):
         message = f"{folder} has no train and test folders: all of its images are taken for either split."
         warnings.warn(f"{message} Never measure on them what was trained on them.", stacklevel=4)
         mine, name = "", f"{name}, without splits"
@@ -208,6 +208,10 @@ def _is_image(folder: Path, path: str) -> bool:
             " is left out. Convert, rename or remove it."
         )
     return suffix in IMAGE_SUFFIXES
+
+
+def _has_images(folder: Path) -> bool:
+    return folder.is_dir() and bool(_image_names(folder))
 
 
 def _image_names(folder: Path) -> list[str]:

@@ -59,6 +59,7 @@ class StoredImages:
 
     def _write(self, images: Tensor) -> None:
         try:
+            self._file.seek(0, os.SEEK_END)
             self._file.write(images.contiguous().numpy().data)
             self._file.flush()
         except OSError as error:
@@ -87,12 +88,11 @@ class StoredImages:
         length = math.prod(self._size) * self.dtype.itemsize
         buffer = memoryview(images.numpy()).cast("B") if images.numel() else memoryview(b"")
         for place, row in enumerate(chosen.reshape(-1).tolist()):
-            os.preadv(self._file.fileno(), [buffer[place * length : (place + 1) * length]], row * length)
+            self._file.seek(row * length)
+            self._file.readinto(buffer[place * length : (place + 1) * length])
         return images if chosen.ndim else images[0]
 
     def as_array(self) -> np.ndarray:
         """All images as an array that the file lies behind, copy-on-write; it outlives the object."""
-        if not self._n:
-            return np.empty(self.shape, dtype=str(self.dtype).removeprefix("torch."))
         kind = str(self.dtype).removeprefix("torch.")
         return np.memmap(self._file, dtype=kind, mode="c", shape=self.shape)

@@ -269,6 +269,8 @@ def _as_tensor(value: Tensor | np.ndarray | list, name: str) -> Tensor:
         # A read-only array (a memory map) is fine, since nothing here writes into it; torch warns all the same.
         value = np.ascontiguousarray(value)
         return torch.from_numpy(value if value.flags.writeable else value.copy())
+    if hasattr(value, "__array__"):  # such as a column of pandas
+        return _as_tensor(np.asarray(value), name)
     raise TypeError(f"{name} must be a torch tensor, a numpy array, or a list of them. Got {type(value).__name__}.")
 
 
@@ -279,7 +281,11 @@ def _stacked(values: Sequence, name: str) -> Tensor | np.ndarray:
 
     if not len(values):
         raise ValueError(f"{name} must not be empty. Got a list of nothing.")
-    shapes = [np.shape(value) for value in values]
+    try:
+        shapes = [np.shape(value) for value in values]
+    except ValueError as error:
+        text = f"{name} in a list must be arrays, tensors or numbers. Got lists of unequal things; pairs are tuples."
+        raise ValueError(text) from error
     odd = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
     if odd is not None:
         raise ValueError(
