@@ -13,7 +13,7 @@ def status(
     only: Annotated[tuple[Literal["made", "stale", "unfinished", "missing"], ...], arg(help="Show these alone.")] = (),
     commands: Annotated[bool, arg(help="Show the command that makes what is not made.")] = False,
 ) -> None:
-    """Show what a scale consists of: what is made, stale, unfinished or missing, and what the rest would cost."""
+    """Show what a scale consists of: what is made, stale, unfinished or missing, and why."""
     from analysis.scales.status import scale_status, table_text
 
     state = scale_status(scale)
