@@ -99,7 +99,7 @@ def test_the_card_says_what_was_measured(run, tmp_path):
 def test_a_card_names_a_folder_of_images_and_not_where_it_lies(run, tmp_path, monkeypatch):
     images = tmp_path / "pictures" / "of digits"
     config = dataclasses.replace(run_config(run), dataset=str(images))
-    monkeypatch.setattr("analysis.model_cards.run_config", lambda path: config)
+    monkeypatch.setattr("analysis.publish.model_cards.run_config", lambda path: config)
     card = publish_run(run, tmp_path / "card") / "README.md"
     front, _ = front_and_text(card)
     assert front["model-index"][0]["results"][0]["dataset"]["type"] == "of digits"

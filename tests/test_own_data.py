@@ -12,7 +12,7 @@ from analysis.command.main import main
 from analysis.scales.accuracy import evaluate_run, missing_columns, stored_outcomes
 from analysis.scales.run_results import data_of_run, extract_run, landscape_run, representations_target, run_images
 from tla_core.attack_config import AttackConfig
-from tla_core.config import TrainConfig
+from tla_core.config import TrainConfig, identity_of
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.run_folder import RunFolder
 
@@ -96,6 +96,9 @@ def test_either_copy_of_cifar10_stands_for_the_other(fashion, tmp_path):
         ("cifar10-jpeg", "cifar10", True), ("cifar10", "cifar10-jpeg", True), ("cifar10", "mnist", False),
     ):  # fmt: skip
         record["config"]["dataset"], record["data"]["name"] = named, trained_on
+        config = TrainConfig.from_dict(record["config"])
+        parts = {name: record[name] for name in ("data", "start")} | {"config": config.identifying_fields()}
+        record |= {"identity": identity_of(parts), "config_identity": config.identity}
         (tmp_path / "config.json").write_text(json.dumps(record))
         if same:
             assert data_of_run(tmp_path) == RunFolder(tmp_path).record()["data"]

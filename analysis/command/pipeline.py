@@ -68,6 +68,9 @@ def run_pipeline(
 def stale_paths(scale: Scale) -> list[str]:
     """What of a scale is there and must be made again, as paths that Snakemake knows."""
     plan, known = Plan(scale), {}
-    stale = [each for each in plan.artefacts.values() if judge(plan, each, known).name == "stale"]
-    # One job makes the maps of pairs and of classes, and declares the latter.
-    return list(dict.fromkeys(each.path.replace("/pair-maps-", "/class-maps-") for each in stale))
+    states = [(each, judge(plan, each, known).name) for each in plan.artefacts.values()]
+    stale = [each.path for each, state in states if state == "stale"]
+    # One job makes the maps of pairs and of classes, and declares the latter: it is told of either.
+    of_pairs = [each.path for each, state in states if each.kind == "pair maps" and state != "made"]
+    paths = (path.replace("/pair-maps-", "/class-maps-") for path in [*stale, *of_pairs])
+    return list(dict.fromkeys(paths))

@@ -61,7 +61,7 @@ def build_site(root: Path | str, scale: str, target: Path | str) -> Path:
             folder = built / "figures" / scale
             ignored = shutil.ignore_patterns(".*", "*.failed.ipynb", "*.running.ipynb", "index.html")
             shutil.copytree(settings.figures_dir, folder, ignore=ignored, dirs_exist_ok=True)
-            write_index(folder, notebooks=root / "notebooks")
+            write_index(folder)
         if problems := site_problems(built):
             raise SiteError("the site is not complete:" + "".join(f"\n  {problem}" for problem in problems))
         (built / MARKER).write_text("Made by `tla site`, which replaces this folder as a whole.\n")

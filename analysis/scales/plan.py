@@ -209,10 +209,13 @@ class Plan:
         def maps() -> list[Artefact]:
             return [self.class_maps(run) for run in mapped] + at_main_level(of_maps) + noted(mapped)
 
+        def pairs() -> list[Artefact]:
+            return [self.pair_maps(run) for run in mapped if scale.pair_settings(run[0])] + maps()
+
         return {
             "00_quickstart": lambda: [self.model(run) for run in self._runs(scale.datasets[:1], ("um", "tla"), 1)],
             "fig1_3_false_classes": maps,
-            "fig4_6_class_pairs": maps,
+            "fig4_6_class_pairs": pairs,
             "fig7_retrieval": lambda: at_main_level(of_maps) + noted(mapped),
             "fig8_loss_landscape": lambda: (
                 [self.landscapes(run) for run in of_landscapes] + at_main_level(beside_landscapes)

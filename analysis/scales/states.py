@@ -125,7 +125,7 @@ def _why_accuracies(plan: Plan, artefact: Artefact, path: Path) -> str:
 
 def _why_notebook(plan: Plan, artefact: Artefact, path: Path) -> str:
     source, executed = plan.scale.root / "notebooks" / path.name, json.loads(path.read_text(encoding="utf-8"))
-    if source.is_file() and not set(_cells(json.loads(source.read_text(encoding="utf-8")))) <= set(_cells(executed)):
+    if source.is_file() and _cells(json.loads(source.read_text(encoding="utf-8"))) != _cells(executed):
         return "the notebook was edited"
     read = executed["metadata"].get("tla_read")
     if read is None:  # executed by an earlier edition, which left only times
@@ -134,10 +134,10 @@ def _why_notebook(plan: Plan, artefact: Artefact, path: Path) -> str:
         verb = "newer"
     else:
         now = fingerprints(plan, artefact)
-        changed, verb = [need for need in artefact.needs if read.get(need) != now.get(need)], "not what it read"
+        changed, verb = [need for need in {**read, **now} if read.get(need) != now.get(need)], "not what it read"
     if not changed:
         return ""
-    return f"{changed[0]} is {verb}" + (f", nor are {len(changed) - 1} more" if changed[1:] else "")
+    return f"{changed[0]} is {verb}" + (f", and {len(changed) - 1} more" if changed[1:] else "")
 
 
 def fingerprints(plan: Plan, artefact: Artefact) -> dict[str, str]:
@@ -163,5 +163,7 @@ def _why_manifest(plan: Plan, artefact: Artefact, path: Path) -> str:
 
 
 def _cells(notebook: dict[str, Any]) -> list[str]:
-    sources = (cell["source"] for cell in notebook["cells"])
+    """The text of a notebook's cells, without the one that papermill puts parameters into."""
+    cells = [cell for cell in notebook["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
+    sources = (cell["source"] for cell in cells)
     return [source if isinstance(source, str) else "".join(source) for source in sources]
