@@ -38,7 +38,7 @@ case $1 in
     else make "results/${2#runs/}/representations-eps$4.safetensors"; fi ;;
   landscape) make "results/${2#runs/}/landscapes.safetensors" ;;
   evaluate) make "results/${2#runs/}/accuracy-test.json" ;;
-  project) make "results/${2#runs/}/class-maps-eps$4.safetensors"; make "results/${2#runs/}/pair-maps-eps$4.safetensors" ;;
+  project) for of in class pair; do make "results/${2#runs/}/$of-maps-eps$4.safetensors"; done ;;
   notebooks) make "figures/$4/notebooks/$2.ipynb" ;;
   manifest) make "figures/$3/index.html"; make "figures/$3/manifest.json" ;;
 esac
