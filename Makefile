@@ -18,17 +18,18 @@ export MPLBACKEND := Agg
 export PIP_USER := 0
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo figures status site test bench env lint FORCE
+.PHONY: help demo figures status site test test-all bench env lint FORCE
 
 help:
 	@echo 'make demo      published MNIST models under attack, in a minute: an explorer, maps, ratios -> demo/'
 	@echo 'make figures   train the four methods, analyse them, and execute the notebooks: figures and tables.'
 	@echo '               SCALE=mini (the default: no data to fetch, minutes); CORES=2; SNAKEMAKE_ARGS=-n;'
 	@echo '               PROFILE=slurm for a cluster, see workflow/profiles'
-	@echo 'make status    say what of SCALE is made, stale or missing, and what the rest would cost'
+	@echo 'make status    say what of SCALE is made, stale or missing, and why'
 	@echo 'make site      build site/index.html: the executed notebooks of SCALE, the guide and the reference, for a browser'
 	@echo '               without a network'
 	@echo 'make test      run the tests. PYTEST_ARGS="-k attacks -x"'
+	@echo 'make test-all  the tests, and the slowest confirmations of them; notes of which sources, in tests/confirmed.json'
 	@echo 'make bench     time our code beside its peers, in turn: a table of ratios, and benchmarks/latest.json.'
 	@echo '               BENCH_ARGS="--only pgd --pairs 9"; some minutes, on a machine that does nothing else'
 	@echo 'make env       only make the environment .venv, which the other commands make when it is missing or out of date'
@@ -52,6 +53,9 @@ site: .venv/.stamp-run
 test: .venv/.stamp-test
 	PATH="$$(pwd)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 .venv/bin/python -m pytest \
 	  -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
+
+test-all: .venv/.stamp-test
+	$(MAKE) test PYTEST_ARGS='--confirm=always $(PYTEST_ARGS)'
 
 bench: .venv/.stamp-test
 	.venv/bin/python -m benchmarks.bench $(BENCH_ARGS)

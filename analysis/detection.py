@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .ratios import check_features
+from analysis.features import check_features, check_labels
 
 # Class-centred features below this share of the features' scale are rounding of float64 sums.
 _ROUNDING = 1e-12
@@ -91,11 +91,13 @@ def detect(train_features, train_labels, features, misclassified, *, covariance=
     >>> detect(train, [0, 0, 0, 1, 1, 1], [[0.5, 0.5], [8, 8], [4, 4]], [False, False, True])
     DetectionResult(auc=1.0000, 1 misclassified of 3)
     """
+    from sklearn.metrics import roc_curve
+
     features = check_features(features, "features")
     misclassified = _check_misclassified(misclassified, len(features))
     _, densities = class_log_densities(train_features, train_labels, features, covariance=covariance)
     scores = -densities.max(axis=1)
-    curve = _roc_curve(scores, misclassified)
+    curve = roc_curve(misclassified, scores, drop_intermediate=False)
     return DetectionResult(float(np.trapezoid(curve[1], curve[0])), scores, *curve, misclassified)
 
 
@@ -200,17 +202,6 @@ def _factor_of_covariance(centred, rounding, where):
     return factor, 2 * np.log(np.diag(factor)).sum()
 
 
-def _roc_curve(scores, positive):
-    """False positive rate, true positive rate and threshold after each group of equal scores, the highest first."""
-    order = np.argsort(-scores, kind="stable")
-    descending, found = scores[order], np.cumsum(positive[order])
-    ends = np.append(np.flatnonzero(np.diff(descending)), len(scores) - 1)
-    true_positives = np.append(0, found[ends])
-    false_positives = np.append(0, ends + 1 - found[ends])
-    thresholds = np.append(np.inf, descending[ends])
-    return false_positives / false_positives[-1], true_positives / true_positives[-1], thresholds
-
-
 def _check_misclassified(misclassified, n):
     misclassified = np.asarray(misclassified)
     if misclassified.shape != (n,):
@@ -229,11 +220,7 @@ def _check_misclassified(misclassified, n):
 
 
 def _check_classes(labels, n):
-    labels = np.asarray(labels)
-    if labels.shape != (n,):
-        raise ValueError(f"train_labels has shape {labels.shape}; expected ({n},), one class per row.")
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"train_labels has type {labels.dtype}; expected integers. Convert it with .astype('int64').")
+    labels = check_labels(labels, "train_labels", n, any_sign=True)
     classes, members, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if counts.min() < 2:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Runs a model over images, clean and attacked, and keeps the output of one layer, or of several."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,28 +12,31 @@ from tqdm.auto import tqdm
 from analysis.representations import RepresentationSet
 from tla_core.attacks import Attack, run_attack
 from tla_core.evaluation import describe_attack
+from tla_core.given import given_images
 from tla_core.layers import Reading, find_layer, forward_with_layers, model_device, resolve_layer
 from tla_core.masking.suite import saturation_check, warn_of_masking
 from tla_core.modes import attack_mode
 from tla_core.runtime import full_precision
+from tla_core.stored_images import StoredImages
 from tla_core.taps import Tap
-from tla_core.validation import as_labels, check_images, check_whole, scale_images
+from tla_core.validation import as_class_names, as_labels, check_one_of, check_whole, scale_images
 from tla_core.wrapping import as_classifier
 
 
 def extract(
     model: nn.Module,
-    images: Tensor | np.ndarray,
-    labels: Tensor | np.ndarray,
+    images: Any,
+    labels: Tensor | np.ndarray | Sequence[int] | None = None,
     *,
     layer: str | Sequence[str] = "penultimate",
     attack: Attack | None = None,
     batch_size: int = 256,
     indices: Tensor | np.ndarray | None = None,
-    class_names: tuple[str, ...] | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | None = None,
     meta: dict[str, Any] | None = None,
     generator: torch.Generator | None = None,
     fold: bool = True,
+    keep_images: str | None = "float",
     progress: bool = False,
 ) -> RepresentationSet | dict[str, RepresentationSet]:
     """Extract the representations of images, and of adversarial examples made from them.
@@ -42,10 +45,10 @@ def extract(
     ----------
     model : nn.Module
         Any classifier of images in [0, 1]; see `tla_core.wrap`. Run in eval mode and left as it was found.
-    images : Tensor or ndarray, (n, c, h, w)
-        uint8, or float32 in [0, 1].
-    labels : Tensor or ndarray, (n,)
-        True classes.
+    images : Tensor, ndarray, list, ImageDataset or a dataset, (n, c, h, w)
+        uint8, or floats in [0, 1]; a DataLoader or dataset of images with labels too: see `tla_core.evaluate`.
+    labels : Tensor, ndarray or list of int, (n,), optional
+        True classes; by default those of the dataset.
     layer : str or sequence of str
         ``"penultimate"``, which is what enters the classification head; ``"logits"``; or any module path as in
         ``model.named_modules()``, with ``"#2"`` behind it for the second of several calls, and ``":cls"``, ``":mean"``,
@@ -57,21 +60,25 @@ def extract(
         Images forwarded at once; changes nothing but speed and memory.
     indices : Tensor or ndarray, (n,), optional
         The images' positions in their dataset; by default 0..n-1.
-    class_names : tuple of str, optional
+    class_names : tuple of str, or dict of int to str, optional
+        By default those of the dataset, where they are as many as the model has outputs.
     meta : dict, optional
         JSON values to keep with the set; layer and attack are added.
     generator : torch.Generator, optional
         Its initial seed gives the random starts; None means seed 0. See `tla_core.pgd`.
     fold : bool
         Compute the attack's gradients with batch norm folded: faster, equal up to rounding.
+    keep_images : {"float", "uint8"} or None
+        What is kept of the adversarial images: all of them in memory; rounded to bytes, in a temporary file that
+        the array lies in; or nothing. Representations are always those of the images that the attack made.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     RepresentationSet, or dict of str to RepresentationSet
-        The adversarial images in it are float32; ``meta["read_from"]`` says what was read. Of several layers a set for
-        each, which share their logits and images.
+        Its adversarial images are float32 or uint8, as `keep_images` says; ``meta["read_from"]`` says what was
+        read. Of several layers a set for each, which share their logits and images.
 
     Raises
     ------
@@ -88,12 +95,14 @@ def extract(
     --------
     >>> reps = extract(model, images, labels, attack=tla.AttackConfig(eps=8/255))  # doctest: +SKIP
     """
-    images = check_images(images)
-    labels = as_labels(labels, len(images), n_classes=None if class_names is None else len(class_names))
+    class_names = None if class_names is None else as_class_names(class_names)
+    given = given_images(images, labels, n_classes=None if class_names is None else len(class_names))
+    images, labels = given.images, given.labels
     rows = torch.arange(len(images)) if indices is None else as_labels(indices, len(images), name="indices")
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
     batch_size = check_whole("batch_size", batch_size, 1)
+    check_one_of("keep_images", keep_images, ("float", "uint8", None))
     layers = [layer] if isinstance(layer, str) else list(dict.fromkeys(layer))
     if not layers:
         raise ValueError("layer must name at least one layer. Got none.")
@@ -103,6 +112,7 @@ def extract(
         _warn_training()
     device = model_device(model)
     parts: dict[str, list[np.ndarray]] = {}
+    kept = None if attack is None else _place_for(keep_images, tuple(images.shape))
     with (
         attack_mode(model),
         full_precision(device),
@@ -121,17 +131,34 @@ def extract(
             if attack is not None:
                 x_adv = run_attack(attack, model, x, y, generator=generator, indices=rows[batch], fold=fold)
                 _collect(parts, "adv_", model, x_adv, taps)
-                parts.setdefault("adv_images", []).append(x_adv.cpu().numpy())
+                _keep(kept, batch, x_adv)
             bar.update(len(x))
     described = {"attack": None if attack is None else describe_attack(attack), **(meta or {})}
-    sets = _sets(parts, read_from, described, labels=labels.cpu().numpy(), indices=rows.cpu().numpy(),
+    if class_names is None and parts["logits"][0].shape[1] == len(given.class_names or ()):
+        class_names = given.class_names
+    sets = _sets(parts, kept, read_from, described, labels=labels.cpu().numpy(), indices=rows.cpu().numpy(),
                  class_names=class_names)  # fmt: skip
     return sets[layer] if isinstance(layer, str) else sets
 
 
+def _place_for(keep_images: str | None, shape: tuple[int, ...]) -> np.ndarray | StoredImages | None:
+    """Where adversarial images are kept; memory that is not written to yet is not taken either."""
+    if keep_images == "uint8":
+        return StoredImages()
+    return None if keep_images is None else np.empty(shape, np.float32)
+
+
+def _keep(kept: np.ndarray | StoredImages | None, batch: slice, x_adv: Tensor) -> None:
+    if isinstance(kept, StoredImages):
+        kept.append(x_adv, exact=False)
+    elif kept is not None:
+        kept[batch] = x_adv.cpu().numpy()
+
+
 def _sets(
-    parts: dict[str, list[np.ndarray]], read_from: dict[str, str], meta: dict[str, Any], **known: Any
-) -> dict[str, RepresentationSet]:
+    parts: dict[str, list[np.ndarray]], kept: np.ndarray | StoredImages | None, read_from: dict[str, str],
+    meta: dict[str, Any], **known: Any,
+) -> dict[str, RepresentationSet]:  # fmt: skip
     """A set for each layer; they share logits and images."""
     arrays = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
     shared = {name: array for name, array in arrays.items() if "/" not in name}
@@ -139,6 +166,7 @@ def _sets(
         name: RepresentationSet.from_arrays(
             features=arrays[f"features/{name}"],
             adv_features=arrays.get(f"adv_features/{name}"),
+            adv_images=kept.as_array() if isinstance(kept, StoredImages) else kept,
             meta={"layer": name, "read_from": read, **meta},
             **known,
             **shared,

@@ -19,13 +19,14 @@ from analysis.landscape_directions import (
     image_directions,
     seeded_generator,
 )
-from tla_core.checkpoint import CheckpointError, load_tensors, save_tensors
+from analysis.stored import load_groups, save_groups
 from tla_core.chunks import forward_in_chunks, images_at_once
 from tla_core.folding import folded_if_equal
+from tla_core.given import given_images
 from tla_core.layers import model_device
 from tla_core.modes import attack_mode, copy_of
 from tla_core.runtime import full_precision
-from tla_core.validation import as_images, as_labels, check_images, check_whole, scale_images
+from tla_core.validation import as_images, as_labels, check_whole, scale_images
 from tla_core.wrapping import as_classifier
 
 # On a GPU points of so many pixels are made and forwarded at once, 1024 of 32 x 32: the 160 channels of the published
@@ -163,8 +164,8 @@ def input_landscape(
 
 def weight_landscape(
     model: nn.Module,
-    images: Tensor | np.ndarray,
-    labels: Tensor | np.ndarray,
+    images: Any,
+    labels: Tensor | np.ndarray | Sequence[int] | None = None,
     *,
     radius: float = 1.0,
     resolution: int,
@@ -180,10 +181,10 @@ def weight_landscape(
     model : nn.Module
         Any classifier of images in [0, 1]; see `tla_core.wrap`. A copy is moved, in eval mode: batch norm keeps its
         running statistics. What it computes its weights from moves, as with weight norm, since that is its parameters.
-    images : Tensor or ndarray, (n, c, h, w)
-        uint8, or float32 in [0, 1].
-    labels : Tensor or ndarray, (n,)
-        True classes.
+    images : Tensor, ndarray, list, ImageDataset or a dataset, (n, c, h, w)
+        uint8, or floats in [0, 1]; a DataLoader or dataset of images with labels too: see `tla_core.evaluate`.
+    labels : Tensor, ndarray or list of int, (n,), optional
+        True classes; by default those of the dataset.
     radius : float
         Above 0, in norms of the filters: at 1 a filter has moved by its own length.
     resolution : int
@@ -212,8 +213,8 @@ def weight_landscape(
     Each of the resolution x resolution points costs one pass over the images.
     """
     axis = _axis(radius, resolution)
-    images = check_images(images)
-    labels = as_labels(labels, len(images))
+    data = given_images(images, labels)
+    images, labels = data.images[:], data.labels
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
     batch_size = check_whole("batch_size", batch_size, 1)
@@ -249,16 +250,16 @@ def weight_landscape(
 
 def save_landscapes(path: Path | str, landscapes: Mapping[str, Landscape], metadata: dict[str, Any]) -> None:
     """Write landscapes by their names into one file, atomically and with a checksum; directions of weights included."""
-    arrays: dict[str, np.ndarray] = {}
-    entries = []
+    groups, entries = {}, []
     for index, (name, landscape) in enumerate(landscapes.items()):
         of_weights = isinstance(landscape.directions, dict)
         directions = landscape.directions if of_weights else {"": landscape.directions}
-        arrays |= {f"{index}/directions/{parameter}": array for parameter, array in directions.items()}
-        arrays |= {f"{index}/loss": landscape.loss, f"{index}/axis": landscape.axis}
-        arrays[f"{index}/centre_loss"] = np.array(landscape.centre_loss)
+        groups[str(index)] = {
+            **{f"directions/{parameter}": array for parameter, array in directions.items()},
+            "loss": landscape.loss, "axis": landscape.axis, "centre_loss": np.array(landscape.centre_loss),
+        }  # fmt: skip
         entries.append({"name": name, "space": landscape.space, "params": landscape.params})
-    save_tensors(path, arrays, {**metadata, "kind": "landscapes", "landscapes": entries})
+    save_groups(path, "landscapes", groups, {**metadata, "landscapes": entries})
 
 
 def load_landscapes(path: Path | str) -> dict[str, Landscape]:
@@ -269,17 +270,16 @@ def load_landscapes(path: Path | str) -> dict[str, Landscape]:
     FileNotFoundError, CheckpointError
         If there is no such file, or it cannot be trusted.
     """
-    tensors, metadata = load_tensors(path)
-    if metadata.get("kind") != "landscapes":
-        raise CheckpointError(f"{path} holds no landscapes. Got the kind {metadata.get('kind')!r}.")
+    groups, metadata = load_groups(path, "landscapes")
     landscapes = {}
     for index, entry in enumerate(metadata["landscapes"]):
-        start = f"{index}/directions/"
-        directions = {name[len(start) :]: t.numpy() for name, t in tensors.items() if name.startswith(start)}
+        group = groups[str(index)]
+        directions = {
+            name.removeprefix("directions/"): array for name, array in group.items() if name.startswith("directions/")
+        }
         landscapes[entry["name"]] = Landscape(
-            tensors[f"{index}/loss"].numpy(), tensors[f"{index}/axis"].numpy(),
-            directions[""] if entry["space"] == "input" else directions,
-            tensors[f"{index}/centre_loss"].item(), entry["space"], entry["params"],
+            group["loss"], group["axis"], directions[""] if entry["space"] == "input" else directions,
+            group["centre_loss"].item(), entry["space"], entry["params"],
         )  # fmt: skip
     return landscapes
 
@@ -317,12 +317,13 @@ def _axis(radius: float, resolution: int) -> np.ndarray:
     return float(radius) * ((2 * np.arange(resolution) - (resolution - 1)) / (resolution - 1))
 
 
-def _one_image(x: Tensor | np.ndarray, device: torch.device) -> Tensor:
-    if not isinstance(x, Tensor | np.ndarray):
-        raise TypeError(f"x must be a torch tensor or a numpy array (c, h, w). Got {type(x).__name__}.")
-    if x.ndim != 3:
-        raise ValueError(f"x must be one image (c, h, w). Got the shape {tuple(x.shape)}; of a batch take x[0].")
-    return as_images(x[None], device=device)[0].detach()
+def _one_image(x: Tensor | np.ndarray | list, device: torch.device) -> Tensor:
+    if not isinstance(x, Tensor | np.ndarray | list):
+        raise TypeError(f"x must be a torch tensor, a numpy array or a list (c, h, w). Got {type(x).__name__}.")
+    shape = np.shape(x)
+    if len(shape) != 3:
+        raise ValueError(f"x must be one image (c, h, w). Got the shape {tuple(shape)}; of a batch take x[0].")
+    return as_images([x] if isinstance(x, list) else x[None], device=device)[0].detach()
 
 
 def _one_label(y: int | Tensor | np.ndarray, device: torch.device) -> Tensor:

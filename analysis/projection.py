@@ -8,7 +8,7 @@ from math import isfinite
 
 import numpy as np
 
-from .ratios import check_features, check_metric, check_nonzero_rows, unit_rows
+from analysis.features import check_features, check_metric, check_nonzero_rows, unit_rows
 
 METHODS = ("tsne", "umap", "pca")
 METRICS = ("cosine", "euclidean")

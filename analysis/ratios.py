@@ -8,7 +8,8 @@ from math import isqrt
 
 import numpy as np
 
-METRICS = ("angular", "cosine", "euclidean")
+from analysis.features import check_features, check_labels, check_metric, check_nonzero_rows, unit_rows
+from tla_core.validation import check_whole
 
 # Products and distances are formed one square tile at a time: 4 million float64 entries are 32 MB.
 _BLOCK_ENTRIES = 4_000_000
@@ -103,8 +104,8 @@ def ratio(cross_features, cross_classes, features, labels, *, metric="angular", 
             f"cross_features has {cross_features.shape[1]} columns, features {features.shape[1]}; expected the same "
             "number. Take both from the same layer of the same model."
         )
-    labels = _check_classes(labels, "labels", len(features))
-    cross_classes = _check_classes(cross_classes, "cross_classes", len(cross_features))
+    labels = check_labels(labels, "labels", len(features))
+    cross_classes = check_labels(cross_classes, "cross_classes", len(cross_features))
     if metric != "euclidean":
         check_nonzero_rows(features, "features", metric)
         check_nonzero_rows(cross_features, "cross_features", metric)
@@ -184,25 +185,25 @@ def ratio_r_prime(reps, *, metric="angular", drawn_from=None) -> RatioResult:
         Where `reps` has no adversarial part or more images than `drawn_from`, and as `ratio`.
     """
     adversaries = _adversarial(reps, "adv_features", metric)
-    found = ratio(adversaries, reps.labels, reps.features, reps.labels, metric=metric, n_classes=_n_classes(reps))
+    of_these = ratio(adversaries, reps.labels, reps.features, reps.labels, metric=metric, n_classes=_n_classes(reps))
     if drawn_from is None or drawn_from == len(reps.labels):
-        return found
+        return of_these
     if drawn_from < len(reps.labels):
         raise ValueError(f"drawn_from={drawn_from}; expected at least the {len(reps.labels)} images of reps.")
     labels = np.asarray(reps.labels)
     u, v = (_prepare(np.asarray(part), metric) for part in (adversaries, reps.features))
     own = np.linalg.norm(u - v, axis=1) if metric == "euclidean" else (u * v).sum(1)
     own = own if metric == "euclidean" else 1 - (np.abs(own) if metric == "angular" else own)
-    kept = np.isfinite(found.per_class)
-    cross, per_class = found.cross.copy(), found.per_class.copy()
+    kept = np.isfinite(of_these.per_class)
+    cross, per_class = of_these.cross.copy(), of_these.per_class.copy()
     for k in np.flatnonzero(kept):
         of_class = labels == k
         n, among = of_class.sum(), of_class.sum() * drawn_from / len(labels)
-        others = (n * found.cross[k] - own[of_class].mean()) / (n - 1)
+        others = (n * of_these.cross[k] - own[of_class].mean()) / (n - 1)
         cross[k] = (own[of_class].mean() + (among - 1) * others) / among
-        per_class[k] = cross[k] / found.inner[k]
+        per_class[k] = cross[k] / of_these.inner[k]
     value = float(per_class[kept].mean()) if kept.any() else float("nan")
-    return RatioResult(value, per_class, found.left_out, found.inner, cross, metric)
+    return RatioResult(value, per_class, of_these.left_out, of_these.inner, cross, metric)
 
 
 def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=400, random_state=0) -> np.ndarray:
@@ -246,10 +247,9 @@ def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=40
     >>> print(f"{ratio_r_prime(reps).value:.2f} +- {resamples.std(ddof=1):.2f}")
     2.22 +- 0.31
     """
-    if isinstance(n_resamples, bool) or not isinstance(n_resamples, int) or n_resamples < 1:
-        raise ValueError(f"n_resamples={n_resamples!r}; expected a whole number of at least 1.")
+    check_whole("n_resamples", n_resamples, 1)
     has_ratio = np.isfinite(ratio_r_prime(reps, metric=metric, drawn_from=drawn_from).per_class)
-    labels, rng, found = np.asarray(reps.labels), np.random.default_rng(random_state), []
+    labels, rng, ratios = np.asarray(reps.labels), np.random.default_rng(random_state), []
     for k in np.unique(labels):
         of_class = labels == k
         n = np.count_nonzero(of_class)
@@ -262,11 +262,11 @@ def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=40
         )  # fmt: skip
         own, within, across = _own_and_mean_distances(clean, attacked, counts, metric)
         among = n if drawn_from is None else n * drawn_from / len(labels)
-        found.append((own + (among - 1) * across) / among / within)
-    if not found:
+        ratios.append((own + (among - 1) * across) / among / within)
+    if not ratios:
         return np.full(n_resamples, np.nan)
-    known = np.isfinite(found)
-    total, number = np.where(known, found, 0).sum(axis=0), known.sum(axis=0)
+    known = np.isfinite(ratios)
+    total, number = np.where(known, ratios, 0).sum(axis=0), known.sum(axis=0)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
@@ -286,56 +286,6 @@ def _own_and_mean_distances(clean, attacked, counts, metric):
     across = mean_of_two_images(distances)
     scale = np.linalg.norm(clean, axis=1).max() if metric == "euclidean" else 1.0
     return own, np.where(within > _ROUNDING * scale, within, np.nan), across
-
-
-def check_metric(metric, known=METRICS):
-    """Raise ValueError, listing the known metrics, unless `metric` is one of them."""
-    if metric not in known:
-        raise ValueError(f"metric={metric!r} is unknown; expected one of {', '.join(known)}.")
-
-
-def check_features(features, name, *, may_be_empty=False) -> np.ndarray:
-    """The features as an array of finite real numbers of shape (n, d), in their own type; not copied.
-
-    Raises
-    ------
-    ValueError
-        For another number of dimensions, no columns, no rows (unless `may_be_empty`), values that are not real
-        numbers, or NaN or infinity, naming the first such row. `name` is how messages call the argument.
-    """
-    features = np.asarray(features)
-    if features.ndim != 2 or features.shape[1] == 0:
-        raise ValueError(f"{name} has shape {features.shape}; expected (n, d), one representation per row.")
-    if len(features) == 0 and not may_be_empty:
-        raise ValueError(f"{name} is empty, shape {features.shape}; expected at least one row.")
-    if features.dtype.kind not in "fiu":
-        raise ValueError(f"{name} has type {features.dtype}; expected real numbers. Convert it to float32.")
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        raise ValueError(
-            f"{name} row {np.argmin(finite)} holds NaN or infinity; expected finite numbers. Leave the row out, or "
-            "look for a diverged model."
-        )
-    return features
-
-
-def check_nonzero_rows(features, name, metric):
-    """Raise ValueError, naming the first row of zeros: it has no direction, hence no angle to anything."""
-    nonzero = features.any(axis=1)
-    if not nonzero.all():
-        raise ValueError(
-            f"{name} row {np.argmin(nonzero)} is a zero vector; metric={metric!r} expects a direction. Leave the row "
-            "out, or use metric='euclidean'."
-        )
-
-
-def unit_rows(features) -> np.ndarray:
-    """New float64 array of the non-zero rows of `features` (n, d), each divided by its Euclidean norm."""
-    unit = np.array(features, dtype=np.float64)
-    # Dividing by the largest entry first keeps squares of very large and very small numbers in range.
-    unit /= np.abs(unit).max(axis=1, keepdims=True)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    return unit
 
 
 def _prepare(features, metric):
@@ -418,19 +368,6 @@ def _n_classes(reps, predictions=()):
     names = getattr(reps, "class_names", None)
     highest = max(np.max(reps.labels, initial=-1), np.max(predictions, initial=-1))
     return max(0 if names is None else len(names), 1 + int(highest))
-
-
-def _check_classes(classes, name, n):
-    classes = np.asarray(classes)
-    if classes.shape != (n,):
-        raise ValueError(f"{name} has shape {classes.shape}; expected ({n},), one class per row.")
-    if n == 0:
-        return np.empty(0, dtype=np.int64)
-    if classes.dtype.kind not in "iu":
-        raise ValueError(f"{name} has type {classes.dtype}; expected integers. Convert it with .astype(numpy.int64).")
-    if classes.min() < 0:
-        raise ValueError(f"{name} row {np.argmin(classes)} is {classes.min()}; expected classes from 0 upwards.")
-    return classes
 
 
 def _check_n_classes(n_classes, highest):

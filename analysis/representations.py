@@ -153,12 +153,9 @@ class RepresentationSet:
         FileNotFoundError, CheckpointError
             If there is no such file, or it is truncated, altered, or of another kind.
         """
-        from tla_core.checkpoint import CheckpointError, load_tensors
+        from analysis.stored import load_kind
 
-        tensors, metadata = load_tensors(path)
-        if metadata.get("kind") != "representations":
-            raise CheckpointError(f"{path} holds no representations. Got the kind {metadata.get('kind')!r}.")
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        arrays, metadata = load_kind(path, "representations")
         return cls(class_names=tuple(metadata["class_names"]), meta=metadata["meta"], **arrays)
 
     def __len__(self) -> int:

@@ -1,319 +1,219 @@
-"""Nearest neighbours among representations: FAISS proposes candidates in float32, float64 decides."""
+"""What neighbours say of a representation: retrieval of the right class, clean and under attack, and kNN accuracy."""
 
 from __future__ import annotations
 
-from math import isqrt
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
-from .ratios import check_features, check_metric, check_nonzero_rows, unit_rows
-
-# Candidates beyond k: they settle ties at the boundary, and neighbours that float32 puts in the wrong order.
-_SPARE = 16
-# Where more rows than that tie, the number of candidates grows by this factor.
-_WIDEN = 8
-# Queries are answered in blocks of at most 4 million candidates.
-_BLOCK_ENTRIES = 4_000_000
-# Differences are formed 2 MB of float64 at a time: in the processor's cache, 2.5 times as fast as 32 MB at a time.
-_PAIR_ENTRIES = 250_000
-# The largest k of FAISS's selection on a GPU.
-_GPU_WIDEST = 2048
-INDEXES = ("exact", "approximate", "auto")
-# The numbers of gallery rows and of queries from which "auto" is approximate: below, comparing everything takes little
-# longer than building an inverted file.
-APPROXIMATE_FROM, _FEWEST_QUERIES = 100_000, 1000
-# Training rows per cell: fewer than 39 place the centroids badly, says FAISS, and more than 64 move them little.
-_ROWS_PER_CELL = (39, 64)
-# The share of true neighbours that cells are added for, and the number of queries that it is measured on: their
-# 10 neighbours each leave a standard error of at most 0.01, so that the recall of all is above 0.95.
-_TARGET_RECALL, _TRIAL_QUERIES = 0.98, 256
+from analysis.features import check_labels
+from analysis.neighbours import nearest_neighbours
 
 
-class NeighbourResult(NamedTuple):
-    """Neighbours of each query, unpackable as ``distances, indices = result``.
+@dataclass(frozen=True, eq=False, repr=False)
+class RetrievedNeighbours:
+    """The k nearest clean images of each query, and whether they are of its class.
 
     Attributes
     ----------
-    distances : ndarray of shape (q, k), float32
-        From the nearest to the farthest.
+    rows : ndarray of shape (q,), int64
+        Rows of the `RepresentationSet` that the queries are, clean or attacked.
+    labels : ndarray of shape (q,), int64
+        True classes of the queries.
     indices : ndarray of shape (q, k), int64
-        Rows of the gallery; equal distances in ascending order of index.
+        Rows of the neighbours, the nearest first.
+    distances : ndarray of shape (q, k), float32
+    neighbour_labels : ndarray of shape (q, k), int64
+        True classes of the neighbours.
     """
 
-    distances: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
     indices: np.ndarray
+    distances: np.ndarray
+    neighbour_labels: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each neighbour has the query's true class: bool (q, k)."""
+        return self.neighbour_labels == self.labels[:, None]
+
+    @property
+    def precision_at_k(self) -> np.ndarray:
+        """Share of each query's k neighbours that have its true class: float64 (q,), in [0, 1]."""
+        return self.correct.mean(axis=1)
+
+    @property
+    def first_correct(self) -> np.ndarray:
+        """Whether the nearest neighbour has the query's true class: bool (q,)."""
+        return self.correct[:, 0]
+
+    @property
+    def mean_precision(self) -> float:
+        """`precision_at_k`, averaged over the queries."""
+        return float(self.precision_at_k.mean())
+
+    @property
+    def first_accuracy(self) -> float:
+        """Share of the queries whose nearest neighbour has their true class."""
+        return float(self.first_correct.mean())
 
     def __repr__(self):
-        n_queries, k = self.distances.shape
-        span = f", distances {self.distances.min():.4g} to {self.distances.max():.4g}"
-        return f"NeighbourResult({n_queries} queries, k={k}{span})"
+        n_queries, k = self.indices.shape
+        precision = f"precision@{k} {self.mean_precision:.3f}, nearest correct {self.first_accuracy:.3f}"
+        return f"RetrievedNeighbours({n_queries} queries, k={k}, {precision})"
 
 
-def nearest_neighbours(queries, gallery, k, *, metric="angular", exclude=None, index="exact") -> NeighbourResult:
-    """The k rows of the gallery nearest to each query, exactly unless asked otherwise.
+@dataclass(frozen=True, eq=False, repr=False)
+class RetrievalResult:
+    """What clean images, and the adversarial examples made from them, retrieve from the clean images.
+
+    Attributes
+    ----------
+    clean : RetrievedNeighbours
+    adversarial : RetrievedNeighbours or None
+        None where the set has no adversarial part.
+    metric : str
+        The distance: "angular", "cosine" or "euclidean".
+    """
+
+    clean: RetrievedNeighbours
+    adversarial: RetrievedNeighbours | None
+    metric: str
+
+    def __repr__(self):
+        n_queries, k = self.clean.indices.shape
+        adversarial = "" if self.adversarial is None else f", adversarial {self.adversarial.mean_precision:.3f}"
+        precision = f"precision@{k} clean {self.clean.mean_precision:.3f}{adversarial}"
+        return f"RetrievalResult({n_queries} queries, metric={self.metric!r}, {precision})"
+
+
+def retrieve(reps, *, k=3, metric="angular", rows=None, exclude_self=True, index="exact") -> RetrievalResult:
+    """Find the clean images nearest to each image, and nearest to the adversarial example made from it.
 
     Parameters
     ----------
-    queries : array_like of shape (q, d)
-        Representations to search for.
-    gallery : array_like of shape (n, d)
-        Representations to search in.
+    reps : RepresentationSet
+        Its `features` and `labels` are the gallery; its `adv_features`, where there are any, are queries too.
     k : int
-        Number of neighbours, from 1 to n, or to n - 1 where `exclude` leaves a row out.
+        Number of neighbours, from 1 to the number of images, less the query itself.
     metric : {"angular", "cosine", "euclidean"}
-        1 - |cos|, in [0, 1]: a vector and its opposite are the same; 1 - cos, in [0, 2]; or the Euclidean distance,
-        not squared.
-    exclude : array_like of int, shape (q,), optional
-        For each query one gallery row to leave out, usually the query itself; -1 leaves none out.
+        See `nearest_neighbours`.
+    rows : array_like of int, shape (q,), optional
+        Rows of the images to query with; by default all.
+    exclude_self : bool
+        Leave the query's own image out of its neighbours: for an adversarial example, the clean image that it was
+        made from, which says nothing about the class.
     index : {"exact", "approximate", "auto"}
-        "approximate" searches a part of the gallery only, chosen so large that it holds 98 % of the k nearest rows
-        of 256 of the queries: a few others are missed, and the distances of those found are exact all the same. "auto"
-        is approximate from 100,000 rows and 1,000 queries on, and exact below.
+        See `nearest_neighbours`.
 
     Returns
     -------
-    NeighbourResult
-        ``distances, indices``, both of shape (q, k), sorted by (distance, index).
+    RetrievalResult
+        Whether a neighbour is right is judged by the true classes of both, predictions play no part.
 
     Raises
     ------
     ValueError
-        For k out of range, NaN, infinity or (angular, cosine) a zero vector, naming the row; for wrong shapes, an
-        empty array, an `exclude` of another length or out of range, or an unknown metric or index.
-    ImportError
-        Where FAISS is not installed, saying how to install it.
+        For rows that the set does not hold, and as `nearest_neighbours`, which k is too large for.
 
     Notes
     -----
-    FAISS's flat indexes see every row, in float32 and, for Euclidean distances, through |q|^2 + |x|^2 - 2 q.x, which
-    confuses near neighbours. So more than k candidates are taken and their distances computed anew in float64; a
-    query whose k-th neighbour is not clearly nearer than all that FAISS left out is compared with the whole gallery
-    in float64. A GPU is used where FAISS supports one.
+    Fig. 7 of the supplement of "Metric Learning for Adversarial Robustness" (Mao et al., 2019) shows k = 3.
+    """
+    rows = _check_rows(rows, len(reps.features))
+    gallery_labels = np.asarray(reps.labels)
 
-    The approximate index is an inverted file: seeded k-means divides the n rows into about sqrt(n) cells, and a query
-    is compared with the rows of the nearest cells only, on the CPU. There are as many of these as the
-    recall measured on evenly spaced queries needs, so that features without clusters cost time, not recall. The same
-    input gives the same result. Where the cells hold fewer than k rows, the whole gallery is searched.
+    def search(features):
+        distances, indices = nearest_neighbours(
+            features[rows], reps.features, k, metric=metric, exclude=rows if exclude_self else None, index=index
+        )
+        return RetrievedNeighbours(rows, gallery_labels[rows], indices, distances, gallery_labels[indices])
+
+    adversarial = None if reps.adv_features is None else search(reps.adv_features)
+    return RetrievalResult(search(reps.features), adversarial, metric)
+
+
+def knn_predict(
+    gallery_features, gallery_labels, queries, *, k=50, metric="angular", exclude=None, index="exact"
+) -> np.ndarray:
+    """The class of most of each query's k nearest neighbours; of equally frequent ones, that of the nearer neighbour.
+
+    Parameters
+    ----------
+    gallery_features, gallery_labels : array_like of shape (n, d) and (n,)
+        Representations to search in, and their classes.
+    queries : array_like of shape (q, d)
+    k : int
+        Number of neighbours that vote, with equal weights.
+    metric, exclude, index
+        See `nearest_neighbours`.
+
+    Returns
+    -------
+    ndarray of shape (q,)
+        Classes, of the type of `gallery_labels`.
+
+    Raises
+    ------
+    ValueError
+        Where there are not as many labels as rows, and as `nearest_neighbours`.
 
     Examples
     --------
-    >>> distances, indices = nearest_neighbours([[1, 0]], [[0, 1], [1, 1], [-3, 0]], 2)
-    >>> indices
-    array([[2, 1]])
+    >>> knn_predict([[1, 0], [1, 1], [0, 1], [0, 2]], [0, 0, 1, 1], [[2, 1], [1, 9]], k=2)
+    array([0, 1])
     """
-    check_metric(metric)
-    if index not in INDEXES:
-        raise ValueError(f"index={index!r} is unknown; expected one of {', '.join(INDEXES)}.")
-    queries, gallery = check_features(queries, "queries"), check_features(gallery, "gallery")
-    if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            f"queries has {queries.shape[1]} columns, gallery {gallery.shape[1]}; expected the same number. Take both "
-            "from the same layer of the same model."
-        )
-    exclude = _check_exclude(exclude, len(queries), len(gallery))
-    _check_k(k, len(gallery), (exclude >= 0).any())
-    large = len(gallery) >= APPROXIMATE_FROM and len(queries) >= _FEWEST_QUERIES
-    approximate = index == "approximate" or (index == "auto" and large)
-    queries, gallery, unit = _prepare(queries, gallery, metric)
-    if metric == "angular" and queries.min() >= 0 and gallery.min() >= 0:
-        metric = "cosine"  # no product is negative, as after a ReLU: nothing lies near the opposite of a query
-    distances = np.empty((len(queries), k), dtype=np.float32)
-    indices = np.empty((len(queries), k), dtype=np.int64)
-    pending, width = np.arange(len(queries)), min(k + 1 + _SPARE, len(gallery))
-    search, entries_per_query = _flat_index(gallery, metric), width
-    if approximate and width < len(gallery):
-        trials = np.linspace(0, len(queries) - 1, min(len(queries), _TRIAL_QUERIES)).astype(np.int64)
-        search = _inverted_file(gallery, metric, search, queries[trials], exclude[trials], k)
-    while len(pending) > 0:
-        undecided = []
-        step = max(1, _BLOCK_ENTRIES // entries_per_query)
-        for rows in (pending[start : start + step] for start in range(0, len(pending), step)):
-            candidates, proposed, limit = _candidates(search, queries[rows], width, len(gallery), metric)
-            exact = _scores(queries[rows], gallery, candidates, metric)
-            # What an inverted file left out is given up, so that nothing is too far away to be an answer.
-            limit = np.full(len(rows), np.inf) if approximate else limit - _allowance(exact, proposed)
-            exact[(candidates == exclude[rows, None]) | (candidates < 0)] = np.inf
-            if metric == "euclidean":
-                exact, limit = unit * np.sqrt(exact), unit * np.sqrt(np.maximum(limit, 0))
-            distances[rows], indices[rows] = _nearest(exact.astype(np.float32), candidates, k)
-            undecided.append(rows[distances[rows, -1] >= limit.astype(np.float32)])
-        pending = np.concatenate(undecided)
-        if entries_per_query == len(gallery):
-            width = min(width * _WIDEN, len(gallery))
-        search, entries_per_query, approximate = _all_products(gallery, metric), len(gallery), False
-    return NeighbourResult(distances, indices)
+    gallery_labels = check_labels(gallery_labels, "gallery_labels", len(gallery_features), any_sign=True)
+    _, indices = nearest_neighbours(queries, gallery_features, k, metric=metric, exclude=exclude, index=index)
+    classes, members = np.unique(gallery_labels, return_inverse=True)
+    voters = members[indices]
+    votes = np.stack([(voters == member).sum(axis=1) for member in range(len(classes))], axis=1)
+    # argmax takes the first of equal values, and the voters stand in the order of their distance.
+    winner = np.take_along_axis(votes, voters, axis=1).argmax(axis=1)
+    return classes[voters[np.arange(len(voters)), winner]]
 
 
-def _prepare(queries, gallery, metric):
-    """Float64 queries and gallery with entries in [-1, 1], and the unit in which their distances are."""
-    if metric != "euclidean":
-        check_nonzero_rows(queries, "queries", metric)
-        check_nonzero_rows(gallery, "gallery", metric)
-        return unit_rows(queries), unit_rows(gallery), 1.0
-    # Moving the origin leaves the distances as they are, and float32 keeps more of them; a power of two rounds nothing.
-    queries, gallery = queries.astype(np.float64), gallery.astype(np.float64)
-    centre = gallery.mean(axis=0)
-    queries, gallery = queries - centre, gallery - centre
-    unit = np.exp2(np.frexp(max(np.abs(queries).max(), np.abs(gallery).max()))[1])
-    return queries / unit, gallery / unit, unit
+def knn_accuracy(
+    gallery_features, gallery_labels, queries, labels, *, k=50, metric="angular", exclude=None, index="exact"
+) -> float:
+    """Share of the queries that a vote of their k nearest neighbours classifies correctly: see `knn_predict`.
 
+    Parameters
+    ----------
+    gallery_features, gallery_labels : array_like of shape (n, d) and (n,)
+        Representations to search in, usually of clean images, and their classes.
+    queries, labels : array_like of shape (q, d) and (q,)
+        Representations to classify, clean or adversarial, and their true classes.
+    k : int
+        Number of neighbours that vote; 50 in the main text of Mao et al. (2019).
+    metric, exclude, index
+        See `nearest_neighbours`.
 
-def _candidates(search, queries, width, n_gallery, metric):
-    """Candidates (q, c) with approximate scores (q, c), and limits (q,) for the scores of all other rows.
+    Returns
+    -------
+    float
+        In [0, 1].
 
-    A score is the distance, squared for "euclidean". Candidates are gallery rows, `width` or more to a query, some of
-    them perhaps twice; but for rounding, no row outside them has a score below the limit.
+    Raises
+    ------
+    ValueError
+        As `knn_predict`, and where there are not as many labels as queries.
     """
-    if width == n_gallery:
-        everything = np.broadcast_to(np.arange(width), (len(queries), width))
-        return everything, None, np.full(len(queries), np.inf)
-    values, candidates = search(queries, width)
-    last = values[:, -1]
-    if metric == "euclidean":
-        return candidates, values, last
-    if metric == "angular":
-        opposite, behind = search(-queries, width)
-        last = np.maximum(last, opposite[:, -1])
-        values, candidates = np.abs(np.hstack([values, opposite])), np.hstack([candidates, behind])
-    return candidates, 1 - values, 1 - last
+    labels = check_labels(labels, "labels", len(queries), any_sign=True)
+    predictions = knn_predict(
+        gallery_features, gallery_labels, queries, k=k, metric=metric, exclude=exclude, index=index
+    )
+    return float(np.mean(predictions == labels))
 
 
-def _import_faiss():
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            "nearest_neighbours needs FAISS, which is not installed. Run pip install 'tla-toolkit[cpu]', or "
-            "'tla-toolkit[gpu]' on a machine with an NVIDIA GPU; never both, they own the same module."
-        ) from error
-    return faiss
-
-
-def _flat_index(gallery, metric):
-    """A function (queries, width) -> squared distances or products (q, width) in float32, indices; best first."""
-    faiss = _import_faiss()
-    on_cpu = (faiss.IndexFlatL2 if metric == "euclidean" else faiss.IndexFlatIP)(gallery.shape[1])
-    on_cpu.add(gallery.astype(np.float32))
-    on_gpu = resources = None
-    if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0:
-        try:
-            resources = faiss.StandardGpuResources()
-            on_gpu = faiss.index_cpu_to_gpu(resources, 0, on_cpu)
-        except RuntimeError:
-            # The GPU has no room for the gallery: the answers are the same without it.
-            on_gpu = None
-
-    def search(queries, width):
-        index = on_gpu if on_gpu is not None and width <= _GPU_WIDEST else on_cpu
-        return index.search(queries.astype(np.float32), width)
-
-    return search
-
-
-def _inverted_file(gallery, metric, search_all, trials, exclude, k):
-    """As `_flat_index`, but in the nearest cells only; indices are -1 where these hold too few rows.
-
-    `search_all` is that of `_flat_index`: it says what the queries `trials` should find.
-    """
-    faiss = _import_faiss()
-    n_rows, n_features = gallery.shape
-    n_cells = max(1, min(isqrt(n_rows), n_rows // _ROWS_PER_CELL[0]))
-    if metric == "euclidean":
-        file = faiss.IndexIVFFlat(faiss.IndexFlatL2(n_features), n_features, n_cells, faiss.METRIC_L2)
-    else:
-        file = faiss.IndexIVFFlat(faiss.IndexFlatIP(n_features), n_features, n_cells, faiss.METRIC_INNER_PRODUCT)
-    file.cp.seed, file.cp.min_points_per_centroid, file.cp.max_points_per_centroid = 0, 1, _ROWS_PER_CELL[1]
-    rows = gallery.astype(np.float32)
-    file.train(rows)
-    file.add(rows)
-
-    def search(queries, width):
-        return file.search(queries.astype(np.float32), width)
-
-    def nearest(searched):
-        candidates, _, _ = _candidates(searched, trials, k + 1, n_rows, metric)
-        scores = _scores(trials, gallery, candidates, metric)
-        scores[(candidates == exclude[:, None]) | (candidates < 0)] = np.inf
-        return _nearest(scores, candidates, k)[0]
-
-    wanted = nearest(search_all)[:, -1:]
-    file.nprobe = 1
-    while file.nprobe < n_cells and np.mean(nearest(search) <= wanted) < _TARGET_RECALL:
-        file.nprobe = min(max(file.nprobe + 1, file.nprobe * 3 // 2), n_cells)
-    return search
-
-
-def _all_products(gallery, metric):
-    """As `_flat_index`, in float64, for the queries that float32 cannot decide."""
-    norms = np.einsum("nd,nd->n", gallery, gallery)
-
-    def search(queries, width):
-        badness = queries @ gallery.T
-        badness *= -1 if metric != "euclidean" else -2
-        if metric == "euclidean":
-            badness += norms + np.einsum("qd,qd->q", queries, queries)[:, None]
-        best = np.argpartition(badness, width - 1, axis=1)[:, :width]
-        values = np.take_along_axis(badness, best, 1)
-        order = np.argsort(values, axis=1)
-        values, best = np.take_along_axis(values, order, 1), np.take_along_axis(best, order, 1)
-        return values if metric == "euclidean" else -values, best
-
-    return search
-
-
-def _scores(queries, gallery, candidates, metric):
-    """Float64 scores of the candidates (r, c). Equal rows score equally: sums run over differences, row by row."""
-    pairs = candidates.ravel()
-    scores = np.empty(len(pairs))
-    step = max(1, _PAIR_ENTRIES // gallery.shape[1])
-    for start in range(0, len(pairs), step):
-        part = slice(start, min(start + step, len(pairs)))
-        left = queries[np.arange(part.start, part.stop) // candidates.shape[1]]
-        right = gallery[pairs[part]]
-        if metric == "angular":
-            right *= np.where(np.einsum("pd,pd->p", left, right) < 0, -1.0, 1.0)[:, None]
-        right -= left
-        scores[part] = np.einsum("pd,pd->p", right, right)
-    if metric != "euclidean":
-        # 1 - u.v = |u - v|^2 / 2 for unit vectors, and exactly 0 for equal ones.
-        scores /= 2
-    return scores.reshape(candidates.shape)
-
-
-def _allowance(exact, approximate):
-    """How far below its limit the score of a row may lie that was not proposed: four times the largest error seen."""
-    if approximate is None:
-        return 0.0
-    return 4 * max(np.abs(exact - approximate).max(), np.finfo(approximate.dtype).eps)
-
-
-def _nearest(distances, candidates, k):
-    """The first k of each row by (distance, index), counting each candidate once."""
-    order = np.argsort(candidates, axis=1)
-    candidates, distances = np.take_along_axis(candidates, order, 1), np.take_along_axis(distances, order, 1)
-    distances[:, 1:][candidates[:, 1:] == candidates[:, :-1]] = np.inf
-    order = np.argsort(distances, axis=1, stable=True)[:, :k]
-    return np.take_along_axis(distances, order, 1), np.take_along_axis(candidates, order, 1)
-
-
-def _check_exclude(exclude, n_queries, n_gallery):
-    if exclude is None:
-        return np.full(n_queries, -1)
-    exclude = np.asarray(exclude)
-    if exclude.shape != (n_queries,):
-        raise ValueError(f"exclude has shape {exclude.shape}; expected ({n_queries},), one gallery row per query.")
-    if exclude.dtype.kind not in "iu":
-        raise ValueError(f"exclude has type {exclude.dtype}; expected integers, with -1 where no row is left out.")
-    wrong = (exclude < -1) | (exclude >= n_gallery)
+def _check_rows(rows, n):
+    if rows is None:
+        return np.arange(n)
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) == 0:
+        raise ValueError(f"rows has shape {rows.shape} and type {rows.dtype}; expected one integer or more, in a row.")
+    wrong = (rows < 0) | (rows >= n)
     if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(f"exclude row {row} is {exclude[row]}; expected -1, or a gallery row up to {n_gallery - 1}.")
-    return exclude.astype(np.int64)
-
-
-def _check_k(k, n_gallery, some_excluded):
-    largest = n_gallery - int(some_excluded)
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= largest:
-        left = f"{n_gallery} rows, less the excluded one" if some_excluded else f"{n_gallery} rows"
-        raise ValueError(f"k={k!r}; expected an integer from 1 to {largest}: the gallery has {left}.")
+        raise ValueError(f"rows holds {rows[np.argmax(wrong)]}; expected rows of the set, from 0 to {n - 1}.")
+    return rows.astype(np.int64)

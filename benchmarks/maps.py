@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from analysis.class_maps import ClassMap, map_classes
+from analysis.maps import ClassMap, map_classes
 from analysis.representations import RepresentationSet
 from benchmarks.inputs import Setup
 from benchmarks.representations import class_representations

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from analysis import ratios
+from analysis.neighbours import APPROXIMATE_FROM, nearest_neighbours
 from analysis.ratios import ratio
-from analysis.retrieval import APPROXIMATE_FROM, nearest_neighbours
 from benchmarks.inputs import Setup
 from benchmarks.timing import Line, times_in_turn
 

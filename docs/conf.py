@@ -1,4 +1,4 @@
-"""Sphinx's settings. `make site` lays the notebooks beside these documents and calls Sphinx; see analysis/site.py.
+"""Sphinx's settings. `make site` lays the notebooks beside these documents and calls Sphinx: analysis/publish/site.py.
 
 Pages load nothing from a network: formulas become MathML, which browsers draw themselves, and no widget is started.
 """

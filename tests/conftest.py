@@ -1,6 +1,7 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and when the slowest confirmations run."""
 
 import hashlib
+import json
 import os
 import tarfile
 import tempfile
@@ -17,6 +18,50 @@ ARCHIVES = {
     "cifar10-images.tar.gz": ("cifar10-jpeg", "cifar10-jpeg"),
     "tiny-imagenet-200-subset.tar.gz": (".", "tiny-imagenet-200"),
 }
+
+
+# What confirmations confirm anew at a larger size, or more often: `make test-all` runs them and notes of which sources;
+# `.ci/run` runs them where these have changed since.
+CONFIRMED = Path(__file__).with_name("confirmed.json")
+CONFIRMED_SOURCES = ("tla_core", "checkpoints", "figures/small", "analysis/display", "analysis/tables.py")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--confirm", choices=("never", "changed", "always"), default="never",
+        help="run the slowest confirmations: never, where their sources changed, or always, and note that they passed",
+    )  # fmt: skip
+
+
+def digest_of_sources() -> str:
+    """Of the files that the confirmations read, by name and content."""
+    root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for source in CONFIRMED_SOURCES:
+        files = [root / source] if (root / source).is_file() else (root / source).rglob("*")
+        for file in sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts):
+            if "results" not in file.parts:  # what `tla evaluate` leaves beside a published run
+                digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def confirming(config) -> bool:
+    """Whether confirmations run."""
+    confirmed = json.loads(CONFIRMED.read_text())["sources"] if CONFIRMED.is_file() else ""
+    return {"never": False, "always": True}.get(config.getoption("--confirm"), confirmed != digest_of_sources())
+
+
+def pytest_collection_modifyitems(config, items):
+    marked = [item for item in items if item.get_closest_marker("confirmation")]
+    if marked and not confirming(config):
+        config.hook.pytest_deselected(items=marked)
+        items[:] = [item for item in items if item not in marked]
+
+
+def pytest_sessionfinish(session, exitstatus):
+    config = session.config
+    whole = not config.option.keyword and config.args == config.getini("testpaths")
+    if config.getoption("--confirm") == "always" and whole and not exitstatus and not hasattr(config, "workerinput"):
+        CONFIRMED.write_text(json.dumps({"sources": digest_of_sources()}) + "\n")
 
 
 @pytest.fixture(scope="session")

@@ -162,7 +162,19 @@ def first_fails(folder, rank):
         fit(settings("um"), folder / "failed")
 
 
+def stops(folder, rank):
+    """A process that is stopped in the middle, as a signal or a network does; the other one must not wait for ever."""
+    with at_step("um", 4, lambda: os.kill(os.getpid(), signal.SIGSTOP), rank=int(os.environ["STOPPED"])):
+        report = outcome_of(fit, settings("um"), folder / "stopped")
+    (folder / f"rank{rank}.json").write_text(json.dumps(report))
+
+
+def killed(folder, rank):
+    """Under torchrun: a process that is killed."""
+    with at_step("um", 4, lambda: os.kill(os.getpid(), signal.SIGKILL), rank=1):
+        fit(settings("um"), folder / "killed")
+
+
 if __name__ == "__main__":
-    {"trains": trains, "fails": fails, "first_fails": first_fails}[sys.argv[1]](
-        Path(sys.argv[2]), int(os.environ["RANK"])
-    )
+    scenarios = (trains, fails, first_fails, stops, killed)
+    {scenario.__name__: scenario for scenario in scenarios}[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))

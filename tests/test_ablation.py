@@ -10,10 +10,10 @@ import yaml
 from scipy.stats import ttest_rel
 from tiny import REPOSITORY, mnist_images
 
-import analysis.ablation
-from analysis.ablation import Ablation, Cell, Effect
-from analysis.ablation_report import effects_display, update_page
-from analysis.cli import main
+import analysis.paper.ablation
+from analysis.command.main import main
+from analysis.paper.ablation import Ablation, Cell, Effect
+from analysis.paper.ablation_report import effects_display, update_page
 
 WARM = {"start": "at", "pool_size": 50, "lambda_alp": 2}  # what is so anyway, and what neither method reads
 TINY = {
@@ -55,9 +55,9 @@ def trained_on(monkeypatch):
         seen.append((run_dir.parent.name, config.seed, dataset.images, options["init_from"]))
         return trains(config, run_dir, dataset=dataset, **options)
 
-    trains = analysis.ablation.train
-    monkeypatch.setattr(analysis.ablation, "load_dataset", load)
-    monkeypatch.setattr(analysis.ablation, "train", train)
+    trains = analysis.paper.ablation.train
+    monkeypatch.setattr(analysis.paper.ablation, "load_dataset", load)
+    monkeypatch.setattr(analysis.paper.ablation, "train", train)
     return seen
 
 

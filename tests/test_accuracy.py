@@ -4,13 +4,15 @@ import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from tiny import mnist_images, project_folder, use_few_images
 
-from analysis import accuracy
-from analysis.accuracy import (
+from analysis.command import main as cli
+from analysis.scales import accuracy
+from analysis.scales.accuracy import (
     AUTOATTACK,
     RunAccuracy,
     accuracy_table,
@@ -19,12 +21,13 @@ from analysis.accuracy import (
     run_attacks,
     with_strongest,
 )
-from analysis.results import Results
-from analysis.run_results import run_config, run_images
+from analysis.scales.results import Results
+from analysis.scales.run_results import run_config, run_images
+from analysis.scales.targets import results_dir
 from tla_core.attack_config import AttackConfig
 from tla_core.attacks import TransferAttack
 from tla_core.batches import BatchSource
-from tla_core.checkpoint import file_sha256
+from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, save_tensors
 from tla_core.training import load_model, train
 
 ATTACKS = {
@@ -103,13 +106,143 @@ def test_an_interrupted_evaluation_goes_on_at_the_attack_where_it_was(run, monke
 
 def test_changed_settings_images_or_weights_are_measured_again(run):
     first = evaluate_run(run, ATTACKS, progress=False)
-    changed = evaluate_run(run, {"PGD": AttackConfig(eps=0.3, step_size=0.1, steps=4)}, progress=False)
+    with pytest.warns(
+        UserWarning, match=r"PGD, \d+\.\d\d % on 100 images, is measured again.*: eps was 0.1, is 0.3, st"
+    ):
+        changed = evaluate_run(run, {"PGD": AttackConfig(eps=0.3, step_size=0.1, steps=4)}, progress=False)
     assert first.attacks["PGD"]["eps"] == 0.1 and changed.attacks["PGD"]["eps"] == 0.3
-    fewer = evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, limits={"FGSM": 10}, progress=False)
-    assert len(fewer.correct["FGSM"]) == 10 and len(fewer.correct["long"]) == 100
     content = first.path.read_bytes()
     first.path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # another outcome of the last image
-    assert list(evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False).correct) == ["clean", "FGSM"]
+    with pytest.warns(UserWarning, match=r"accuracy-test\.safetensors was altered.*measures again what it held"):
+        again = evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False)
+    assert list(again.correct) == ["clean", "FGSM"]
+
+
+def test_a_smaller_measurement_never_replaces_a_larger_one(run, monkeypatch):
+    few = {"FGSM": 10}
+    assert len(evaluate_run(run, ATTACKS, limits=few, progress=False).correct["FGSM"]) == 10
+    larger = evaluate_run(run, ATTACKS, progress=False)
+    assert len(larger.correct["FGSM"]) == 100
+    monkeypatch.setattr(accuracy, "load_model", lambda *args, **options: pytest.fail("nothing is to be measured"))
+    assert missing_columns(run, ATTACKS, limits=few) == []
+    again = evaluate_run(run, ATTACKS, limits=few, progress=False)
+    assert torch.equal(again.correct["FGSM"], larger.correct["FGSM"])
+
+
+def test_a_larger_and_a_new_attack_are_measured_together(run):
+    """On the images of each, whatever the others are stored on."""
+    evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False)
+    few = dict.fromkeys(ATTACKS, 40)
+    lengths = {
+        name: len(found) for name, found in evaluate_run(run, ATTACKS, limits=few, progress=False).correct.items()
+    }
+    assert lengths == {"clean": 100, "FGSM": 100, "PGD": 40, "long": 40}
+
+
+def test_two_evaluations_side_by_side_lose_nothing(run, monkeypatch):
+    """The one stores an attack while the other is measuring another."""
+    before, began = accuracy.evaluate, []
+
+    def with_another(*args, **options):
+        if not began:
+            began.append(evaluate_run)
+            evaluate_run(run, {"FGSM": ATTACKS["FGSM"], "long": ATTACKS["long"]}, progress=False)
+        return before(*args, **options)
+
+    monkeypatch.setattr(accuracy, "evaluate", with_another)
+    result = evaluate_run(run, {"PGD": ATTACKS["PGD"], "long": ATTACKS["long"]}, limits={"long": 20}, progress=False)
+    assert {name: len(found) for name, found in result.correct.items()} == dict.fromkeys(
+        ("clean", "PGD", "long", "FGSM"), 100
+    )
+    monkeypatch.setattr(accuracy, "load_model", lambda *args, **options: pytest.fail("nothing is to be measured"))
+    assert list(evaluate_run(run, ATTACKS, progress=False).correct) == ["clean", *ATTACKS]
+    assert set(json.loads(result.path.with_suffix(".json").read_text())["accuracies"]) == {"clean", *ATTACKS}
+
+
+@pytest.mark.parametrize(("inside", "word"), [(".", "."), ("..", "seed0"), ("../..", "um/seed0")])
+def test_a_run_is_evaluated_from_inside_the_runs(inside, word, run, monkeypatch, capsys):
+    """And its results lie where they would otherwise."""
+    monkeypatch.chdir(run / inside)
+    assert cli.main(["evaluate", word, "--only", "FGSM", "--images", "20", "--no-progress"]) == 0
+    assert (results_dir(run) / "accuracy-test.safetensors").is_file() and not (run / "results").exists()
+    assert str(results_dir(run)) in capsys.readouterr().out
+
+
+def test_a_checkpoint_below_a_folder_called_runs_keeps_its_results(tmp_path, monkeypatch):
+    """Only the runs of the project count, not those that the project lies in."""
+    project = project_folder(tmp_path / "runs" / "mine")
+    (project / "checkpoints" / "x").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    assert results_dir("checkpoints/x") == Path("checkpoints/x/results")
+    monkeypatch.chdir(project / "checkpoints")
+    assert results_dir("x") == Path("x/results")
+    assert results_dir("runs/a/seed0") == Path("results/a/seed0")
+
+
+def test_a_run_that_is_trained_again_meanwhile_is_not_mixed_up(run, monkeypatch):
+    before = evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False).path.read_bytes()
+    evaluate = accuracy.evaluate
+
+    def and_other_weights(*args, **options):
+        tensors, metadata = load_tensors(run / "model.safetensors")
+        save_tensors(run / "model.safetensors", {name: tensor + 1 for name, tensor in tensors.items()}, metadata)
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr(accuracy, "evaluate", and_other_weights)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors was replaced while it was evaluated"):
+        evaluate_run(run, ATTACKS, progress=False)
+    assert (results_dir(run) / "accuracy-test.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff"])
+def test_damaged_accuracies_for_people_are_written_again(content, run):
+    path = evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False).path.with_suffix(".json")
+    before = path.read_bytes()
+    path.write_bytes(content)
+    evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, metadata: metadata.update(kind="maps"),
+        lambda tensors, metadata: metadata.update(columns=[]),
+        lambda tensors, metadata: metadata["columns"].update(FGSM=[]),
+        lambda tensors, metadata: metadata.pop("checkpoint_sha256"),
+        lambda tensors, metadata: metadata["columns"]["FGSM"].update(images=7),
+        lambda tensors, metadata: metadata["columns"].pop("FGSM"),
+        lambda tensors, metadata: tensors.pop("clean"),
+        lambda tensors, metadata: tensors.update(FGSM=torch.ones(100)),
+    ],
+)
+def test_accuracies_that_do_not_fit_together_are_named_and_measured_again(change, run):
+    first = evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False)
+    tensors, metadata = load_tensors(first.path)
+    change(tensors, metadata)
+    save_tensors(first.path, tensors, metadata)
+    with pytest.warns(UserWarning, match=r"accuracy-test\.safetensors (does not hold|was altered).*measures again"):
+        assert missing_columns(run, {"FGSM": ATTACKS["FGSM"]}) == ["clean", "FGSM"]
+    with pytest.warns(UserWarning, match="measures again"):
+        again = evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False)
+    assert again.accuracy == first.accuracy
+    assert missing_columns(run, {"FGSM": ATTACKS["FGSM"]}) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_measured(run, monkeypatch):
+    stored = evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False)
+
+    def fail(path, *_):
+        raise OSError(30, f"could not write {path}: Read-only file system")
+
+    monkeypatch.setattr(accuracy, "evaluate", lambda *args, **options: pytest.fail("it must not be measured"))
+    monkeypatch.setattr(accuracy, "check_writable", fail)
+    with pytest.raises(OSError, match=r"could not write .*accuracy-test\.safetensors"):
+        evaluate_run(run, ATTACKS, progress=False)
+    stored.path.with_suffix(".json").unlink()
+    # What is stored can be looked at all the same.
+    monkeypatch.setattr("analysis.scales.accuracy_store.write_atomic", fail)
+    assert evaluate_run(run, {"FGSM": ATTACKS["FGSM"]}, progress=False).accuracy == stored.accuracy
 
 
 def test_the_columns_are_the_papers_and_a_copy_beside_the_run_is_found(run):
@@ -135,7 +268,7 @@ def test_the_table_of_several_runs_marks_the_best_and_names_fewer_images(run):
 
 
 def outcomes(path, **correct):
-    return RunAccuracy(path, {name: torch.tensor(values) for name, values in correct.items()}, {}, {})
+    return RunAccuracy({name: torch.tensor(values) for name, values in correct.items()}, path=path)
 
 
 def test_the_table_prints_each_accuracy_with_its_error_and_a_dash_for_what_was_not_measured(tmp_path):
@@ -205,7 +338,7 @@ def test_missing_is_what_an_evaluation_would_measure(run, monkeypatch):
     assert missing_columns(run, ATTACKS, limits=limits) == [] == missing_columns(run, {})
     # Other images, other settings, another split.
     assert missing_columns(run, ATTACKS) == ["long"]
-    assert missing_columns(run, ATTACKS, limits={"long": 40, "PGD": 10}) == ["PGD"]
+    assert missing_columns(run, ATTACKS, limits={"long": 40, "PGD": 10}) == []  # what is there is of more images
     assert missing_columns(run, {**ATTACKS, "PGD": ATTACKS["long"]}, limits=limits) == ["PGD"]
     assert missing_columns(run, ATTACKS, split="train", limits=limits) == ["clean", *ATTACKS]
     assert result.path.read_bytes() == before
@@ -295,7 +428,7 @@ def test_gaps_are_one_line_each_and_stored_comparisons_are_made_again():
     }
     assert accuracy.add_comparisons(correct, columns) and not accuracy.add_comparisons(correct, columns)
     checks = {name: column["checks"] for name, column in columns.items()}
-    shown = accuracy.RunAccuracy("nowhere", correct, {}, checks)
+    shown = accuracy.RunAccuracy(correct, checks=checks)
     assert not shown.failed_checks
     assert shown.gaps == [
         "AutoAttack leaves 80.0% of 50 images, 20.0 ± 5.7 points less than PGD: believe the lower number."

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.architectures import output_shapes, table_1, table_2
+from analysis.paper.architectures import output_shapes, table_1, table_2
 from tla_core.models import LeNet, WideResNetMadry, WideResNetTable2, build_model
 
 # Transcribed from the supplement, line by line: layer, in, out, kernel.

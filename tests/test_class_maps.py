@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from analysis.class_maps import ClassMap, align_maps, load_maps, map_class, map_classes, save_maps
+from analysis.maps import ClassMap, align_maps, load_maps, map_class, map_classes, save_maps
 from analysis.projection import project
 from analysis.representations import RepresentationSet
 from tla_core.checkpoint import CheckpointError
@@ -139,7 +139,7 @@ def test_the_number_of_processes_must_be_one_at_least(n_jobs):
 
 
 def test_all_classes_are_checked_before_any_is_mapped(monkeypatch):
-    monkeypatch.setattr("analysis.class_maps.project", lambda *_, **__: pytest.fail("nothing is to be mapped"))
+    monkeypatch.setattr("analysis.maps.project", lambda *_, **__: pytest.fail("nothing is to be mapped"))
     with pytest.raises(ValueError, match="no adversarial part: pass attack= to extract"):
         map_classes(make_set(adversarial=False))
     with pytest.raises(ValueError, match=r"n_clean must be a whole number of at least 1\. Got 0"):

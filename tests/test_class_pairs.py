@@ -8,8 +8,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from analysis.display import ClassPairDisplay, ClassPairPanel
-from analysis.figures import save_figure
-from analysis.pair_maps import PairMap
+from analysis.display.figures import save_figure
+from analysis.maps import PairMap
 
 NAMES = ("frog", "horse", "truck")
 BLUE, GREEN, RED = "#4477aa", "#228833", "#ee6677"

@@ -1,12 +1,14 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
-from tiny import project_folder, use_few_images
+from tiny import REPOSITORY, project_folder, use_few_images
 
-from analysis import cli, run_results
+from analysis.command import main as cli
+from analysis.scales import run_results
 from tla_core.attack_config import AttackConfig
 from tla_core.config import TrainConfig, fields_in_use
 from tla_core.evaluation import describe_attack
@@ -15,7 +17,8 @@ from tla_core.protocol import ANALYSIS_ATTACKS
 
 COMMANDS = (
     "train", "evaluate", "extract", "project", "landscape", "explore", "notebooks", "figures", "manifest", "redraw",
-    "reproduction", "ablation", "demo", "publish", "restore", "site", "status", "runs", "clean", "presets", "data",
+    "reproduction", "ablation", "demo", "publish", "restore", "repair", "site", "status", "runs", "clean", "presets",
+    "data",
 )  # fmt: skip
 
 
@@ -25,7 +28,7 @@ def _nothing_written_here(monkeypatch, tmp_path):
 
 
 def run(*args, **options):
-    return subprocess.run([sys.executable, "-m", "analysis.cli", *args], capture_output=True, text=True, **options)
+    return subprocess.run([sys.executable, "-m", "analysis.command", *args], capture_output=True, text=True, **options)
 
 
 def fails(capsys, *args):
@@ -62,7 +65,7 @@ def project(trained, tmp_path, monkeypatch):
 def test_help_lists_the_commands_without_importing_anything_heavy():
     code = """
 import sys
-from analysis import cli
+from analysis.command import main as cli
 try:
     cli.main(["--help"])
 except SystemExit as end:
@@ -171,6 +174,14 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
+def test_an_interruption_while_it_is_imported_is_no_traceback(tmp_path):
+    (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ""), str(REPOSITORY)])
+    command = [sys.executable, "-m", "analysis.command", "status"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "tla: interrupted before it began.\n")
+
+
 def test_numbers_may_be_fractions(monkeypatch):
     seen = []
     monkeypatch.setattr("tla_core.training.train", lambda config, out, **options: seen.append(config))
@@ -266,7 +277,7 @@ def test_values_of_a_preset_are_shown_as_one_would_write_them(capsys):
 def test_presets_are_shown_without_importing_anything_heavy():
     code = """
 import sys
-from analysis import cli
+from analysis.command import main as cli
 cli.main(["presets"])
 cli.main(["presets", "mini/mnist/tla"])
 print(sorted({"torch", "numpy", "matplotlib", "sklearn"} & set(sys.modules)))

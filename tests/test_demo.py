@@ -3,7 +3,7 @@
 import pytest
 from tiny import REPOSITORY
 
-from analysis.demo import demo
+from analysis.command.demo import demo
 from tla_core.datasets import load_dataset
 
 

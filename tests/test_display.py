@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from analysis.class_maps import ClassMap
 from analysis.display import FalseClassesDisplay, FalseClassPanel, ProjectionDisplay
 from analysis.display.style import CLEAN_COLOUR, class_colour, class_marker, figure_style
+from analysis.maps import ClassMap
 from analysis.projection import Projection
 
 REPOSITORY = Path(__file__).resolve().parents[1]

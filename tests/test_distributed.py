@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -29,6 +30,7 @@ from distributed_worker import (
 from tla_core.attacks import run_attack
 from tla_core.batches import BatchSource
 from tla_core.checkpoint import file_sha256, load_tensors
+from tla_core.distributed import rank_timeout
 from tla_core.layers import forward_with_layer
 from tla_core.mining import hardest_negatives, random_negatives
 from tla_core.run_folder import RunFolder
@@ -56,19 +58,24 @@ def trained(tmp_path_factory):
     return folder, [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)], ended
 
 
-def processes_of(scenario, folder):
-    """Two processes without torchrun, which would end one when the other does; their exit statuses and messages."""
+def started(scenario, folder, **more):
+    """Two processes without torchrun, which would end one when the other does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     joined = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
+    return [
         subprocess.Popen(
-            [sys.executable, str(WORKER), scenario, str(folder)], env=environment(RANK=str(rank), **joined),
+            [sys.executable, str(WORKER), scenario, str(folder)], env=environment(RANK=str(rank), **joined, **more),
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
         for rank in (0, 1)
     ]  # fmt: skip
+
+
+def processes_of(scenario, folder):
+    """The exit statuses and messages of two such processes."""
+    processes = started(scenario, folder)
     messages = [process.communicate(timeout=200)[1] for process in processes]
     return [process.returncode for process in processes], messages
 
@@ -270,6 +277,47 @@ def test_the_message_of_the_first_process_reaches_the_others_too(tmp_path):
     assert "timed out" not in messages[0]  # it waited no longer than the other took to read it
     assert "RankError: rank 0 stopped: InterruptedError: stopped by the test" in messages[1]
     assert load_tensors(tmp_path / "failed" / "state.safetensors")[1]["step"] == STEPS_PER_EPOCH
+
+
+@pytest.mark.parametrize("stopped", [1, 0])
+def test_a_process_that_is_stopped_is_not_waited_for_without_end(stopped, tmp_path):
+    """Also where it is the one that serves the store."""
+    processes = started("stops", tmp_path, STOPPED=str(stopped), TLA_RANK_TIMEOUT="3")
+    try:
+        processes[1 - stopped].communicate(timeout=100)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    kind, message, seconds = json.loads((tmp_path / f"rank{1 - stopped}.json").read_text())
+    assert kind == "RankError" and "has not answered for 3 s: it is stopped or hangs" in message and seconds < 60
+    assert "TLA_RANK_TIMEOUT" in message and "the same command goes on" in message
+    assert load_tensors(tmp_path / "stopped" / "state.safetensors")[1]["step"] == STEPS_PER_EPOCH
+
+
+def test_under_torchrun_a_process_that_was_killed_ends_the_others_with_words(tmp_path):
+    command = [*TORCHRUN, str(WORKER), "killed", str(tmp_path)]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
+    assert ended.returncode != 0
+    words = "RankError: (another process of the training ended without a message|this process was told to end)"
+    assert re.search(words, ended.stderr) and "the same command goes on from it" in ended.stderr
+
+
+def test_processes_that_do_not_all_come_are_not_waited_for_without_end(tmp_path):
+    alone = started("killed", tmp_path, TLA_RANK_TIMEOUT="3")
+    alone[1].kill()
+    _, message = alone[0].communicate(timeout=100)
+    alone[1].communicate()
+    assert "RankError: the processes of the training did not all join within 3 s (TLA_RANK_TIMEOUT)" in message
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan"])
+def test_a_timeout_that_is_none_is_refused(text, monkeypatch):
+    monkeypatch.setenv("TLA_RANK_TIMEOUT", text)
+    with pytest.raises(ValueError, match=rf"TLA_RANK_TIMEOUT must be a number of seconds above 0\. Got '{text}'"):
+        rank_timeout()
+    monkeypatch.setenv("TLA_RANK_TIMEOUT", "")
+    assert rank_timeout().total_seconds() == 600
 
 
 def test_each_process_of_torchrun_takes_the_gpu_of_its_number(monkeypatch):

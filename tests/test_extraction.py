@@ -272,9 +272,9 @@ def test_what_a_name_leaves_open_is_said(data):
     ("changes", "error", "message"),
     [
         (
-            {"images": np.zeros((2, 1, 28, 28))},
+            {"images": np.zeros((2, 1, 28, 28), np.int32)},
             TypeError,
-            r"uint8 in 0\.\.255 or float32 in \[0, 1\]\. Got torch\.float64",
+            r"uint8 in 0\.\.255 or float32 in \[0, 1\]\. Got torch\.int32",
         ),
         (
             {"images": np.full((2, 1, 28, 28), 7, np.float32)},
@@ -287,7 +287,7 @@ def test_what_a_name_leaves_open_is_said(data):
             r"must lie in \[0, 1\]\. Got values from nan",
         ),
         ({"images": np.zeros((1, 28, 28), np.uint8)}, ValueError, r"shape \(n, c, h, w\)\. Got \(1, 28, 28\)"),
-        ({"images": [[0]]}, TypeError, "torch tensor or a numpy array. Got list"),
+        ({"images": [[0.0]]}, ValueError, r"shape \(n, c, h, w\)\. Got \(1, 1\)"),
         ({"images": np.zeros((0, 1, 28, 28), np.uint8), "labels": np.zeros(0, int)}, ValueError, "at least one image"),
         ({"labels": np.array([0, 1, 2])}, ValueError, r"labels must have the shape \(2,\).* Got \(3,\)"),
         ({"labels": np.array([0.0, 1.0])}, TypeError, "labels must be integers. Got torch.float64"),
@@ -306,7 +306,7 @@ def test_what_a_name_leaves_open_is_said(data):
         ({"batch_size": 2.5}, ValueError, r"batch_size must be a whole number of at least 1\. Got 2\.5"),
         ({"attack": lambda m, x, y: x[:1]}, ValueError, r"must return images of the shape \(2, 1, 28, 28\)\. Got \(1,"),
         ({"attack": lambda m, x, y: x + 1}, ValueError, r"float images must lie in \[0, 1\]"),
-        ({"attack": lambda m, x, y: x.double()}, TypeError, r"Got torch\.float64"),
+        ({"attack": lambda m, x, y: x.long()}, TypeError, r"Got torch\.int64"),
         ({"attack": lambda m, x, y: None}, ValueError, "Got NoneType"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from test_display import make_panel
 
 from analysis.display import LandscapeDisplay, LandscapesDisplay
-from analysis.figures import save_figure, save_table
+from analysis.display.figures import save_figure, save_table
 from analysis.tables import Column, Table
 
 IMAGES = ("pdf", "png", "svg")
@@ -77,7 +77,7 @@ def test_another_figure_gives_other_bytes(saved, tmp_path):
 
 def test_the_sidecar_says_what_is_shown_and_where_it_comes_from(saved):
     sidecar = json.loads(saved["json"].read_text(encoding="utf-8"))
-    assert set(sidecar) == {"format", "name", "caption", "files", "numbers", "sources", "provenance"}
+    assert set(sidecar) == {"format", "name", "caption", "files", "numbers", "shows", "sources", "provenance"}
     assert (sidecar["name"], sidecar["caption"]) == ("fig1", "Figure 1: ε.")
     assert sidecar["numbers"] == NUMBERS
     assert sidecar["sources"] == [{"method": "um", "run": "runs/mini/mnist/um/seed0"}]

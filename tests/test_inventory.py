@@ -1,6 +1,5 @@
-"""What a scale consists of, as Snakemake sees it; the state of each item and of each run; and what `clean` removes."""
+"""The plan of a scale beside what Snakemake would do; the state of each artefact and run; what `clean` removes."""
 
-import base64
 import fcntl
 import json
 import os
@@ -10,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,15 +18,17 @@ import yaml
 from filelock import FileLock
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis.accuracy import evaluate_run, run_attacks
-from analysis.housekeeping import CATEGORIES, clean
-from analysis.inventory import scale_status, table_text
-from analysis.inventory_costs import duration_text, seconds_per_step, size_text
-from analysis.pipeline import PipelineError
-from analysis.run_inventory import list_runs, run_entries
-from analysis.run_results import maps_target, representations_target
-from analysis.scale_contents import scale_items
-from analysis.scales import load_scale
+from analysis.command.notebook_runner import run_notebook
+from analysis.scales.accuracy import evaluate_run, run_attacks
+from analysis.scales.cleaning import CATEGORIES, _remove, clean
+from analysis.scales.costs import duration_text, seconds_per_step, size_text
+from analysis.scales.lock import PipelineError
+from analysis.scales.plan import Plan
+from analysis.scales.run_results import maps_target, representations_target
+from analysis.scales.runs import list_runs, run_entries
+from analysis.scales.scale import load_scale
+from analysis.scales.states import fingerprints
+from analysis.scales.status import scale_status, table_text
 from tla_core.checkpoint import load_tensors, save_tensors
 from tla_core.datasets import DatasetError
 from tla_core.run_folder import RunFolder
@@ -54,12 +56,11 @@ def test_a_scale_consists_of_what_snakemake_would_make_by_the_same_commands(name
     assert ran.returncode == 0, said
     jobs = re.findall(r"^    output: (\S+?)(?:, .*)?\n(?:    .*\n)*Shell command: (.*)", said, re.M)
     theirs = {path: " ".join(command.replace("--no-progress", "").split()) for path, command in jobs}
-    items = scale_items(load_scale(name, tmp_path))
-    assert {item.path: item.command for item in items if item.kind != "pair maps"} == theirs
-    paths = {item.path for item in items}
-    assert all(need in paths for item in items for need in item.needs)
-    pairs = [item for item in items if item.kind == "pair maps"]
-    assert pairs and {item.command for item in pairs} <= set(theirs.values())
+    plan = Plan(load_scale(name, tmp_path)).artefacts
+    assert {path: artefact.command for path, artefact in plan.items() if artefact.kind != "pair maps"} == theirs
+    assert all(need in plan for artefact in plan.values() for need in artefact.needs)
+    pairs = [artefact for artefact in plan.values() if artefact.kind == "pair maps"]
+    assert pairs and {artefact.command for artefact in pairs} <= set(theirs.values())
 
 
 # A project with two finished runs and their results, made once and copied ---------------------------------------------
@@ -88,13 +89,21 @@ def project(made, tmp_path):
     return shutil.copytree(made, tmp_path / "project")
 
 
+NOTEBOOK = {
+    "cells": [{"cell_type": "code", "source": "SCALE = 'mini'", "metadata": {"tags": ["parameters"]}, "outputs": [],
+               "execution_count": None, "id": "parameters"}],
+    "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    "nbformat": 4, "nbformat_minor": 5,
+}  # fmt: skip
+
+
 def change_scale(root, name="mini", **changes):
     path = root / "workflow" / "scales" / f"{name}.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
 
 
 def states(root, **options):
-    return {record.item.path: (record.state, record.why) for record in scale_status("mini", root, **options).records}
+    return {record.artefact.path: record.state for record in scale_status("mini", root, **options).records}
 
 
 def unfinish(root, run, step):
@@ -121,7 +130,7 @@ def test_what_is_there_is_made_and_the_rest_is_missing_and_looking_changes_nothi
     status = scale_status("mini", project)
     assert files_of(project) == before
     assert status.counts == {"made": 7, "stale": 0, "unfinished": 0, "missing": 1}
-    (manifest,) = [record.item for record in status.records if record.state == "missing"]
+    (manifest,) = [record.artefact for record in status.records if record.state.name == "missing"]
     assert manifest.command == "tla manifest --scale mini"
     text = table_text(status.to_table(), leave_out=["command"])
     assert "mini: 7 made, 0 stale, 0 unfinished, 1 missing." in text and "tla manifest" not in text
@@ -129,9 +138,9 @@ def test_what_is_there_is_made_and_the_rest_is_missing_and_looking_changes_nothi
 
 def test_in_an_empty_project_all_is_missing_and_its_cost_unknown(tmp_path):
     status = scale_status("mini", project_folder(tmp_path, methods=["um", "at"]))
-    assert {record.state for record in status.records} == {"missing"}
-    assert all(record.seconds is None and record.size_when_made is None for record in status.records)
-    assert "Remaining trainings: unknown (2)" in status.summary
+    assert {record.state.name for record in status.records} == {"missing"}
+    assert all(record.seconds is None for record in status.records)
+    assert "Remaining trainings: unknown of 2 of 2 (" in status.summary
 
 
 def test_changed_settings_of_a_run_make_it_stale_and_all_that_depends_on_it(project):
@@ -168,13 +177,13 @@ def test_an_unfinished_training_says_how_far_it_is_and_what_the_rest_takes(proje
     lines = [{"step": 25 * k, "time": 100.0 + 50 * k} for k in range(1, 5)]
     (project / AT / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     status = scale_status("mini", project)
-    record = {r.item.path: r for r in status.records}[f"{AT}/model.safetensors"]
-    assert (record.state, record.why) == ("unfinished", "at step 1 of 3")  # 180 images, batches of 100
+    record = {r.artefact.path: r for r in status.records}[f"{AT}/model.safetensors"]
+    assert record.state == ("unfinished", "at step 1 of 3")  # 180 images, batches of 100
     assert record.seconds == pytest.approx(4.0)  # two steps at 2 s
-    assert "Remaining trainings: 4 s;" in status.summary
+    assert "Remaining trainings: 4 s (" in status.summary
     change_scale(project, overrides={"um": tiny_training(), "at": tiny_training(epochs=5)})
-    record = {r.item.path: r for r in scale_status("mini", project).records}[f"{AT}/model.safetensors"]
-    assert record.state == "stale" and record.seconds == pytest.approx(10.0)  # all of it
+    record = {r.artefact.path: r for r in scale_status("mini", project).records}[f"{AT}/model.safetensors"]
+    assert record.state.name == "stale" and record.seconds == pytest.approx(10.0)  # all of it
 
 
 def test_a_run_that_a_living_process_holds_says_so_and_one_of_a_dead_process_does_not(project):
@@ -200,6 +209,23 @@ def test_an_edited_notebook_and_newer_results_make_the_executed_copy_stale(proje
     assert states(project)[executed] == ("stale", "the notebook was edited")
 
 
+def test_a_notebook_knows_what_it_was_made_from_whatever_the_times(project):
+    executed = project / "figures/mini/notebooks/fig1_3_false_classes.ipynb"
+    plan = Plan(load_scale("mini", project))
+    artefact = plan.artefacts[executed.relative_to(project).as_posix()]
+    (project / "notebooks" / executed.name).write_text(json.dumps(NOTEBOOK))
+    run_notebook(
+        project / "notebooks" / executed.name, executed, parameters={"SCALE": "mini"}, root=project,
+        read=lambda: fingerprints(plan, artefact),
+    )  # fmt: skip
+    os.utime(project / MAPS, (time.time() + 60, time.time() + 60))
+    path = executed.relative_to(project).as_posix()
+    assert states(project)[path] == ("made", "")
+    tensors, metadata = load_tensors(project / MAPS)
+    save_tensors(project / MAPS, {name: tensor + 1 for name, tensor in tensors.items()}, metadata)
+    assert states(project)[path] == ("stale", f"{MAPS} is not what it read")
+
+
 def test_accuracies_are_made_when_every_column_was_measured_with_the_scales_settings(project, monkeypatch):
     use_few_images(monkeypatch, n_test=20)
     change_scale(project, notebooks=["main_accuracy"], accuracy={"methods": ["um"], "restarts": 1, "long_images": 4})
@@ -212,6 +238,8 @@ def test_accuracies_are_made_when_every_column_was_measured_with_the_scales_sett
     evaluate_run(project / UM, attacks, limits=limits, progress=False)
     assert states(project)[path] == ("made", "")
     change_scale(project, accuracy={"methods": ["um"], "restarts": 1, "long_images": 3})
+    assert states(project)[path] == ("made", "")  # more images than that
+    change_scale(project, accuracy={"methods": ["um"], "restarts": 1, "long_images": 5})
     state, why = states(project)[path]
     assert state == "stale" and "PGD100" in why and "FGSM" not in why
 
@@ -220,19 +248,6 @@ def test_accuracies_are_made_when_every_column_was_measured_with_the_scales_sett
 
     monkeypatch.setattr("tla_core.datasets.load_dataset", no_data)
     assert states(project)[path] == ("made", "its columns were not checked: the dataset is not here")
-
-
-def test_jobs_are_priced_by_snakemakes_records_and_files_by_those_of_the_same_kind(project):
-    records = project / ".snakemake" / "metadata"
-    records.mkdir(parents=True)
-    name = base64.b64encode(MAPS.encode(), b"-_").decode()
-    (records / name).write_text(json.dumps({"starttime": 10.0, "endtime": 52.5, "incomplete": False}))
-    (records / "strange").write_text("no record")
-    other = project / MAPS.replace("/um/", "/at/")
-    size = other.stat().st_size
-    other.unlink()
-    record = {r.item.path: r for r in scale_status("mini", project).records}[MAPS.replace("/um/", "/at/")]
-    assert (record.state, record.seconds, record.size_when_made) == ("missing", 42.5, size)
 
 
 def test_pauses_are_no_part_of_a_training_time():
@@ -274,6 +289,53 @@ def test_all_runs_are_listed_with_what_their_scale_makes_of_them(project):
     assert entries[UM].identity[:8] in text and "runs/mine" not in text and "5 runs, " in text
 
 
+DAMAGES = {
+    "not text": b"\xff", "a list": b"[1]", "a number": b"3", "nothing": b"", "deep": b"[" * 100_000,
+    "settings that are a list": b'{"identity": "x", "config_identity": "x", "config": [1], "data": {}, "start": {}}',
+    "a setting that is a list": b'{"identity": "x", "config": {"method": []}, "data": {}, "start": {}}',
+    "an identity that is a list": b'{"identity": [1], "config": {}, "data": {"images": "all"}, "start": {}}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "metrics.jsonl", "process.json"])
+def test_one_damaged_file_hides_no_other_run(name, content, project):
+    (project / UM / name).write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of lines of the metrics
+        entries = {entry.path.as_posix(): entry for entry in run_entries(project)}
+        text = table_text(list_runs(project))
+        clean(project, remove=True)
+        found = states(project)
+    assert UM in text and AT in text
+    assert entries[AT].state == "finished" and found[f"{AT}/model.safetensors"][0] == "made"
+    damaged = name in ("config.json", "model.safetensors")
+    assert entries[UM].state.startswith("broken: " if damaged else "finished")
+    assert damaged is (found[f"{UM}/model.safetensors"][0] != "made")
+    assert (project / UM / name).read_bytes() == content
+    assert (project / MAPS).is_file(), "results of weights that may be restored are not stale"
+
+
+def test_weights_with_another_bit_are_not_made_and_what_depends_on_them_waits(project):
+    model = project / UM / "model.safetensors"
+    content = model.read_bytes()
+    model.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    found = states(project)
+    state, why = found[f"{UM}/model.safetensors"]
+    assert state == "stale" and re.search(r"was altered.*`tla repair .*um/seed0`", why)
+    assert found[REPRESENTATIONS] == ("stale", f"{UM}/model.safetensors is stale")
+    assert list(clean(project).removals) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"null", b"{}", b"\xff"])
+@pytest.mark.parametrize("path", [REPRESENTATIONS, MAPS, "figures/mini/notebooks/fig1_3_false_classes.ipynb"])
+def test_a_result_of_zero_bytes_or_of_something_else_is_not_made(path, content, project):
+    assert states(project)[path][0] != "missing"
+    (project / path).write_bytes(content)
+    state, why = states(project)[path]
+    assert state == "stale" and "it cannot be read" in why
+
+
 def test_no_runs_and_a_scale_that_leads_elsewhere_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there are no runs in .*Train one with `tla train`"):
         list_runs(tmp_path)
@@ -287,18 +349,14 @@ def test_no_runs_and_a_scale_that_leads_elsewhere_are_errors(tmp_path):
 def untidy(root):
     """One thing for each category; returns category -> paths."""
     aside = move_aside(root)
-    change_scale(root, overrides={"um": tiny_training(epochs=9), "at": tiny_training()})
     failed = root / "figures/mini/notebooks/fig7_retrieval.failed.ipynb"
     failed.write_text("{}")
     temporary = root / "results/mini/mnist/um/seed0/.class-maps-eps0.3.safetensors.123.tmp"
     temporary.write_bytes(b"part")
     os.utime(temporary, (1, 1))
-    of_at = [p.relative_to(root).as_posix() for p in (root / "results/mini/mnist/at/seed0").iterdir()]
     return {
         "moved-aside": {aside},
-        "stale-results": set(of_at),
         "leftovers": {failed.relative_to(root).as_posix(), temporary.relative_to(root).as_posix()},
-        "outdated": {UM},
     }
 
 
@@ -311,9 +369,9 @@ def test_clean_lists_with_sizes_and_removes_nothing_unless_told(project):
     before = files_of(project)
     report = clean(project)
     assert files_of(project) == before
-    assert paths_by_category(report) == expected | {"outdated": set()}
+    assert paths_by_category(report) == expected
     assert not report.removed and report.freed == sum(r.size for r in report.removals) > 0
-    assert "Nothing was removed. What is listed to go: 5 files or folders" in str(report)
+    assert "Nothing was removed. What is listed to go: 3 files or folders" in str(report)
 
 
 def test_clean_removes_what_it_lists_and_nothing_else(project):
@@ -324,29 +382,32 @@ def test_clean_removes_what_it_lists_and_nothing_else(project):
     gone = set(before) - set(files_of(project))
     assert all(any(Path(p).is_relative_to(r.path) for r in report.removals) for p in gone)
     assert sum(len(before[path]) for path in gone) == report.freed
-    assert str(report).endswith(f"Removed 5 files or folders, {size_text(report.freed)}.")
-    assert not (project / "results/mini/mnist/at").exists() and not (project / "runs/mini/mnist/at").exists()
+    assert str(report).endswith(f"Removed 3 files or folders, {size_text(report.freed)}.")
+    assert not (project / "runs/mini/mnist/at").exists()
     assert (project / UM / "model.safetensors").is_file() and (project / MAPS).is_file()
     assert clean(project, remove=True).removals == ()
 
 
-def test_outdated_runs_go_with_their_results_where_they_are_named(project):
-    untidy(project)
-    report = clean(project, categories=["outdated", "stale-results"], remove=True)
-    assert {UM, MAPS, REPRESENTATIONS} <= {r.path.as_posix() for r in report.removals}
-    assert not (project / UM).exists() and not (project / MAPS).exists()
-
-
-def test_results_of_other_weights_go_and_those_of_an_unfinished_run_stay(project):
-    model = project / UM / "model.safetensors"
-    tensors, metadata = load_tensors(model)
-    save_tensors(model, {name: tensor + 1 for name, tensor in tensors.items()}, metadata)
-    unfinish(project, AT, 0)
-    notes = project / "results/mini/mnist/um/seed0/notes.txt"
+@pytest.mark.parametrize("foreign", ["notes.txt", "results/accuracy-test.json", ".hidden"])
+def test_an_old_run_with_files_of_the_users_stays(foreign, project):
+    """They were never listed, whether they were there at the time or came later."""
+    aside = project / move_aside(project)
+    assert aside.relative_to(project) in {removal.path for removal in clean(project).removals}
+    notes = aside / foreign
+    notes.parent.mkdir(exist_ok=True)
     notes.write_text("mine")
-    report = clean(project, remove=True)
-    assert {r.path.as_posix() for r in report.removals} == {MAPS, REPRESENTATIONS}
-    assert notes.is_file() and (project / MAPS.replace("/um/", "/at/")).is_file()
+    for remove in (False, True):
+        report = clean(project, remove=remove)
+        (kept,) = (each for each in report.kept if each.path == aside.relative_to(project))
+        assert kept.kept == f"it holds {foreign.partition('/')[0]}, which no training writes"
+        assert notes.read_text() == "mine" and (aside / "model.safetensors").is_file()
+
+
+def test_files_that_came_between_the_list_and_the_removal_stay(project):
+    aside = project / move_aside(project)
+    (aside / "notes.txt").write_text("mine")
+    assert "which no training writes" in _remove(project, aside.relative_to(project))
+    assert (aside / "notes.txt").is_file()
 
 
 @pytest.mark.parametrize("how", ["process.json", "lock"])
@@ -370,11 +431,11 @@ def test_nothing_is_removed_while_a_pipeline_is_at_work_and_listing_goes_on(proj
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = files_of(project)
         with pytest.raises(
-            PipelineError, match=r"a pipeline is at work in .*\. Wait for it, or end it, and clean then"
+            PipelineError, match=r"another pipeline is at work in .*\. Wait for it, or end it"
         ):
             clean(project, remove=True)
         assert files_of(project) == before
-        assert paths_by_category(clean(project)) == expected | {"outdated": set()}
+        assert paths_by_category(clean(project)) == expected
 
 
 def test_a_young_temporary_file_stays(project):
@@ -415,31 +476,8 @@ def test_what_is_committed_stays(project):
     subprocess.run(["git", "-C", str(project), "add", "figures", "runs"], check=True)
     report = clean(project, categories=CATEGORIES, remove=True)
     assert {r.kept for r in report.kept} == {"it is committed, or holds what is"}
-    assert {r.category for r in report.removals} == {"stale-results", "leftovers"}
+    assert {r.category for r in report.removals} == {"leftovers"}
     assert (project / UM).is_dir() and (project / MAPS).is_file()
-
-
-def test_results_that_name_no_weights_and_those_of_a_run_that_has_just_begun_stay(project):
-    shutil.rmtree(project / AT)
-    (project / AT).mkdir()
-    (project / AT / "lock").touch()
-    own = project / "results" / "mine" / "representations-eps0.3.safetensors"
-    save_tensors(own, {"nothing": torch.zeros(1)}, {"meta": {"made": "by hand"}})
-    assert clean(project, remove=True).removals == ()
-    assert own.is_file() and (project / MAPS.replace("/um/", "/at/")).is_file()
-
-
-def test_pair_maps_are_items_of_their_own_and_their_time_is_counted_once(project):
-    change_scale(project, class_pairs={"mnist": [["4", "9"]]}, tsne_iterations=260)
-    records = project / ".snakemake" / "metadata"
-    records.mkdir(parents=True)
-    name = base64.b64encode(MAPS.encode(), b"-_").decode()
-    (records / name).write_text(json.dumps({"starttime": 10.0, "endtime": 52.5, "incomplete": False}))
-    found = {r.item.path: r for r in scale_status("mini", project).records}
-    pairs = found[MAPS.replace("class-maps", "pair-maps")]
-    assert (pairs.state, pairs.seconds) == ("missing", 0.0)
-    assert (found[MAPS].state, found[MAPS].seconds) == ("stale", 42.5)
-    assert pairs.item.command == found[MAPS].item.command
 
 
 def test_an_unknown_category_is_refused(project):

@@ -12,8 +12,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from analysis import job_server
-from analysis.notebook_runner import run_notebook
+from analysis.command import jobs
+from analysis.command.notebook_runner import run_notebook
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or any(Path("/dev").glob("nvidia[0-9]*")),
@@ -39,7 +39,7 @@ def run(arguments):
 """
 CLIENT = """
 import sys
-from analysis.job_server import run_served
+from analysis.command.jobs import run_served
 status = run_served(sys.argv[1:])
 sys.exit(99 if status is None else status)
 """
@@ -51,7 +51,7 @@ def server(tmp_path):
     import socket
 
     (tmp_path / "jobs.py").write_text(
-        JOBS + "from analysis.job_server import serve\nimport socket\n"
+        JOBS + "from analysis.command.job_server import serve\nimport socket\n"
         "serve(socket.socket(fileno=int(sys.argv[1])), run, sys.stdin.fileno(), ['json', 'textwrap'])\n"
     )
     address = str(tmp_path / "socket")
@@ -62,7 +62,7 @@ def server(tmp_path):
             [sys.executable, str(tmp_path / "jobs.py"), str(listener.fileno())],
             stdin=subprocess.PIPE, pass_fds=[listener.fileno()],
         )  # fmt: skip
-    yield {**os.environ, job_server.ADDRESS: address, "OMP_NUM_THREADS": "1", "SAID": "a word"}
+    yield {**os.environ, jobs.ADDRESS: address, "OMP_NUM_THREADS": "1", "SAID": "a word"}
     process.stdin.close()
     assert process.wait(20) == 0
 
@@ -90,8 +90,8 @@ def test_the_status_is_that_of_the_job(server, what, status, said):
         ({}, ("figures", "say")),
         ({}, ()),
         ({"OMP_NUM_THREADS": "2"}, ("train", "say")),
-        ({job_server.ADDRESS: "/nowhere"}, ("train", "say")),
-        ({job_server.ADDRESS: ""}, ("train", "say")),
+        ({jobs.ADDRESS: "/nowhere"}, ("train", "say")),
+        ({jobs.ADDRESS: ""}, ("train", "say")),
     ],
 )
 def test_what_is_not_served_is_left_to_the_caller(server, change, arguments):
@@ -132,14 +132,14 @@ def test_a_job_that_is_killed_is_said_to_be(server):
 
 
 def test_the_server_of_a_pipeline_does_what_tla_does(tmp_path):
-    tla = [sys.executable, "-m", "analysis.cli", "extract", str(tmp_path / "nowhere")]
+    tla = [sys.executable, "-m", "analysis.command", "extract", str(tmp_path / "nowhere")]
     alone = subprocess.run(tla, capture_output=True, text=True, timeout=120)
-    with job_server.job_server() as address:
-        assert list(address) == [job_server.ADDRESS]
+    with jobs.job_server() as address:
+        assert list(address) == [jobs.ADDRESS]
         environment = {**os.environ, **address, "OMP_NUM_THREADS": "1"}
         served = subprocess.run(tla, env=environment, capture_output=True, text=True, timeout=120)
     assert (served.returncode, served.stderr) == (alone.returncode, alone.stderr) == (1, alone.stderr)
-    assert not os.path.exists(address[job_server.ADDRESS])
+    assert not os.path.exists(address[jobs.ADDRESS])
 
 
 def test_a_kernel_is_a_fork_that_has_imported_torch_and_draws_into_the_notebook(tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ def test_a_kernel_is_a_fork_that_has_imported_torch_and_draws_into_the_notebook(
     cells += [new_code_cell("import matplotlib.pyplot as plt\nplt.plot([1, 2]);")]
     nbformat.write(new_notebook(cells=cells), tmp_path / "mine.ipynb")
     for served in (True, False):
-        server = job_server.job_server() if served else contextlib.nullcontext({})
+        server = jobs.job_server() if served else contextlib.nullcontext({})
         with server as address, monkeypatch.context() as patch:
             for name, value in {**address, "OMP_NUM_THREADS": "1"}.items():
                 patch.setenv(name, value)

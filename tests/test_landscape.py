@@ -367,8 +367,8 @@ def test_x_must_be_one_image(model, data):
         input_landscape(model, data.images, 0, **settings)
     with pytest.raises(ValueError, match=r"Got the shape \(28, 28\)"):
         input_landscape(model, data.images[0, 0], 0, **settings)
-    with pytest.raises(TypeError, match=r"x must be a torch tensor or a numpy array.* Got list"):
-        input_landscape(model, data.images[0].tolist(), 0, **settings)
+    with pytest.raises(TypeError, match=r"x must be a torch tensor, a numpy array or a list.* Got str"):
+        input_landscape(model, "image.png", 0, **settings)
     with pytest.raises(ValueError, match=r"float images must lie in \[0, 1\]\. Got values from 0 to 255"):
         input_landscape(model, data.images[0].float(), 0, **settings)
 

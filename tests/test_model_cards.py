@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import shutil
@@ -10,22 +11,26 @@ import yaml
 from tiny import REPOSITORY, mnist_images, project_folder, tiny_training, use_few_images
 
 import tla_core as tla
-from analysis import cli, extract, input_landscape, nearest_neighbours
-from analysis.accuracy import evaluate_run, with_strongest
-from analysis.drawings import load_drawing
-from analysis.model_cards import (
+from analysis import extract, input_landscape, nearest_neighbours
+from analysis.command import main as cli
+from analysis.display.drawings import load_drawing
+from analysis.publish.model_cards import (
     OUTCOMES,
     hub_name,
     publish_run,
     published_runs,
     restore_runs,
-    stored_accuracy,
 )
-from analysis.run_results import is_trained, run_config
-from analysis.scales import load_scale, results_dir
+from analysis.scales.accuracy import evaluate_run, stored_accuracy, with_strongest
+from analysis.scales.plan import Plan
+from analysis.scales.run_results import run_config
+from analysis.scales.scale import load_scale
+from analysis.scales.states import judge
+from analysis.scales.targets import results_dir
 from tla_core.attack_config import AttackConfig
 from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
+from tla_core.config import identity_of
 from tla_core.masking import MaskingWarning
 from tla_core.protocol import accuracy_columns, analysis_attack
 
@@ -91,6 +96,32 @@ def test_the_card_says_what_was_measured(run, tmp_path):
     assert "These checks for masked gradients failed" in text
 
 
+def test_a_card_names_a_folder_of_images_and_not_where_it_lies(run, tmp_path, monkeypatch):
+    images = tmp_path / "pictures" / "of digits"
+    config = dataclasses.replace(run_config(run), dataset=str(images))
+    monkeypatch.setattr("analysis.publish.model_cards.run_config", lambda path: config)
+    card = publish_run(run, tmp_path / "card") / "README.md"
+    front, _ = front_and_text(card)
+    assert front["model-index"][0]["results"][0]["dataset"]["type"] == "of digits"
+    assert str(tmp_path) not in card.read_text() and str(run.parents[4]) not in card.read_text()
+
+
+def test_a_run_is_published_and_named_from_inside_its_folder(run, tmp_path, monkeypatch, capsys):
+    for inside, word in ((run, "."), (run.parent, "seed0"), (run / "deeper", "..")):
+        inside.mkdir(exist_ok=True)
+        monkeypatch.chdir(inside)
+        assert hub_name(word) == "mnist-tla-rn"
+        assert cli.main(["publish", word, "--out", str(tmp_path / word.strip("."))]) == 0, capsys.readouterr().err
+    (run / "deeper").rmdir()
+    assert hub_name("runs/mine") == hub_name("mine") == "mine"
+
+
+def test_a_folder_that_cannot_be_written_gets_no_half_of_a_run(run, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["publish", str(run), "--out", str(tmp_path / "file")]) == 1
+    assert "could not write" in capsys.readouterr().err
+
+
 def test_what_was_not_measured_is_not_published(run, tmp_path, capsys):
     alone = tmp_path / "alone"
     alone.mkdir()
@@ -112,8 +143,10 @@ def test_published_runs_are_found_where_their_images_are(run, tmp_path, monkeypa
     folder = publish_run(run, tmp_path / "checkpoints" / "mnist-tla-rn")  # of the embedded subset, which is there
     assert published_runs("mnist", root=tmp_path) == {"tla-rn": folder}
     record = json.loads((folder / "config.json").read_text())
-    record["config"]["dataset"] = "cifar10"
-    (folder / "config.json").write_text(json.dumps(record))
+    config = dataclasses.replace(run_config(folder), dataset="cifar10")
+    record |= {"config": config.to_dict(), "config_identity": config.identity}
+    identified = {"config": config.identifying_fields(), "data": record["data"], "start": record["start"]}
+    (folder / "config.json").write_text(json.dumps(record | {"identity": identity_of(identified)}))
     assert published_runs("mnist", root=tmp_path) == {}
 
 
@@ -138,7 +171,8 @@ def test_published_runs_are_put_where_those_of_a_scale_would_lie(tmp_path, capsy
         assert cli.main(["restore", "--scale", "mini"]) == 0
     assert capsys.readouterr().out.split() == [str(run) for run in runs.values()]
     assert {method: (run / "model.safetensors").read_bytes() for method, run in runs.items()} == before
-    assert all(is_trained(run, scale.config("mnist", method)) for method, run in runs.items())
+    plan = Plan(scale)
+    assert all(judge(plan, plan.model(("mnist", method, 0))).name == "made" for method in runs)
     assert {method: (results_dir(run) / OUTCOMES).read_bytes() for method, run in runs.items()} == measured
     # Of other settings, or damaged, they are not taken.
     shutil.rmtree(root / "runs")
@@ -196,9 +230,15 @@ def test_outcomes_beside_a_checkpoint_are_measured_again(folder, real_data_root)
         assert differ <= max(2, n // 50), f"{differ} of {n} images, {attack}"
 
 
-@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda path: path.name)
-def test_tla_evaluate_gives_the_accuracy_on_the_card(folder, real_data_root, tmp_path, monkeypatch):
-    """The command, of all test images; attacked ones only where it takes seconds."""
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(folder, marks=[] if folder.name == "mnist-at" else pytest.mark.confirmation, id=folder.name)
+        for folder in CHECKPOINTS
+    ],
+)
+def test_tla_evaluate_gives_the_outcomes_on_the_card(folder, real_data_root, tmp_path, monkeypatch):
+    """The command, of all test images one by one; attacked ones only where it takes seconds."""
     monkeypatch.setenv("TLA_DATA", str(real_data_root))
     published = tmp_path / folder.name  # results go beside it, and not into the repository
     published.mkdir()
@@ -210,8 +250,8 @@ def test_tla_evaluate_gives_the_accuracy_on_the_card(folder, real_data_root, tmp
     expected, _ = load_tensors(folder / OUTCOMES)
     assert set(measured) == set(columns)
     for name in columns:
-        ours, card = (outcome[name].double().mean().item() for outcome in (measured, expected))
-        assert ours == pytest.approx(card, abs=3e-4)  # three of the ten thousand images
+        differ = (measured[name] != expected[name]).sum()
+        assert differ <= 5, f"{differ} of {len(measured[name])} images, {name}"
 
 
 # What committed figures show, made again from the checkpoints: on another machine, so within tolerances ---------------

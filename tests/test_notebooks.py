@@ -10,13 +10,15 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from scipy import stats
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis import bootstrap_r_prime, cli, detection_of, input_landscape, ratio_r_prime, run_accuracies, sweep_table
+from analysis import bootstrap_r_prime, detection_of, input_landscape, ratio_r_prime, run_accuracies, sweep_table
+from analysis.command import main as cli
+from analysis.command.jobs import job_server
+from analysis.command.notebook_runner import NotebookError, run_notebook
 from analysis.detection import detection_auc
-from analysis.manifest import check_manifest
-from analysis.notebook_runner import NotebookError, run_notebook
-from analysis.redraw import changed_when_redrawn
-from analysis.results import Results
-from analysis.scales import load_scale
+from analysis.paper.redraw import changed_when_redrawn
+from analysis.scales.manifest import check_manifest
+from analysis.scales.results import Results
+from analysis.scales.scale import load_scale
 from tla_core.masking import MaskingWarning
 from tla_core.presets import METHODS, VARIANTS
 from tla_core.training import load_model
@@ -106,7 +108,14 @@ def test_every_notebook_belongs_to_a_scale():
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
+def served():
+    """Kernels that need not import everything each: what the environment must hold for them."""
+    with job_server() as address:
+        yield {**address, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory, served):
     """A project with small results, in which `tla notebooks` ran the repository's notebooks and one that fails."""
     names = ["broken", *(path.stem for path in NOTEBOOKS)]
     root = project_folder(tmp_path_factory.mktemp("project"), notebooks=names, **SCALE)
@@ -122,6 +131,8 @@ def executed(tmp_path_factory):
         make_everything(Results("mini", root=root, progress=False))
         monkeypatch.chdir(root)
         stored = {path: path.stat().st_mtime_ns for path in (root / "results").rglob("*.safetensors")}
+        for name, value in served.items():
+            monkeypatch.setenv(name, value)
         status = cli.main(["notebooks"])
     now = {path: path.stat().st_mtime_ns for path in (root / "results").rglob("*.safetensors")}
     assert {path: now[path] for path in stored} == stored, "a notebook made again what was there"
@@ -157,7 +168,7 @@ def test_notebooks_leave_every_figure_and_table(executed):
     assert made == figures | tables | {"explorer.html"}
 
 
-def test_the_manifest_of_what_they_leave_is_complete(executed, monkeypatch, capsys):
+def test_the_manifest_of_what_they_leave_is_complete(executed, served, monkeypatch, capsys):
     root, _ = executed
     monkeypatch.chdir(root)
     assert cli.main(["manifest"]) == 0
@@ -167,7 +178,7 @@ def test_the_manifest_of_what_they_leave_is_complete(executed, monkeypatch, caps
     assert "fig8" in capsys.readouterr().err
     (root / "figures" / "mini" / "index.html").unlink()
     (root / "figures" / "mini" / "manifest.json").unlink()
-    run_one(root, "fig8_loss_landscape")
+    run_one(root, "fig8_loss_landscape", served)
 
 
 @pytest.mark.parametrize("scale", sorted(path.parent.name for path in (REPOSITORY / "figures").glob("*/manifest.json")))
@@ -299,10 +310,11 @@ def test_densities_are_of_the_gaussians_and_representations_that_columns_name(ex
     assert records[-1]["method"] == "TLA" and records[-1]["own, unit length by seed"]["0"] == pytest.approx(expected)
 
 
-def run_one(root, name):
+def run_one(root, name, served):
     source = root / "notebooks" / f"{name}.ipynb"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("IPYTHONDIR", str(root / "ipython"))
+        for variable, value in {**served, "IPYTHONDIR": str(root / "ipython")}.items():
+            monkeypatch.setenv(variable, value)
         run_notebook(
             source, root / "figures/mini/notebooks" / source.name, parameters={"SCALE": "mini"}, root=root
         )  # fmt: skip
@@ -318,11 +330,11 @@ def run_one(root, name):
         ("table3_distance_ratios", ["table3", "table3-seeds", "table3-differences", "table3-distances"]),
     ],
 )  # fmt: skip
-def test_executing_again_gives_the_same_images_and_numbers(executed, notebook, names):
+def test_executing_again_gives_the_same_images_and_numbers(executed, served, notebook, names):
     root, _ = executed
     folder = root / "figures" / "mini"
     before = {path.name: path.read_bytes() for name in names for path in folder.glob(f"{name}.*")}
-    run_one(root, notebook)
+    run_one(root, notebook, served)
     for name, content in before.items():
         if name.endswith(".json"):
             first, second = json.loads(content), json.loads((folder / name).read_text())

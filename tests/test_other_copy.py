@@ -11,16 +11,16 @@ from PIL import Image
 from tiny import REPOSITORY, tiny_training
 
 import tla_core as tla
-from analysis import cli
-from analysis.ablation import Ablation
-from analysis.accuracy import evaluate_run, stored_outcomes
+from analysis.command import main as cli
 from analysis.example_images import example_image_folder
 from analysis.explore.images import collect_images
 from analysis.explore.items import match_items
-from analysis.model_cards import CARD, publish_run, published_runs
+from analysis.paper.ablation import Ablation
+from analysis.publish.model_cards import CARD, publish_run, published_runs
 from analysis.representations import RepresentationSet
-from analysis.results import MissingResultError, Results
-from analysis.run_results import (
+from analysis.scales.accuracy import evaluate_run, stored_outcomes
+from analysis.scales.results import MissingResultError, Results
+from analysis.scales.run_results import (
     extract_run,
     is_current,
     landscapes_target,

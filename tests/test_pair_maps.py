@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from analysis.class_maps import map_classes, save_maps
-from analysis.pair_maps import PairMap, align_pair_maps, load_pair_maps, map_pair, save_pair_maps
+from analysis.maps import PairMap, align_pair_maps, load_pair_maps, map_classes, map_pair, save_maps, save_pair_maps
 from analysis.projection import project
 from analysis.representations import RepresentationSet
 from tla_core.checkpoint import CheckpointError

@@ -1,6 +1,10 @@
-"""The pipeline with a `tla` that only makes the files: which jobs it runs, and that Snakemake itself agrees."""
+"""The pipeline with a `tla` that only makes the files: which jobs it runs, and that Snakemake itself agrees.
+
+What is stale is judged by what the plan was when a file was made: these files say nothing of themselves.
+"""
 
 import fcntl
+import json
 import os
 import re
 import shlex
@@ -8,14 +12,17 @@ import shutil
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
 from tiny import REPOSITORY
 
-from analysis import cli
-from analysis.pipeline import PipelineError, run_pipeline
-from analysis.scales import load_scale
+from analysis.command import main as cli
+from analysis.command.pipeline import PipelineError, run_pipeline
+from analysis.scales.plan import Plan
+from analysis.scales.scale import load_scale
+from analysis.scales.states import State
 from tla_core.config import TrainConfig
 from tla_core.presets import METHODS
 
@@ -31,7 +38,7 @@ case $1 in
     else make "results/${2#runs/}/representations-eps$4.safetensors"; fi ;;
   landscape) make "results/${2#runs/}/landscapes.safetensors" ;;
   evaluate) make "results/${2#runs/}/accuracy-test.json" ;;
-  project) make "results/${2#runs/}/class-maps-eps$4.safetensors" ;;
+  project) for of in class pair; do make "results/${2#runs/}/$of-maps-eps$4.safetensors"; done ;;
   notebooks) make "figures/$4/notebooks/$2.ipynb" ;;
   manifest) make "figures/$3/index.html"; make "figures/$3/manifest.json" ;;
 esac
@@ -71,14 +78,44 @@ def checkout(tmp_path_factory):
 def pipeline(checkout, monkeypatch):
     """Run the pipeline in that project; the calls of `tla` that it made."""
     monkeypatch.setattr("sys.executable", str(checkout / "bin" / "python"))
+    monkeypatch.setattr("analysis.command.pipeline.judge", judge)
 
     def run(*extra):
         log = checkout / "calls.log"
         log.unlink(missing_ok=True)
-        run_pipeline("mini", root=checkout, cores=2, extra=extra)
+        try:
+            run_pipeline("mini", root=checkout, cores=2, extra=extra)
+        finally:
+            note_what_was_made(checkout, log)
         return log.read_text().splitlines() if log.exists() else []
 
     return run
+
+
+def judge(plan, artefact, known):
+    """What the real one finds by metadata, found by notes."""
+    root, states = plan.scale.root, [judge(plan, need, known).name for need in plan.needs(artefact)]
+    noted = json.loads(notes.read_text()) if (notes := root / "notes.json").exists() else {}
+    if not (root / artefact.path).exists():
+        return State("missing")
+    return State("made" if noted[artefact.path] == wanted(root, artefact) and set(states) <= {"made"} else "stale")
+
+
+def wanted(root, artefact):
+    source = root / "notebooks" / Path(artefact.path).name
+    text = source.read_text() if artefact.kind == "notebook" else ""
+    return json.loads(json.dumps([artefact.command, artefact.settings, text]))
+
+
+def note_what_was_made(root, log):
+    plan, noted = Plan(load_scale("mini", root)).artefacts, {}
+    if (root / "notes.json").exists():
+        noted = json.loads((root / "notes.json").read_text())
+    calls = set(log.read_text().replace(" --no-progress", "").splitlines()) if log.exists() else set()
+    for path, artefact in plan.items():
+        if (root / path).exists() and artefact.command.removeprefix("tla ") in calls:
+            noted[path] = wanted(root, artefact)
+    (root / "notes.json").write_text(json.dumps(noted))
 
 
 def by_command(calls):

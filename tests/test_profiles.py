@@ -12,11 +12,8 @@ import yaml
 from tiny import REPOSITORY, project_folder
 
 PROFILES = REPOSITORY / "workflow" / "profiles"
-NAMES = ("local", "slurm", "kubernetes")
-PLUGINS = {
-    "slurm": ("snakemake_executor_plugin_slurm",),
-    "kubernetes": ("snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_fs"),
-}
+NAMES = ("local", "slurm")
+PLUGINS = {"slurm": ("snakemake_executor_plugin_slurm",)}
 ON_A_GPU = {"train", "extract", "extract_train", "landscape", "evaluate"}
 
 
@@ -40,9 +37,8 @@ def test_every_rule_that_is_given_resources_is_one_of_the_snakefile(name):
     assert set(profile(name).get("set-resources", {})) <= rules()
 
 
-@pytest.mark.parametrize("name", ("slurm", "kubernetes"))
-def test_jobs_that_run_a_network_get_one_gpu_and_no_others_do(name):
-    resources = profile(name)["set-resources"]
+def test_jobs_that_run_a_network_get_one_gpu_and_no_others_do():
+    resources = profile("slurm")["set-resources"]
     assert {rule for rule, wanted in resources.items() if wanted.get("gpu")} == ON_A_GPU
     assert all(resources[rule]["gpu"] == 1 for rule in ON_A_GPU)
 
@@ -52,11 +48,6 @@ def test_on_slurm_no_job_with_a_gpu_counts_its_tasks_and_every_rule_has_its_limi
     assert all(resources[rule]["tasks"] == 0 for rule in ON_A_GPU)
     assert set(resources) == rules()
     assert all({"mem_mb", "runtime"} <= set(wanted) for wanted in resources.values())
-
-
-def test_on_kubernetes_the_user_must_set_the_image_and_the_storage():
-    settings = profile("kubernetes")
-    assert "SET-THIS" in settings["container-image"] and "SET-THIS" in settings["default-storage-prefix"]
 
 
 def test_what_the_local_profile_offers_in_comments_is_valid_too():
@@ -73,13 +64,9 @@ def test_a_dry_run_accepts_the_profile(name, tmp_path):
     shutil.copytree(REPOSITORY / "workflow", tmp_path / "workflow")
     shutil.copytree(REPOSITORY / "notebooks", tmp_path / "notebooks")
     project_folder(tmp_path)
-    extra = []
-    if name == "kubernetes":  # a folder in place of the bucket, which a dry run would ask for what it holds
-        shutil.copytree(REPOSITORY / "notebooks", tmp_path / "storage" / "notebooks")
-        extra = ["--default-storage-provider", "fs", "--default-storage-prefix", str(tmp_path / "storage")]
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--directory", str(tmp_path)]
-    command += ["--profile", str(tmp_path / "workflow" / "profiles" / name), "--config", "scale=mini", "-n", *extra]
+    command += ["--profile", str(tmp_path / "workflow" / "profiles" / name), "--config", "scale=mini", "-n"]
     environment = {**os.environ, "PYTHONPATH": path}
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -6,7 +6,8 @@ import pytest
 from oracles import distance, ratio_per_class
 
 from analysis import ratios
-from analysis.ratios import METRICS, bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
+from analysis.features import METRICS
+from analysis.ratios import bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
 from analysis.representations import RepresentationSet
 
 
@@ -383,5 +384,5 @@ def test_a_resample_of_one_image_has_no_ratio():
 
 @pytest.mark.parametrize("number", [0, 2.5, True])
 def test_a_wrong_number_of_resamples_raises(number):
-    with pytest.raises(ValueError, match="expected a whole number of at least 1"):
+    with pytest.raises(ValueError, match="must be a whole number of at least 1"):
         bootstrap_r_prime(of_two_classes(), n_resamples=number)

@@ -34,7 +34,7 @@ def test_links_lead_to_files_that_are_there(document):
 
 
 def test_the_readme_names_commands_that_there_are():
-    from analysis.cli import commands
+    from analysis.command.main import commands
 
     named = set(re.findall(r"^    tla (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M))
     assert named == set(commands([]))

@@ -18,10 +18,10 @@ from analysis.display import (
     RocCurve,
     RocDisplay,
 )
-from analysis.drawings import DrawingError, drawing_bytes, load_drawing
-from analysis.figures import save_figure, save_table
-from analysis.manifest import EXPECTED, artefacts_of, check_manifest
-from analysis.redraw import changed_when_redrawn, draw_again
+from analysis.display.drawings import DrawingError, drawing_bytes, load_drawing
+from analysis.display.figures import save_figure, save_table
+from analysis.paper.redraw import changed_when_redrawn, draw_again
+from analysis.scales.manifest import EXPECTED, check_manifest, read_sidecars
 from analysis.tables import Column, Table
 from tla_core.checkpoint import CheckpointError, save_tensors
 
@@ -103,8 +103,17 @@ def test_what_would_change_is_named_and_nothing_is_written(folder, tmp_path):
     assert {path: path.read_bytes() for path in copy.iterdir()} == before
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]"])
+def test_a_broken_sidecar_is_named_with_what_makes_it_again(folder, tmp_path, content):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "fig4.json").write_bytes(content)
+    with pytest.raises(DrawingError, match=r"fig4\.json is (empty|no sidecar).*`tla notebooks --scale copy`"):
+        changed_when_redrawn(copy)
+    assert [each.stem for each in changed_when_redrawn(copy, ["fig1"])] == ["fig1"]
+
+
 def test_names_that_are_not_there_and_figures_without_a_drawing_are_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"has no fig9\. There are: fig1, fig4"):
+    with pytest.raises(ValueError, match=r"has no fig9\. There are: detection, fig1, fig4"):
         draw_again(folder, ["fig9"])
     save_figure(make_panel().plot().figure_, tmp_path / "fig1", command="tla notebooks fig1_3_false_classes")
     with pytest.raises(DrawingError, match=r"without fig1\.safetensors.*`tla notebooks fig1_3_false_classes`"):
@@ -126,9 +135,13 @@ def test_files_that_are_no_drawing_are_refused(folder, tmp_path):
         drawing_bytes(object())
 
 
-def test_committed_figures_are_complete_and_drawn_again_byte_for_byte():
+OF_EACH_KIND = ("fig4", "fig7", "fig8", "table3", "table4", "detection-mnist", "main_accuracy-mnist")
+
+
+@pytest.mark.parametrize("names", [OF_EACH_KIND, pytest.param((), marks=pytest.mark.confirmation)])
+def test_committed_figures_are_complete_and_drawn_again_byte_for_byte(names):
     folder = REPOSITORY / "figures" / "small"
     check_manifest(folder)
-    drawn = changed_when_redrawn(folder)
+    drawn = changed_when_redrawn(folder, names)
     assert [each for each in drawn if each.changed] == []
-    assert {artefact for each in drawn for artefact in artefacts_of(each.stem)} == set(EXPECTED)
+    assert {artefact for sidecar in read_sidecars(folder) for artefact in sidecar.artefacts} == set(EXPECTED)

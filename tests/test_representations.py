@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.class_maps import save_maps
+from analysis.maps import save_maps
 from analysis.representations import RepresentationSet
 from tla_core.checkpoint import CheckpointError, save_tensors
 

@@ -6,13 +6,13 @@ import pytest
 from scipy import stats
 from test_scales import make_scale
 
-from analysis import published
-from analysis.comparison import claims, groups
-from analysis.figures import save_table
-from analysis.ratio_tables import ratio_spread_table
+from analysis.display.figures import save_table
+from analysis.paper import published
+from analysis.paper.comparison import claims, groups
+from analysis.paper.ratio_tables import ratio_spread_table
+from analysis.paper.reproduction import report
+from analysis.paper.verdicts import AGREES, DISAGREES, ORDERED, Estimate, Number
 from analysis.ratios import ratio_r_prime
-from analysis.reproduction import report
-from analysis.verdicts import AGREES, DISAGREES, ORDERED, Estimate, Number
 
 
 def test_published_numbers_are_complete_and_of_the_right_size():

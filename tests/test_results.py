@@ -9,14 +9,16 @@ import pytest
 import yaml
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
-from analysis import cli, results, run_results
-from analysis.accuracy import evaluate_run
-from analysis.class_maps import map_classes
+from analysis.command import main as cli
 from analysis.extraction import extract
+from analysis.maps import map_classes
 from analysis.representations import RepresentationSet
-from analysis.results import MissingResultError, Results
-from analysis.run_results import is_trained, run_config
-from analysis.scales import load_scale, override_flags, project_root, results_dir
+from analysis.scales import results, run_results
+from analysis.scales.accuracy import evaluate_run
+from analysis.scales.results import MissingResultError, Results
+from analysis.scales.run_results import run_config
+from analysis.scales.scale import load_scale, override_flags, project_root
+from analysis.scales.targets import results_dir
 from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import file_sha256
 from tla_core.config import TrainConfig
@@ -126,7 +128,7 @@ def test_a_changed_setting_trains_that_method_again_and_keeps_the_old_run(root):
     project_folder(root, overrides={"um": tiny_training(), "tla": tiny_training(margin=0.5)})
     stale = Results("mini", root=root, make=False)
     stale.representations("um")
-    with pytest.raises(MissingResultError, match=r"tla/seed0 is missing or stale"):
+    with pytest.raises(MissingResultError, match=r"tla/seed0/model.safetensors is stale .settings changed: margin"):
         stale.representations("tla")
     fresh = Results("mini", root=root, progress=False)
     for method in fresh.methods:
@@ -148,7 +150,7 @@ def test_another_analysis_attack_makes_representations_and_maps_again_but_trains
     assert fresh.representations("um").meta["attack"]["steps"] == 2
     # In the other order too: maps are stale even where the representations were made first.
     fresh.representations("tla")
-    with pytest.raises(MissingResultError, match=r"class-maps-eps0\.3\.safetensors is missing or stale"):
+    with pytest.raises(MissingResultError, match=r"class-maps-eps0\.3\.safetensors is stale \(settings"):
         Results("mini", root=root, make=False).class_maps("tla")
 
 
@@ -204,21 +206,28 @@ def test_sources_say_which_checkpoint(made):
 
 def test_a_missing_result_names_the_command_that_makes_it(tmp_path, monkeypatch, capsys):
     """Followed from nothing to the maps: each message's command is run, and the next one is asked for."""
-    scale = {"overrides": {"um": tiny_training(learning_rate=1e-4)}, "methods": ["um"]}
+    scale = {"overrides": {"at": tiny_training(learning_rate=1e-4)}, "methods": ["at"]}
+    scale |= {"notebooks": ["fig1_3_false_classes", "fig8_loss_landscape", "main_accuracy", "knn_and_detection"]}
+    scale |= {"class_pairs": {"mnist": [["4", "9"]]}, "pair_points": 40}
+    scale |= {"landscape": {"images": 1, "resolution": 3, "radius": 2, "rise": {"images": 1, "resolution": 3}}}
+    scale |= {"accuracy": {"images": 8, "long_images": 4, "restarts": 1, "strongest": {"images": 4, "steps": 2}}}
     root = project_folder(tmp_path / "a project", **scale)
     monkeypatch.chdir(root)
     nothing_made = Results("mini", root=root, make=False)
-    followed = []
-    for ask in (nothing_made.run, nothing_made.representations, nothing_made.class_maps):
-        with pytest.raises(
-            MissingResultError, match=r"is missing or stale\. Make it with `tla .*SCALE=mini make fig"
-        ) as e:
-            ask("um")
-        command = str(e.value).split("`")[1]
-        followed.append(shlex.split(command)[1])
-        assert cli.main([*shlex.split(command)[1:], "--no-progress"]) == 0, capsys.readouterr().err
-        ask("um")
-    assert followed == ["train", "extract", "project"]
+    planned, followed = {artefact.command for artefact in nothing_made.plan.artefacts.values()}, []
+    kinds = ("run", "representations", "train_representations", "class_maps", "landscapes", "accuracy")
+    for ask in (getattr(nothing_made, kind) for kind in kinds):
+        with pytest.raises(MissingResultError, match=r"is missing\. Make it, in .*`tla .*SCALE=mini make fig") as e:
+            ask("at")
+        command = shlex.split(str(e.value).split("`")[1])
+        # What the pipeline would run.
+        assert shlex.join(command) in planned
+        followed.append(command[1])
+        quiet = [] if command[1] == "landscape" else ["--no-progress"]
+        assert cli.main([*command[1:], *quiet]) == 0, capsys.readouterr().err
+        ask("at")
+    nothing_made.pair_maps("at")  # they came with those of the classes
+    assert followed == ["train", "extract", "extract", "project", "landscape", "evaluate"]
 
 
 def test_only_mini_makes_what_is_missing(made, tmp_path):
@@ -232,7 +241,6 @@ def test_only_mini_makes_what_is_missing(made, tmp_path):
 def test_a_folder_without_a_run_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no run: there is no config\.json\. Train one with `tla train`"):
         run_config(tmp_path)
-    assert not is_trained(tmp_path, TrainConfig())
 
 
 def test_representations_of_some_images_are_those_rows_of_all(root):

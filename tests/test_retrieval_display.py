@@ -15,8 +15,8 @@ from tiny import REPOSITORY
 from analysis.detection import DetectionResult, detect
 from analysis.display.curves import RocCurve, RocDisplay
 from analysis.display.retrieval import RetrievalDisplay, RetrievalStrip
-from analysis.neighbour_metrics import retrieve
 from analysis.representations import RepresentationSet
+from analysis.retrieval import retrieve
 
 NAMES = ("cat", "dog", "golden retriever")
 
@@ -170,7 +170,7 @@ def test_the_same_display_gives_the_same_file():
 
 def test_retrieval_displays_refuse_what_does_not_belong_together():
     display, found, images, adversarial = make_display()
-    with pytest.raises(ValueError, match="row 12 was no query; expected one of the 12 rows"):
+    with pytest.raises(ValueError, match="row 12 was no query; expected one of the 12 that"):
         RetrievalDisplay.from_retrievals(found, images, adversarial, row=12, class_names=NAMES)
     with pytest.raises(ValueError, match="TLA has no adversarial part"):
         RetrievalDisplay.from_retrievals(found, images, {"AT": images}, row=1, class_names=NAMES)

@@ -1,14 +1,13 @@
 """What a scale consists of: variants, sweeps, copies, what it hands on; and the scales of the repository."""
 
 import dataclasses
-import shlex
 from pathlib import Path
 
 import pytest
 from tiny import REPOSITORY, project_folder
 
-from analysis import cli
-from analysis.scales import Scale, accuracy_flags, load_scale
+from analysis.command import main as cli
+from analysis.scales.scale import Scale, accuracy_flags, load_scale
 from tla_core.config import TrainConfig
 from tla_core.dataset_files import CIFAR10_CLASSES, DIGITS
 from tla_core.presets import METHODS
@@ -78,7 +77,7 @@ def test_the_flags_of_a_variant_give_its_settings_through_the_command_line(metho
     trained = []
     monkeypatch.setattr("tla_core.training.train", lambda config, out, **options: trained.append(config))
     scale = make_scale(overrides={"tla": {"attack": {"eps": "1/4"}}}, variant_overrides=SHORT)
-    flags = shlex.split(scale.flags("mnist", method))
+    flags = scale.flags("mnist", method)
     assert cli.main(["train", scale.preset("mnist", method), "--seed", "0", "--out", "x", *flags]) == 0
     assert trained == [scale.config("mnist", method)]
     assert (flags == []) == (method == "um")
@@ -306,8 +305,8 @@ def test_settings_of_maps():
 def test_limits_of_evaluations_are_flags_that_the_command_line_has(accuracy, flags, tmp_path, capsys):
     scale = make_scale(accuracy=accuracy)
     found = accuracy_flags(scale.accuracy_options("mnist", "um", 0))
-    assert found == flags
-    assert cli.main(["evaluate", str(tmp_path), *found.split()]) == 1
+    assert found == flags.split()
+    assert cli.main(["evaluate", str(tmp_path), *found]) == 1
     assert "holds no run" in capsys.readouterr().err
     assert make_scale().figures_dir == ROOT / "figures/mini"
 

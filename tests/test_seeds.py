@@ -10,12 +10,12 @@ import torch
 from scipy import stats
 from test_scales import make_scale
 
-from analysis.accuracy import STRONGEST, RunAccuracy
-from analysis.accuracy_tables import accuracies_over_seeds, failure_words, main_accuracy_table
-from analysis.comparison import claims, groups
-from analysis.figures import save_table
-from analysis.reproduction import report
-from analysis.seeds import OverSeeds, difference, error_words, estimate, images_words
+from analysis.display.figures import save_table
+from analysis.paper.accuracy_tables import accuracies_over_seeds, failure_words, main_accuracy_table
+from analysis.paper.comparison import claims, groups
+from analysis.paper.reproduction import report
+from analysis.paper.seeds import OverSeeds, difference, error_words, estimate, images_words
+from analysis.scales.accuracy import STRONGEST, RunAccuracy
 from analysis.tables import Column, Table
 
 
@@ -76,7 +76,7 @@ def accuracies(clean, pgd, apgd=None, **others):
     settings = {"PGD40": {"steps": 40}, "APGD-CE": {"steps": 1}, "APGD-T": {"steps": 2}, "FGSM": {}}
     correct = {"clean": clean, "PGD40": pgd}
     correct |= {} if apgd is None else {"APGD-CE": apgd, "APGD-T": apgd}
-    return RunAccuracy(None, correct | others, settings, {})
+    return RunAccuracy(correct | others, settings)
 
 
 def test_columns_are_of_all_seeds_where_they_measured_the_same():
@@ -94,7 +94,7 @@ def test_columns_are_of_all_seeds_where_they_measured_the_same():
     # On other images, or with other settings, a column is of the first seed.
     fewer = accuracies(clean, shares(0.6, n=50)[0])
     assert accuracies_over_seeds({0: first, 1: fewer})["PGD40"].by_seed == pytest.approx({0: 0.8})
-    changed = RunAccuracy(None, other.correct, {**other.attacks, "PGD40": {"steps": 41}}, {})
+    changed = RunAccuracy(other.correct, {**other.attacks, "PGD40": {"steps": 41}})
     assert accuracies_over_seeds({0: first, 1: changed})["PGD40"].by_seed == pytest.approx({0: 0.8})
 
 

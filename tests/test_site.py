@@ -14,8 +14,8 @@ from tiny import REPOSITORY, project_folder
 
 import analysis
 import tla_core
-from analysis.site import MARKER, SiteError, build_site
-from analysis.site_check import site_problems
+from analysis.publish.site import MARKER, SiteError, build_site
+from analysis.publish.site_check import site_problems
 
 GUIDE = sorted((REPOSITORY / "docs" / "guide").glob("*.md"))
 SMALL_CONF = (
@@ -188,7 +188,7 @@ def test_a_warning_of_sphinx_is_an_error_that_names_the_document(small):
 
 
 def test_what_is_not_installed_is_named(small, monkeypatch):
-    monkeypatch.setattr("analysis.site.find_spec", lambda name: None if name == "furo" else name)
+    monkeypatch.setattr("analysis.publish.site.find_spec", lambda name: None if name == "furo" else name)
     with pytest.raises(SiteError, match=r"^furo must be installed: `make env`"):
         build_site(small, "mini", small / "site")
 
@@ -280,7 +280,7 @@ def test_the_guide_names_make_targets_that_there_are():
 
 @pytest.mark.parametrize("command", indented_commands("tla"))
 def test_the_guide_names_commands_and_flags_that_there_are(command, capsys):
-    from analysis import cli
+    from analysis.command import main as cli
 
     _, name, *words = command.split()
     named = [words[0]] if name == "train" else []
@@ -293,8 +293,8 @@ def test_the_guide_names_commands_and_flags_that_there_are(command, capsys):
 
 
 def test_a_notebook_is_valid_after_staging(small):
-    from analysis.scales import load_scale
-    from analysis.site import stage_sources
+    from analysis.publish.site import stage_sources
+    from analysis.scales.scale import load_scale
 
     execute(small, new_output("display_data", data={"application/vnd.plotly.v1+json": PLOT}))
     stage_sources(load_scale("mini", small), small / "staged")

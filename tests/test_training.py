@@ -412,7 +412,8 @@ def test_a_folder_is_trained_by_one_process_at_a_time(digits, tmp_path):
         "import sys; from tla_core.run_folder import RunFolder\n"
         "with RunFolder(sys.argv[1]).locked(): print('locked', flush=True); sys.stdin.read()"
     )
-    fit(tiny(epochs=1), tmp_path / "run", digits)
+    run = fit(tiny(epochs=1), tmp_path / "run", digits).run_dir
+    (run / "model.safetensors").unlink()  # a finished run may be looked at
     with subprocess.Popen(
         [sys.executable, "-c", script, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis.variants import split_variant, variant_fields, variant_name
+from analysis.scales.variants import split_variant, variant_fields, variant_name
 from tla_core.protocol import SWEEPS
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.verdicts import AGREES, DISAGREES, NOISE, ORDERED, Estimate, Group, Number, paired_difference
+from analysis.paper.verdicts import AGREES, DISAGREES, NOISE, ORDERED, Estimate, Group, Number, paired_difference
 
 
 def random_values(seed, n, mean=0.0, sd=1.0):

@@ -116,6 +116,12 @@ class AttackConfig:
         """How often the attack is run on an image that nothing breaks."""
         return self.restarts * max(self.n_targets(n_classes), 1)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values: what is stored beside a result."""
+        settings = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        # What was stored before there were targeted attacks does not name them.
+        return {key: value for key, value in settings.items() if key != "targets" or value}
+
     def __str__(self) -> str:
         if self.name == "fgsm":
             return f"FGSM, eps {format_number(self.eps)} ({self.norm})"

@@ -1,9 +1,11 @@
 """Files that are either whole or not there: safetensors with a checksum inside, and JSON, written atomically."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +91,12 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
     """Read the metadata alone, without verifying the tensors: fast, for listings and comparisons."""
-    path = Path(path)
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = _read_header(size.to_bytes(8, "little") + file.read(min(size, 1 << 26)), path)
-    return _parse_metadata(header, path)
+    return _parse_metadata(_header_of(Path(path)), Path(path))
+
+
+def stored_checksum(path: Path | str) -> str:
+    """The checksum of tensors and metadata that a file says it has, without verifying it."""
+    return _header_of(Path(path))["sha256"]
 
 
 def pack_state(
@@ -147,27 +150,66 @@ def write_atomic(path: Path | str, content: bytes) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"could not write {path} ({len(content) / 1e6:.1f} MB): {error.strerror}. What was there before is"
-            " unchanged; free some space, or check the permissions, and run the same command again",
-        ) from error
+        with explained(path, f" ({len(content) / 1e6:.1f} MB)"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def explained(path: Path | str, size: str = "", advice: str = "") -> Iterator[None]:
+    """Name the file that could not be written, and what to do: the error of a full disk names none.
+
+    Parameters
+    ----------
+    path : Path or str
+    size : str
+        What to say behind the path.
+    advice : str
+        What else may help.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"could not write {path}{size}: {error.strerror or error}. What was there before is unchanged; free some"
+            f" space, or check the permissions{advice}, and run the same command again",
+        ) from error
+
+
+def check_writable(path: Path | str) -> None:
+    """Raise now, before what takes long, the error that writing a file would end in.
+
+    Raises
+    ------
+    OSError
+        If nothing can be written beside it.
+    """
+    path = Path(path)
+    trial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"?")
+        trial.unlink()
+
+
 def file_sha256(path: Path | str) -> str:
-    """SHA-256 (hex) of a file."""
-    with Path(path).open("rb") as file:
+    """SHA-256 (hex) of a file. It is not computed again while size, time and inode of the file stay what they are."""
+    state = Path(path).stat()
+    return _sha256(Path(path), state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(path: Path, *_state: int) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -188,6 +230,12 @@ def _sort_metadata(content: bytes) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the data
     return len(text).to_bytes(8, "little") + text + content[start:]
+
+
+def _header_of(path: Path) -> dict[str, str]:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return _read_header(size.to_bytes(8, "little") + file.read(min(size, 1 << 26)), path)
 
 
 def _read_header(content: bytes, path: Path) -> dict[str, str]:
@@ -214,9 +262,13 @@ def _read_header(content: bytes, path: Path) -> dict[str, str]:
 
 def _parse_metadata(header: dict[str, str], path: Path) -> dict[str, Any]:
     try:
-        return json.loads(header["metadata"])
+        metadata = json.loads(header["metadata"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} was altered: its metadata cannot be read ({error}). Make it again.") from error
+    if not isinstance(metadata, dict):
+        got = f"Got {metadata!r:.40}"
+        raise CheckpointError(f"{path} was altered: its metadata must be an object. {got}. Make it again.")
+    return metadata
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

@@ -21,8 +21,9 @@ from tla_core.dataset_files import (
     read_mnist_mini,
 )
 from tla_core.decoded_cache import dataset_checksum, load_or_decode
-from tla_core.image_files import ImageFiles, decode_images, list_image_folder, list_tiny_imagenet
-from tla_core.validation import as_labels, check_images
+from tla_core.image_decoding import DECODING, Shape, check_other_split, decode_images
+from tla_core.image_files import ImageFiles, list_image_folder, list_tiny_imagenet
+from tla_core.validation import as_class_names, as_labels, check_images
 
 __all__ = [
     "DATASET_NAMES",
@@ -45,11 +46,12 @@ class ImageDataset:
 
     Parameters
     ----------
-    images : Tensor or ndarray of uint8, shape (n, c, h, w)
-        Values 0..255. Not copied where that can be avoided, and not meant to be written to.
-    labels : Tensor or ndarray of integers, shape (n,)
+    images : Tensor, ndarray or list of uint8, shape (n, c, h, w)
+        Values 0..255. Not copied where that can be avoided, and not meant to be written to. An array (n, h, w, c) is
+        taken for what it is, see `check_images`.
+    labels : Tensor, ndarray or list of integers, shape (n,)
         0..k-1 for k classes.
-    class_names : sequence of str, optional
+    class_names : sequence of str, or dict of int to str, optional
         One name per class; by default the digits of 0..max(labels).
     name, split : str
         Where the images come from, as `load_dataset` calls it.
@@ -82,7 +84,7 @@ class ImageDataset:
     def __post_init__(self, known_checksum: str | None) -> None:
         try:
             images = check_images(self.images)
-            names = None if self.class_names is None else tuple(str(name) for name in self.class_names)
+            names = None if self.class_names is None else as_class_names(self.class_names)
             labels = as_labels(self.labels, len(images), n_classes=None if names is None else len(names))
         except ValueError as error:
             raise DatasetError(f"{self.name} {self.split}".strip() + f": {error}") from error
@@ -158,8 +160,9 @@ class ImageDataset:
 
 
 def load_dataset(
-    name: str | os.PathLike, split: str, *, root: str | os.PathLike | None = None, download: bool = False
-) -> ImageDataset:
+    name: str | os.PathLike, split: str, *, root: str | os.PathLike | None = None, download: bool = False,
+    resize: int | tuple[int, int] | None = None, crop: int | tuple[int, int] | None = None,
+) -> ImageDataset:  # fmt: skip
     """Load one split of a dataset.
 
     Parameters
@@ -167,7 +170,8 @@ def load_dataset(
     name : str or path
         "mnist-mini" (embedded: 5,000 + 5,000 images), "mnist", "cifar10" (the official Python version),
         "cifar10-jpeg" (an image folder of that name under the root; where it is not there and "cifar10" is, that, with
-        a warning), "tiny-imagenet", or the path of an image folder ``train/<class>/*``, ``test/<class>/*``.
+        a warning), "tiny-imagenet", or the path of an image folder ``train/<class>/*``, ``test/<class>/*``. "test" may
+        be called "val" or "validation"; a folder of classes alone is both splits, with a warning.
     split : {"train", "test"}
         For "tiny-imagenet", "test" are the 10,000 official validation images, since the labels of the official test
         images are not public.
@@ -175,6 +179,8 @@ def load_dataset(
         Where datasets lie; see `dataset_root`. The embedded subset and paths do not use it.
     download : bool
         Whether to download a missing dataset; see `download_dataset`. Nothing is downloaded otherwise.
+    resize, crop : int or (height, width), optional
+        Of image files: first the length of the shorter side, or both, then what is cut out of the middle.
 
     Returns
     -------
@@ -194,21 +200,26 @@ def load_dataset(
     Notes
     -----
     Image files are decoded once: the arrays are kept under the user's cache folder, checked against their checksum
-    at each load, and decoded again when a source file has changed. Greyscale images are converted to RGB, unless
-    all images of the split are greyscale (c = 1).
+    at each load, and decoded again when a source file has changed. They are turned as their Exif orientation says, what
+    is transparent shows white, and of 16 bits the upper eight are kept. Greyscale images are converted to RGB, unless
+    all images of the split are greyscale (c = 1). Folders in a class folder belong to the class; a file that is not
+    named like an image, a text or a table is refused.
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}. Expected one of {', '.join(SPLITS)}.")
     name = os.fspath(name)
+    shape = Shape(resize, crop)
+    if shape and name in DATASET_NAMES and name not in ("cifar10-jpeg", "tiny-imagenet"):
+        raise ValueError(f"resize and crop are for image files. Got them for {name}, whose images have one size.")
     if name == "mnist-mini":
         images, labels = read_mnist_mini(split)
         return ImageDataset(images, labels, DIGITS, name, split, "MNIST (5,000 + 5,000 subset)")
     if name not in DATASET_NAMES:
-        return _from_files(list_image_folder(_named_folder(name), split), name, split)
+        return _from_files(list_image_folder(_named_folder(name), split), name, split, shape)
 
     folder = dataset_root(root) / FOLDERS[name]
     if other := other_copy(name, root):
-        data = load_dataset(other, split, root=root)
+        data = load_dataset(other, split, root=root, resize=resize, crop=crop)
         message = f"{name} is not at {folder}: {data.source} ({other}), another copy of it, is taken in its place."
         warnings.warn(message, stacklevel=2)
         return data
@@ -221,20 +232,29 @@ def load_dataset(
     if name == "cifar10":
         return ImageDataset(*read_cifar10(folder, split), CIFAR10_CLASSES, name, split, "CIFAR-10")
     if name == "cifar10-jpeg":
-        return _from_files(list_image_folder(folder, split, source="CIFAR-10 (JPEG)"), name, split)
-    return _from_files(list_tiny_imagenet(folder, split), name, split)
+        return _from_files(list_image_folder(folder, split, source="CIFAR-10 (JPEG)"), name, split, shape)
+    return _from_files(list_tiny_imagenet(folder, split), name, split, shape)
 
 
-def _from_files(files: ImageFiles, name: str, split: str) -> ImageDataset:
+def _from_files(files: ImageFiles, name: str, split: str, shape: Shape) -> ImageDataset:
     location = hashlib.sha256(str(files.folder.resolve()).encode()).hexdigest()[:12]
+    shaped = f"-{hashlib.sha256(repr(shape).encode()).hexdigest()[:6]}" if shape else ""
+
+    def decode() -> np.ndarray:
+        images = decode_images(files.folder, files.paths, shape=shape, source=files.source)
+        check_other_split(images, files.folder, files.paths[0], files.others, shape)
+        return images
+
     images, checksum = load_or_decode(
-        f"{files.folder.resolve().name}-{split}-{location}",
-        fingerprint=files.fingerprint,
+        f"{files.folder.resolve().name}-{split}-{location}{shaped}",
+        fingerprint=f"{files.fingerprint}, decoding {DECODING}",
         labels=files.labels,
         class_names=files.class_names,
         source=files.source,
-        decode=lambda: decode_images(files),
+        decode=decode,
     )
+    # As a tensor: of an array 4 pixels wide it would have to be asked where its channels are.
+    images = torch.from_numpy(images)
     return ImageDataset(images, files.labels, files.class_names, name, split, files.source, checksum)
 
 

@@ -4,9 +4,12 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +19,8 @@ import torch.distributed as dist
 import torch.distributed.nn
 from torch import Tensor
 
+# How long the others are waited for, in seconds; by default as long as one may decode a dataset or write a large state.
+TIMEOUT_VARIABLE, DEFAULT_TIMEOUT = "TLA_RANK_TIMEOUT", 600.0
 _MESSAGE = "message"
 _TIME_FOR_A_MESSAGE = timedelta(seconds=2)
 _TIME_FOR_THE_OTHERS = timedelta(seconds=20)  # they may be in the middle of a step when one process fails
@@ -32,7 +37,8 @@ class RankError(RuntimeError):
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the other processes that `torchrun` started; a process that fails tells the others why.
 
-    Where the caller has joined them already, nothing is done.
+    One that neither answers nor ends, because it is stopped or the network to it is gone, is waited for
+    `TLA_RANK_TIMEOUT` seconds, by default ten minutes. Where the caller has joined them already, nothing is done.
 
     Parameters
     ----------
@@ -42,33 +48,52 @@ def process_group(device: torch.device) -> Iterator[None]:
     Raises
     ------
     RankError
-        If another process stopped.
+        If another process stopped or does not answer, or this one is told to end (SIGTERM): so does torchrun when
+        another one was killed.
+    ValueError
+        If `TLA_RANK_TIMEOUT` is no number of seconds.
     """
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    common, rank, size = _store_of_all_processes()
-    store = dist.PrefixStore(f"tla/{next(_groups)}", common)
-    backend = "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    timeout = rank_timeout()
+    with _joining(timeout):
+        common, rank, size = _store_of_all_processes()
+        store = dist.PrefixStore(f"tla/{next(_groups)}", common)
+        backend = "gloo"
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     message = None
+    with _told_to_end() as ends:
+        try:
+            yield
+        except RankError as error:
+            ends()
+            message = _message_left_in(store)
+            raise (RankError(message) if message else error) from error.__cause__
+        except BaseException as error:
+            ends()
+            message = f"rank {rank} stopped: {type(error).__name__}: {error}"
+            _ask(_TIME_FOR_A_MESSAGE, store.set, _MESSAGE, message)
+            raise
+        finally:
+            dist.destroy_process_group()  # the others wait in vain no longer
+            if message is not None:
+                _wait_until_all_know(store, rank, size)
+
+
+def rank_timeout() -> timedelta:
+    """How long a process waits for the others: `TLA_RANK_TIMEOUT` in seconds, or ten minutes."""
+    text = os.environ.get(TIMEOUT_VARIABLE) or str(DEFAULT_TIMEOUT)
     try:
-        yield
-    except RankError as error:
-        message = _message_left_in(store)
-        raise (RankError(message) if message else error) from error.__cause__
-    except BaseException as error:
-        message = f"rank {rank} stopped: {type(error).__name__}: {error}"
-        with contextlib.suppress(RuntimeError):  # rank 0 holds the store, and may have been killed
-            store.set(_MESSAGE, message)
-        raise
-    finally:
-        dist.destroy_process_group()  # the others wait in vain no longer
-        if message is not None:
-            _wait_until_all_know(store, rank, size)
+        timeout = timedelta(seconds=float(text))
+    except (ValueError, OverflowError):
+        timeout = timedelta()
+    if timeout <= timedelta():
+        raise ValueError(f"{TIMEOUT_VARIABLE} must be a number of seconds above 0. Got {text!r}.")
+    return timeout
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -141,26 +166,85 @@ def _collective(operation, *args) -> None:
         operation(*args)
     except RuntimeError as error:  # what gloo and NCCL raise has no type of its own
         what, _, _ = str(error).partition(". ")
+        why = "ended without a message: it was killed, or ran out of memory"
+        if "imed out" in what:
+            why = (
+                f"has not answered for {rank_timeout().total_seconds():g} s: it is stopped or hangs, or the network to"
+                f" it is gone ({TIMEOUT_VARIABLE} says how long it is waited for, in seconds)"
+            )
         raise RankError(
-            "another process of the training ended without a message: it was killed, or ran out of memory. The last"
-            f" state is kept; the same command goes on from it. ({what})"
+            f"another process of the training {why}. The last state is kept; the same command goes on from it. ({what})"
         ) from error
 
 
 @functools.cache
 def _store_of_all_processes() -> tuple[dist.Store, int, int]:
     """The store that rank 0 or `torchrun` serves, and this process's rank among how many. Joined once."""
-    return next(dist.rendezvous("env://"))
+    return next(dist.rendezvous("env://", timeout=rank_timeout()))
+
+
+@contextmanager
+def _joining(timeout: timedelta) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # also of the store
+        raise RankError(
+            f"the processes of the training did not all join within {timeout.total_seconds():g} s"
+            f" ({TIMEOUT_VARIABLE}): one did not start, or cannot be reached. ({str(error).partition('. ')[0]})"
+        ) from error
+
+
+@contextmanager
+def _told_to_end() -> Iterator[Callable[[], None]]:
+    """Turn SIGTERM into an error with words; what is given stops that, for a process that ends for another reason."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def ends() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def told(*_) -> None:
+        ends()
+        raise RankError(
+            "this process was told to end (SIGTERM): by torchrun, because another process of the training was killed or"
+            " failed, or by a cluster whose time is up. The last state is kept; the same command goes on from it."
+        )
+
+    before = signal.signal(signal.SIGTERM, told)
+    try:
+        yield ends
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ask(limit: timedelta, question: Callable, *args: Any) -> Any:
+    """What the store answers, or None: one whose process is stopped never does, whatever timeout it is given."""
+    answers = []
+
+    def ask() -> None:
+        with contextlib.suppress(RuntimeError):  # rank 0 holds the store, and may have been killed
+            answers.append(question(*args))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(limit.total_seconds() + 1)
+    return answers[0] if answers else None
 
 
 def _message_left_in(store: dist.Store) -> str | None:
-    with contextlib.suppress(RuntimeError):  # nothing came
+    def read() -> str:
         store.wait([_MESSAGE], _TIME_FOR_A_MESSAGE)
         return store.get(_MESSAGE).decode()
+
+    return _ask(_TIME_FOR_A_MESSAGE, read)
 
 
 def _wait_until_all_know(store: dist.Store, rank: int, size: int) -> None:
     """Stay until every process has read the message: the store ends with rank 0, and torchrun kills when one ends."""
-    with contextlib.suppress(RuntimeError):
+
+    def wait() -> None:
         store.set(f"{rank} knows", "")
         store.wait([f"{other} knows" for other in range(size)], _TIME_FOR_THE_OTHERS)
+
+    _ask(_TIME_FOR_THE_OTHERS, wait)

@@ -1,6 +1,6 @@
 """Clean and robust accuracy, with the outcome for each image and the checks for masked gradients."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from tla_core.attack_config import AttackConfig
 from tla_core.attacks import Attack, TransferAttack, attack_mode
 from tla_core.evaluation_run import EvaluationRun
+from tla_core.given import given_images
 from tla_core.masking import (
     MaskingCheck,
     compare_attacks,
@@ -21,11 +22,11 @@ from tla_core.masking import (
     warn_of_masking,
 )
 from tla_core.runtime import full_precision
-from tla_core.validation import as_labels, check_images, check_whole
+from tla_core.validation import check_whole
 from tla_core.wrapping import as_classifier
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Accuracies as fractions, and per image whether it was classified correctly.
 
@@ -37,6 +38,9 @@ class Evaluation:
         On the CPU. Correct under an attack means: correct on the clean image and under the attack.
     standard_error : dict of str to float
         Binomial standard error of each accuracy.
+    failed_checks, gaps : list of str
+        One line for each masking check that failed; for each attack that leaves clearly less than weaker ones, without
+        a failed check.
     attacks : dict of str to dict
         The settings of each attack.
     checks : dict of str to dict of str to MaskingCheck
@@ -53,22 +57,29 @@ class Evaluation:
 
     @property
     def standard_error(self) -> dict[str, float]:
-        n = len(self.correct["clean"])
-        return {name: (value * (1 - value) / n) ** 0.5 for name, value in self.accuracy.items()}
+        return {name: (p * (1 - p) / len(self.correct[name])) ** 0.5 for name, p in self.accuracy.items()}
+
+    @property
+    def failed_checks(self) -> list[str]:
+        return failure_lines(self.checks)
+
+    @property
+    def gaps(self) -> list[str]:
+        return gap_lines(self.checks)
 
     def __repr__(self) -> str:
         errors = self.standard_error
         parts = [f"{name} {value:.4f} +- {errors[name]:.4f}" for name, value in self.accuracy.items()]
-        failed = len(failure_lines(self.checks))
+        failed = len(self.failed_checks)
         masked = [f"{failed} masking check(s) FAILED, see .checks"] if failed else []
-        parts = [", ".join(parts), f"n={len(self.correct['clean'])}", *masked, *gap_lines(self.checks)]
-        return f"Evaluation({'; '.join(parts)})"
+        parts = [", ".join(parts), f"n={len(self.correct['clean'])}", *masked, *self.gaps]
+        return f"{type(self).__name__}({'; '.join(parts)})"
 
 
 def evaluate(
     model: nn.Module,
-    images: Tensor | np.ndarray,
-    labels: Tensor | np.ndarray,
+    images: Any,
+    labels: Tensor | np.ndarray | Sequence[int] | None = None,
     attacks: Mapping[str, Attack] | None = None,
     *,
     batch_size: int = 256,
@@ -95,9 +106,10 @@ def evaluate(
     ----------
     model : nn.Module
         Any classifier of images in [0, 1]; see `wrap`. Evaluated in eval mode and left as it was found.
-    images : Tensor or ndarray, (n, c, h, w)
-        uint8, or float32 in [0, 1].
-    labels : Tensor or ndarray, (n,)
+    images : Tensor, ndarray, list, ImageDataset or a dataset, (n, c, h, w)
+        uint8, or floats in [0, 1]; a DataLoader or dataset of images with labels too: see `given_images`.
+    labels : Tensor, ndarray or list of int, (n,), optional
+        By default those of the dataset.
     attacks : mapping of str to AttackConfig, TransferAttack or callable
         A callable is ``(model, x, y) -> x_adv``; it is given the correct images of each batch.
     batch_size : int
@@ -141,8 +153,8 @@ def evaluate(
         Where a check of the model or of an attack's outcome failed.
     """
     # Check the arguments.
-    images = check_images(images)
-    labels = as_labels(labels, len(images))
+    given = given_images(images, labels)
+    images, labels = given.images, given.labels
     attacks, known = dict(attacks or {}), dict(known or {})
     batch_size = check_whole("batch_size", batch_size, 1)
     if not len(images):
@@ -184,9 +196,7 @@ def evaluate(
 def describe_attack(attack: Attack) -> dict[str, Any]:
     """The settings of an attack as JSON values; of a callable its name."""
     if isinstance(attack, AttackConfig):
-        settings = {key: getattr(attack, key) for key in AttackConfig.__dataclass_fields__}
-        # What was stored before there were targeted attacks does not name them.
-        return {key: value for key, value in settings.items() if key != "targets" or value}
+        return attack.to_dict()
     if isinstance(attack, TransferAttack):
         return {"name": "transfer", "source": type(attack.source).__name__, "attack": describe_attack(attack.attack)}
     describe = getattr(attack, "describe", None)

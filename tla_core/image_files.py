@@ -1,29 +1,35 @@
-"""Datasets that come as image files: which files belong to a split, with which labels, and how they are decoded."""
+"""Datasets that come as image files: which files belong to a split, and with which labels."""
 
 import hashlib
-import io
 import os
+import stat
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from tla_core.dataset_files import DatasetError, DatasetNotFoundError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-FILES_PER_TASK = 256
-FILES_WORTH_A_PROGRESS_BAR = 5000
+# What lies beside images in datasets, and is left out; any other file is refused by name, since it may be an image.
+SIDE_SUFFIXES = (
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".html", ".yaml", ".yml", ".db", ".ini", ".log", ".mat",
+    ".pkl", ".npy", ".npz", ".py", ".sh",
+)  # fmt: skip
+# Split -> the folders that may hold it; the first one that is there.
+SPLIT_FOLDERS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
+Row = tuple[str, int, int, int, int]  # path, bytes, times of the content and of the inode, inode
 
 
 @dataclass(frozen=True, repr=False)
 class ImageFiles:
     """The image files of one split in order: one path below `folder` and one label each.
 
-    `source` is the provenance shown in results; `fingerprint` changes when a file is added, removed or written to.
+    `source` is the provenance shown in results; `fingerprint` changes when a file is added, removed or written to;
+    `others` are the files of the other split, if there are any.
     """
 
     folder: Path
@@ -32,45 +38,59 @@ class ImageFiles:
     class_names: tuple[str, ...]
     source: str
     fingerprint: str
+    others: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"ImageFiles({self.folder}: {len(self.paths):,} files of {len(self.class_names)} classes)"
 
 
 def list_image_folder(folder: Path, split: str, *, source: str | None = None) -> ImageFiles:
-    """List ``<folder>/<split>/<class>/*``, classes and files sorted by name.
+    """List ``<folder>/<split>/<class>/**``, classes and files sorted by name.
 
-    Hidden files and files that are not named like images are left out.
+    "test" may be called "val", "valid" or "validation" where there is no folder "test". A folder of classes alone is
+    both splits, with a warning. Hidden files, and text and tables beside the images, are left out.
 
     Raises
     ------
     DatasetNotFoundError
         If the folder or the split is missing.
     DatasetError
-        If there are no classes, a class has no images, or the other split has other classes.
+        If there are no classes, a class has no images, the other split has other classes, or there is a file that is
+        no image or cannot be read.
     """
     wanted = "expected an image folder with train/<class>/* and test/<class>/*"
-    class_names = _folder_names(folder / split, wanted)
-    if not class_names:
-        raise DatasetError(f"{folder / split} is empty: it has no class folders; {wanted}.")
-    other = folder / {"train": "test", "test": "train"}[split]
-    if other.is_dir() and (other_names := _folder_names(other, wanted)) != class_names:
-        name = min(set(class_names) ^ set(other_names))
+    if not folder.is_dir():
+        raise DatasetNotFoundError(f"There is no folder {folder}; {wanted}.")
+    name = source or f"{folder.resolve().name} (image folder)"
+    below = {each: next((f for f in names if (folder / f).is_dir()), None) for each, names in SPLIT_FOLDERS.items()}
+    other = below["test" if split == "train" else "train"]
+    mine = below[split]
+    if mine is None and other is None and any(_has_images(folder / name) for name in os.listdir(folder)):
+        message = f"{folder} has no train and test folders: all of its images are taken for either split."
+        warnings.warn(f"{message} Never measure on them what was trained on them.", stacklevel=4)
+        mine, name = "", f"{name}, without splits"
+    if mine is None:
+        raise DatasetNotFoundError(f"There is no folder {folder / split}; {wanted}.")
+    classes = _classes_below(folder, mine)
+    if not classes:
+        raise DatasetError(f"{folder / mine} is empty: it has no class folders; {wanted}.")
+    others = {} if other is None else _classes_below(folder, other)
+    if other is not None and list(others) != list(classes):
+        odd = min(set(others) ^ set(classes))
         raise DatasetError(
-            f"train and test of {folder} have different classes: {name!r} is in only one of them. "
+            f"{mine} and {other} of {folder} have different classes: {odd!r} is in only one of them. "
             "Give both the same class folders."
         )
-    rows, labels = [], []
-    for label, name in enumerate(class_names):
-        images = _image_rows(folder, f"{split}/{name}")
-        if not images:
+    for class_name, rows in classes.items():
+        if not rows:
             raise DatasetError(
-                f"{folder / split / name} is empty: it has no images ({', '.join(IMAGE_SUFFIXES)}). "
+                f"{folder / mine / class_name} is empty: it has no images ({', '.join(IMAGE_SUFFIXES)}). "
                 "Add some, or remove the class."
             )
-        rows += images
-        labels += [label] * len(images)
-    return _image_files(folder, rows, labels, class_names, source or f"{folder.resolve().name} (image folder)")
+    rows = [row for of_class in classes.values() for row in of_class]
+    labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in classes.values()])
+    other_paths = tuple(row[0] for of_class in others.values() for row in of_class)
+    return _image_files(folder, rows, labels, classes, name, others=other_paths)
 
 
 def list_tiny_imagenet(folder: Path, split: str) -> ImageFiles:
@@ -123,75 +143,75 @@ def list_tiny_imagenet(folder: Path, split: str) -> ImageFiles:
         rows, labels = [by_path[path] for path in paths], [label_of[wnid] for _, wnid in annotations]
     source = _tiny_imagenet_source(images_per_class)
     names = _tiny_imagenet_names(_lines(folder / "words.txt"), wnids)
-    return _image_files(folder, rows, labels, names, source, tables=[_row(folder, table) for table in tables])
+    return _image_files(folder, rows, labels, names, source, tables=[_status(folder, table).row for table in tables])
 
 
-def decode_images(files: ImageFiles) -> np.ndarray:
-    """Decode all files with a pool of threads.
-
-    Parameters
-    ----------
-    files : ImageFiles
-
-    Returns
-    -------
-    ndarray of uint8, shape (n, c, h, w)
-        c is 1 if every image is greyscale; otherwise 3, and greyscale images have three equal channels.
-
-    Raises
-    ------
-    DatasetError
-        If a file cannot be decoded, has more than 8 bits per channel, or has another size than the first.
-    """
-    height, width = _decode(files.folder / files.paths[0])[0].shape[:2]
-    n = len(files.paths)
-    images = np.empty((n, 3, height, width), dtype=np.uint8)
-    is_grey = np.empty(n, dtype=bool)
-
-    def decode_some(start: int) -> int:
-        for i, path in enumerate(files.paths[start : start + FILES_PER_TASK], start=start):
-            image, is_grey[i] = _decode(files.folder / path)
-            if image.shape[:2] != (height, width):
-                raise DatasetError(
-                    f"Images have different sizes: {files.paths[0]} has {width}x{height} pixels and {path} has "
-                    f"{image.shape[1]}x{image.shape[0]}, in {files.folder}. Resize all images to one size first."
-                )
-            images[i] = image.transpose(2, 0, 1)
-        return min(FILES_PER_TASK, n - start)
-
-    with (
-        ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool,
-        tqdm(total=n, desc=f"Decoding {files.source}", unit=" images", disable=n < FILES_WORTH_A_PROGRESS_BAR) as bar,
-    ):
-        for count in pool.map(decode_some, range(0, n, FILES_PER_TASK)):
-            bar.update(count)
-    return images[:, :1].copy() if is_grey.all() else images
+def _classes_below(folder: Path, split: str) -> dict[str, list[Row]]:
+    """Class -> its image files, in folders of any depth; an image that lies in no class is refused."""
+    classes = {}
+    for name, path in _entries(folder, split):
+        if _status(folder, path).is_dir:
+            classes[name] = _rows_below(folder, path)
+        elif split and _is_image(folder, path):
+            raise DatasetError(f"{folder / path} lies in no class folder. Move it into one, or remove it.")
+    return classes
 
 
-def _decode(path: Path) -> tuple[np.ndarray, bool]:
-    """Return uint8 (h, w, 3) and whether the file is greyscale."""
-    # Pillow comes with torchvision and imports 5 s faster; it also reads palettes, CMYK and transparency.
-    from PIL import Image
+def _rows_below(folder: Path, below: str, above: tuple[str, ...] = ()) -> list[Row]:
+    """The image files in a folder and in the folders in it, sorted."""
+    here = os.path.realpath(folder / below)
+    if here in above:
+        raise DatasetError(f"{folder / below} is a link to a folder that it lies in, a circle. Remove it.")
+    rows: list[Row] = []
+    for _, path in _entries(folder, below):
+        status = _status(folder, path)
+        if status.is_dir:
+            rows += _rows_below(folder, path, (*above, here))
+        elif _is_image(folder, path):
+            rows.append(status.row)
+    return rows
 
+
+def _entries(folder: Path, below: str) -> list[tuple[str, str]]:
+    """Name and path below the folder of all that is not hidden, sorted."""
+    names = sorted(name for name in os.listdir(folder / below) if not name.startswith("."))
+    return [(name, f"{below}/{name}" if below else name) for name in names]
+
+
+@dataclass(frozen=True)
+class _Status:
+    row: Row
+    is_dir: bool
+
+
+def _status(folder: Path, path: str) -> _Status:
+    """What lies there; DatasetError where it is neither a file nor a folder, or cannot be reached."""
     try:
-        # Pillow reads a file in many small steps: from memory it takes two thirds of the time.
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            deep = image.mode.startswith(("I", "F"))
-            is_grey = image.mode in ("1", "L", "LA")
-            pixels = None if deep else np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    except Exception as error:  # Pillow's plugins raise many types for a damaged file
-        reason = str(error).partition(" <_io")[0]
-        raise DatasetError(f"{path} cannot be decoded: {reason}. Replace or remove this file.") from error
-    if pixels is None:
-        raise DatasetError(f"{path} has more than 8 bits per channel. Convert it to 8 bits first.")
-    return pixels, is_grey
+        found = os.stat(folder / path)
+    except OSError as error:
+        is_link = (folder / path).is_symlink()
+        kind = f"a link to {os.readlink(folder / path)}, which cannot be followed" if is_link else "not to be read"
+        raise DatasetError(f"{folder / path} is {kind}: {error.strerror}. Mend or remove it.") from error
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise DatasetError(f"{folder / path} is neither a file nor a folder, but a pipe, socket or device. Remove it.")
+    # The time of the inode and its number tell apart files of equal names, sizes and times of their content.
+    row = (path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    return _Status(row, stat.S_ISDIR(found.st_mode))
 
 
-def _folder_names(folder: Path, wanted: str) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise DatasetNotFoundError(f"There is no folder {folder}; {wanted}.")
-    with os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+def _is_image(folder: Path, path: str) -> bool:
+    """By its name; DatasetError where the name does not say that it is no image either."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in IMAGE_SUFFIXES and suffix not in SIDE_SUFFIXES:
+        raise DatasetError(
+            f"{folder / path} is not named like an image ({', '.join(IMAGE_SUFFIXES)}), nor like a text or table that"
+            " is left out. Convert, rename or remove it."
+        )
+    return suffix in IMAGE_SUFFIXES
+
+
+def _has_images(folder: Path) -> bool:
+    return folder.is_dir() and bool(_image_names(folder))
 
 
 def _image_names(folder: Path) -> list[str]:
@@ -200,26 +220,23 @@ def _image_names(folder: Path) -> list[str]:
     return sorted(n for n in os.listdir(folder) if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith("."))
 
 
-def _image_rows(root: Path, below: str) -> list[tuple[str, int, int]]:
-    return [_row(root, f"{below}/{name}") for name in _image_names(root / below)]
-
-
-def _row(root: Path, path: str) -> tuple[str, int, int]:
-    stat = os.stat(f"{root}/{path}")
-    return path, stat.st_size, stat.st_mtime_ns
+def _image_rows(root: Path, below: str) -> list[Row]:
+    return [_status(root, f"{below}/{name}").row for name in _image_names(root / below)]
 
 
 def _image_files(
     folder: Path,
-    rows: Sequence[tuple[str, int, int]],
+    rows: Sequence[Row],
     labels: Iterable[int],
     class_names: Iterable[str],
     source: str,
-    tables: Sequence[tuple[str, int, int]] = (),
+    tables: Sequence[Row] = (),
+    others: tuple[str, ...] = (),
 ) -> ImageFiles:
     fingerprint = hashlib.sha256(repr(sorted([*rows, *tables])).encode()).hexdigest()
-    paths = tuple(path for path, _, _ in rows)
-    return ImageFiles(folder, paths, np.asarray(labels, dtype=np.int64), tuple(class_names), source, fingerprint)
+    paths = tuple(row[0] for row in rows)
+    labels = np.asarray(labels, dtype=np.int64)
+    return ImageFiles(folder, paths, labels, tuple(class_names), source, fingerprint, others)
 
 
 def _lines(path: Path) -> list[str]:

@@ -4,16 +4,19 @@ import contextlib
 import json
 import os
 import platform
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
+from torch import Tensor, nn
 
 from tla_core.checkpoint import (
     CheckpointError,
+    explained,
     file_sha256,
     load_tensors,
     read_metadata,
@@ -24,6 +27,7 @@ from tla_core.checkpoint import (
 from tla_core.config import TrainConfig, identity_of
 from tla_core.dataset_download import OTHER_COPIES
 from tla_core.datasets import ImageDataset
+from tla_core.run_records import check_numbers, check_record, describe_differences, record_of
 from tla_core.runtime import environment_record
 from tla_core.wrapping import core
 
@@ -42,6 +46,8 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        if self.path.name in ("", ".."):  # the folder that one is in, which has to have a name to be moved aside
+            self.path = Path(os.path.abspath(path))
         self.config_path = self.path / "config.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.state_path = self.path / "state.safetensors"
@@ -56,17 +62,31 @@ class RunFolder:
         Raises
         ------
         CheckpointError
-            If the file cannot be read as JSON, or was not written by a training.
+            If the file is damaged, was edited, or was not written by a training; with what writes it again.
         """
+        found = None
         try:
-            record = json.loads(self.config_path.read_text(encoding="utf-8"))
+            found = json.loads(self.config_path.read_bytes())
+            check_record(found)
+            if not isinstance(found.get("environment"), dict) or not isinstance(found["environment"]["versions"], dict):
+                raise ValueError("was altered: it does not say on which machine the run was begun")
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise CheckpointError(f"{self.config_path} is damaged: {error}. Move the folder aside.") from error
-        if not isinstance(record, dict) or "identity" not in record:
-            raise CheckpointError(f"{self.config_path} is not that of a training. Use another folder.")
-        return record
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            # What our own checks say begins with a verb; of the others only the reason is of use.
+            why = str(error) if str(error).startswith(("was ", "is ")) else f"is damaged: {error}"
+            raise CheckpointError(f"{self.config_path} {why}{self._way_to_a_config(found)}") from error
+        return found
+
+    def _way_to_a_config(self, found: Any) -> str:
+        """How it differs from what the weights or the state say, and how to write it again from them."""
+        for path, kind in ((self.model_path, "model"), (self.state_path, "state")):
+            with contextlib.suppress(CheckpointError, OSError):
+                known, differences = record_of(path, kind, read_metadata(path)), ""
+                if isinstance(found, dict):
+                    differences = f" ({describe_differences(known, found)})"
+                return f"{differences}. `tla repair {quote(str(self.path))}` writes it again from {path.name}."
+        return ". Move the folder aside, as `tla train ... --replace` does, or use another folder."
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -77,18 +97,21 @@ class RunFolder:
         RunConflictError
             If another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         owner = self.path / "process.json"
         lock = FileLock(self.path / "lock")
+        with explained(self.path / "lock", advice=", or use a folder (--out) on a disk that keeps locks"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                who = owner.read_text(encoding="utf-8", errors="replace").strip() if owner.exists() else "unknown"
+                raise RunConflictError(
+                    f"{self.path} is being trained by another process ({who}). Wait for it, end it, or use another"
+                    " folder."
+                ) from error
         try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            who = owner.read_text(encoding="utf-8").strip() if owner.exists() else "unknown"
-            raise RunConflictError(
-                f"{self.path} is being trained by another process ({who}). Wait for it, end it, or use another folder."
-            ) from error
-        try:
-            owner.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+            with explained(owner):
+                owner.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
             for unfinished in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
                 unfinished.unlink(missing_ok=True)
             yield
@@ -120,30 +143,100 @@ class RunFolder:
     def restore_model(self) -> None:
         """Write ``model.safetensors`` again from the state, if that is the state of a finished run."""
         tensors, metadata = load_tensors(self.state_path)
+        record_of(self.state_path, "state", metadata)
         if metadata["finished"]:
             selected = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
+            check_numbers(self.state_path, selected, metadata["run"])
             run = {**metadata["run"], "kind": "model", "selected": metadata["selected"]}
             save_tensors(self.model_path, selected, run)
 
     def finished_model(self) -> Path:
-        """Path of ``model.safetensors``; FileNotFoundError if there is none."""
+        """Path of ``model.safetensors``, whose beginning and ``config.json`` say what was trained.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        CheckpointError
+            If it is no file of weights, or ``config.json`` is damaged or that of other weights. The message says what
+            ends that. That every weight is intact is verified when they are loaded.
+        """
         if not self.model_path.is_file():
             raise FileNotFoundError(
                 f"{self.path} holds no finished run: there is no {self.model_path.name}. Train it with `tla train`."
             )
+        with self._way_out():
+            trained = record_of(self.model_path, "model", read_metadata(self.model_path))
+        self._check_config(trained)
         return self.model_path
 
+    def weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The selected weights of a finished run and its record, all verified; raises as `finished_model` does."""
+        path = self.finished_model()
+        with self._way_out():
+            tensors, metadata = load_tensors(path)
+            check_numbers(path, tensors, metadata)
+        return tensors, metadata
+
+    @contextlib.contextmanager
+    def _way_out(self) -> Iterator[None]:
+        """Add to an error about the weights what ends it."""
+        try:
+            yield
+        except CheckpointError as error:
+            way = self.train_again
+            with contextlib.suppress(CheckpointError, OSError):
+                record_of(self.state_path, "state", read_metadata(self.state_path))
+                way = f"`tla repair {quote(str(self.path))}` restores it from {self.state_path.name} beside it."
+            raise CheckpointError(f"{error} {way}") from error
+
+    @property
+    def train_again(self) -> str:
+        """What is left to do where nothing can be restored."""
+        return (
+            "Nothing beside it can restore it: take a copy, or train it again with the settings that it had (`tla train"
+            f" ... --out {quote(str(self.path))} --replace`), which moves this folder aside."
+        )
+
+    def _check_config(self, trained: dict[str, Any]) -> None:
+        record = self.record()
+        if record is not None and record["identity"] != trained["identity"]:
+            raise CheckpointError(
+                f"{self.config_path} contradicts {self.model_path.name}: {describe_differences(trained, record)}."
+                f" `tla repair {quote(str(self.path))}` writes it again as the weights were trained."
+            )
+
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; a line cut off by a crash is left out."""
-        if not self.metrics_path.exists():
-            return []
-        records = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
+        """The lines of ``metrics.jsonl``; the last one is left out if a crash cut it off.
+
+        Warns
+        -----
+        UserWarning
+            Of every other line that cannot be read; those behind it are kept.
+        """
+        records, bad = self.metrics_lines()
+        if bad:
+            lines = ", ".join(str(number) for number in bad)
+            warnings.warn(
+                f"{self.metrics_path}: line {lines} cannot be read and is left out. `tla repair"
+                f" {quote(str(self.path))}` removes it.",
+                stacklevel=2,
+            )
         return records
+
+    def metrics_lines(self) -> tuple[list[dict[str, Any]], list[int]]:
+        """The lines that can be read, and the numbers of those that cannot, counted from 1."""
+        if not self.metrics_path.exists():
+            return [], []
+        *lines, last = self.metrics_path.read_bytes().split(b"\n")
+        records, bad = [], []
+        for number, line in enumerate([*lines, last], 1):
+            try:
+                records.append(_metrics_record(line))
+            except (ValueError, RecursionError):
+                if number <= len(lines):  # else it was not written to its end
+                    bad.append(number)
+        return records, bad
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop the lines after a step: a resumed run writes them again."""
@@ -152,7 +245,7 @@ class RunFolder:
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line."""
-        with self.metrics_path.open("a", encoding="utf-8") as file:
+        with explained(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def check_copy(self, record: dict[str, Any]) -> None:
@@ -168,7 +261,11 @@ class RunFolder:
         RunConflictError
             If the settings are those of the run that is here, and the images were taken in place of its own.
         """
-        before, named, taken = self.record(), record["config"]["dataset"], record["data"]
+        named, taken = record["config"]["dataset"], record["data"]
+        try:
+            before = self.record()
+        except CheckpointError:  # told elsewhere
+            return
         if (
             before is not None
             and (self.state_path.exists() or self.model_path.exists())
@@ -192,19 +289,26 @@ class RunFolder:
         CheckpointError
             If what is there cannot be read.
         """
-        before = self.record()
-        state = read_metadata(self.state_path).get("run", {}) if self.state_path.exists() else None
-        model = read_metadata(self.model_path) if self.model_path.exists() else None
-        if state is None and model is None:
-            before = None  # a run that was refused, or ended before its first state: nothing is lost with it
-        for stored in (before, state, model):
-            if stored is not None and stored.get("identity") != record["identity"]:
-                raise RunConflictError(
-                    f"{self.path} holds a run with another configuration: {describe_differences(stored, record)}. Use"
-                    " another folder, or replace the old run, which moves it aside (`tla train --replace`)."
-                )
-        if before is None:
+        stored = []
+        for path, kind in ((self.model_path, "model"), (self.state_path, "state")):
+            # One of the two is intact: `mend` has seen to that.
+            with contextlib.suppress(CheckpointError, FileNotFoundError):
+                stored.append(record_of(path, kind, read_metadata(path)))
+        for there in stored:
+            self._refuse_another(there, record)
+        # Without them a run was refused, or ended before its first state: nothing is lost with it.
+        before = self.record() if stored else None
+        if before is not None:
+            self._refuse_another(before, record)
+        else:
             write_json(self.config_path, record)
+
+    def _refuse_another(self, there: dict[str, Any], record: dict[str, Any]) -> None:
+        if there["identity"] != record["identity"]:
+            raise RunConflictError(
+                f"{self.path} holds a run with another configuration: {describe_differences(there, record)}. Use"
+                " another folder, or replace the old run, which moves it aside (`tla train --replace`)."
+            )
 
 
 def run_record(
@@ -263,32 +367,13 @@ def describe_model(model: nn.Module) -> str:
     return f"{type(core(model)).__qualname__} {identity_of(shapes)[:16]}"
 
 
-def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Name the fields in which two run records differ, with both values."""
-    # A record that was written before a field was added was made with what is now its default.
-    defaults = _flat({"config": TrainConfig().to_dict()})
-    flat_before, flat_now = defaults | _flat(before), defaults | _flat(now)
-    keys = [key for key in sorted(flat_before | flat_now) if key.startswith(("config.", "data.", "start."))]
-    different = [key for key in keys if flat_before.get(key) != flat_now.get(key)]
-    return "; ".join(f"{key} was {flat_before.get(key)!r}, is {flat_now.get(key)!r}" for key in different) or "unknown"
-
-
-def describe_network_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Name what two run records have in different sizes of all that shapes the weights: "10 classes, here 200; "."""
-    defaults = _flat({"config": TrainConfig().to_dict()})
-    there, here = defaults | _flat(there), defaults | _flat(here)
-    parts = {
-        "data.classes": "{} classes, here {}", "data.channels": "{} channels, here {}",
-        "data.image_size": "images of {} pixels, here {}", "start.network": "the network {}, here {}",
-        "config.network": "the network {}, here {}", "config.width": "width {:g}, here {:g}",
-        "config.blocks": "blocks {}, here {}",
-    }  # fmt: skip
-    return "".join(f"{text.format(there[key], here[key])}; " for key, text in parts.items() if there[key] != here[key])
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        path: leaf for key, inner in value.items() for path, leaf in _flat(inner, f"{prefix}.{key}".lstrip(".")).items()
-    }
+def _metrics_record(line: bytes) -> dict[str, Any]:
+    """A line of the metrics; ValueError if no training wrote it."""
+    record = json.loads(line)
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        raise ValueError("a line must be an object with a step")
+    if not isinstance(record.get("time", 0), (int, float)):
+        raise ValueError("a time must be a number")
+    if not all(isinstance(record.get(part, {}), dict) for part in ("terms", "holdout", "triplets")):
+        raise ValueError("what is measured must be an object")
+    return record

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tla_core.checkpoint import CheckpointError, load_tensors
+from tla_core.checkpoint import CheckpointError
 from tla_core.config import TrainConfig
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.distributed import first_says, process_group, rank_and_size
+from tla_core.given import as_dataset
 from tla_core.layers import model_device
 from tla_core.memory_layout import layout_kept, to_channels_last
 from tla_core.models import build_model
-from tla_core.run_folder import RunFolder, describe_network_differences, run_record
+from tla_core.run_folder import RunConflictError, RunFolder, run_record
+from tla_core.run_records import describe_network_differences
+from tla_core.run_repair import is_finished, mend
 from tla_core.runtime import derive_seed, pick_device
 from tla_core.training_loop import TrainingLoop
 from tla_core.validation import scale_images
@@ -64,8 +68,8 @@ def train(
         Any classifier of images in [0, 1] (see `wrap`), trained in place of the preset's network from the weights that
         it has. It ends with the weights of the last step; `load_model` gives the selected ones. Of the network, a run's
         identity holds the layout only: train other initial weights in another folder.
-    dataset : ImageDataset, optional
-        In place of the configuration's training set.
+    dataset : ImageDataset, DataLoader or a dataset, optional
+        In place of the configuration's training set; see `tla_core.given.given_images`.
     init_from : Path or str, optional
         Run folder whose weights the training starts from.
     device : str or torch.device
@@ -97,10 +101,17 @@ def train(
         If another process of a `torchrun` stopped, with its message.
     RunConflictError
         If the folder holds a run with another configuration, or another process trains there.
+    OSError
+        If the folder cannot be written, unless it holds the finished run, of which it is only read.
     TrainingDivergedError
         If the loss is not finite. The last good state stays.
     DatasetError, CheckpointError
         If the data or a stored state cannot be trusted.
+
+    Warns
+    -----
+    UserWarning
+        Of what was damaged and restored, and where a run goes on on another machine or number of processes.
     """
     device = pick_device(device)
     if config.fine_tune and init_from is None:
@@ -110,11 +121,15 @@ def train(
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("TensorBoard is not installed: `pip install tensorboard`, or leave the option out.")
     with process_group(device):
-        dataset = load_dataset(config.dataset, "train") if dataset is None else dataset
+        dataset = load_dataset(config.dataset, "train") if dataset is None else as_dataset(dataset)
         model = None if model is None else see_through(model)
         folder = RunFolder(out_dir)
         record = run_record(config, dataset, model, init_from, device)
-        with _started(folder, record, replace, resume) if rank_and_size()[0] == 0 else contextlib.nullcontext():
+        first = rank_and_size()[0] == 0
+        # Nothing is written, so that it can be looked at on a full disk.
+        if resume and first_says(first and is_finished(folder, record["identity"])):
+            return TrainResult(folder.path, folder.metrics())
+        with _started(folder, record, replace, resume) if first else contextlib.nullcontext():
             if first_says(folder.model_path.exists()):
                 return TrainResult(folder.path, folder.metrics())
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -122,7 +137,7 @@ def train(
                 # A user's network may return something else in training mode, such as auxiliary logits.
                 model = _fresh_model(config, dataset) if model is None else wrap(model)
                 if init_from is not None:
-                    _load_weights(model, *_load_run(init_from), init_from, record)
+                    _load_weights(model, *RunFolder(init_from).weights(), init_from, record)
                 model = model.to(device)
                 with layout_kept(model):
                     example = scale_images(dataset.images[:2].to(device))
@@ -154,7 +169,7 @@ def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model
     ValueError
         If the run trained a network of the user's and `model` was not passed, or is another one.
     """
-    weights, metadata = _load_run(run_dir)
+    weights, metadata = RunFolder(run_dir).weights()
     if model is None:
         if metadata["start"]["network"] != "preset":
             raise ValueError(f"{run_dir} trained a network of the user's. Pass it: load_model(run_dir, model=...).")
@@ -182,14 +197,22 @@ def _lay_out(model: nn.Module, data: dict[str, Any]) -> None:
 def _started(folder: RunFolder, record: dict[str, Any], replace: bool, resume: bool):
     """Hold the folder, with the record of this run in it, whatever was there before."""
     folder.check_copy(record)
-    before = folder.record()
-    if before is not None and (replace if before["identity"] != record["identity"] else not resume):
+    began = any(path.exists() for path in (folder.config_path, folder.state_path, folder.model_path))
+    try:
+        with folder.locked():
+            for line in mend(folder, record["identity"]):
+                warnings.warn(line, stacklevel=5)
+            folder.start(record)
+        aside = began and not resume
+    except (CheckpointError, RunConflictError):
+        if not replace:
+            raise
+        aside = True
+    if aside:
         folder.move_aside()
     with folder.locked():
         folder.start(record)
         yield
-
-
 
 
 def _fresh_model(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
@@ -200,15 +223,6 @@ def _fresh_model(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
     return build_model(
         config.network, width=config.width, blocks=config.blocks, normalization=config.normalization, **sizes
     )
-
-
-def _load_run(run_dir: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The selected weights of a finished run, and its record."""
-    path = RunFolder(run_dir).finished_model()
-    weights, metadata = load_tensors(path)
-    if metadata.get("kind") != "model":
-        raise CheckpointError(f"{path} does not hold the weights of a run. Got a file of {metadata.get('kind')!r}.")
-    return weights, metadata
 
 
 def _load_weights(

@@ -28,6 +28,7 @@ from tla_core.distributed import (
 from tla_core.evaluation import evaluate
 from tla_core.methods import STEPS, StepLoss
 from tla_core.run_folder import RunFolder
+from tla_core.run_records import not_a_number
 from tla_core.runtime import derive_seed, full_precision, torch_threads
 from tla_core.schedule import learning_rate, make_optimizer, ramped_attack, split_holdout
 from tla_core.validation import check_label_range, scale_images
@@ -73,8 +74,8 @@ class TrainingLoop:
         broadcast_from_first([*self.model.parameters(), *self.model.buffers()])
         if self.rank == 0:
             self.folder.keep_metrics_until(self.step)
-            if before != self.processes and self.step < self.total_steps:
-                self._warn_of_other_processes(before)
+            if 0 < self.step < self.total_steps:
+                self._warn_of_changes(before)
         with torch_threads(self.threads):
             if self.step == 0:
                 self._check_outputs()
@@ -206,6 +207,8 @@ class TrainingLoop:
     def _save(self) -> None:
         if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
             self._diverged("a weight")
+        if name := not_a_number(self.model.state_dict(), self.record):
+            self._diverged(name)
         self.saved_at, self.saved_step = time.monotonic(), self.step
         if self.rank:
             return
@@ -231,17 +234,25 @@ class TrainingLoop:
         self.saved_step = self.step
         return metadata.get("processes", 1)
 
-    def _warn_of_other_processes(self, before: int) -> None:
-        """Warn that the run goes on with another number of processes, and note it in the metrics."""
-        change = f"made by {before} process(es), goes on with {self.processes} from step {self.step}"
-        warnings.warn(
-            f"{self.folder.path} was {change}: each takes a share of another size of the batch, and batch norm with it,"
-            " so that the result is not that of a run on one number of devices.",
-            stacklevel=4,
-        )
-        note = {"step": self.step, "note": change}
-        if note not in self.folder.metrics():  # of a resumption that was interrupted as well
-            self.folder.append_metrics(note)
+    def _warn_of_changes(self, processes: int) -> None:
+        """Warn that the run goes on otherwise than it was begun, and note it in the metrics."""
+        changes = {}
+        if processes != self.processes:
+            changes[f"made by {processes} process(es), goes on with {self.processes} from step {self.step}"] = (
+                "each takes a share of another size of the batch, and batch norm with it, so that the result is not"
+                " that of a run on one number of devices."
+            )
+        begun, now = (_machine(record["environment"]) for record in (self.folder.record(), self.record))
+        if different := [part for part in begun if begun[part] not in (None, now[part])]:
+            was, is_now = (", ".join(f"{part} {machine[part]}" for part in different) for machine in (begun, now))
+            changes[f"begun with {was}, goes on with {is_now} from step {self.step}"] = (
+                "the result is not bit for bit that of an uninterrupted run."
+            )
+        for change, consequence in changes.items():
+            warnings.warn(f"{self.folder.path} was {change}: {consequence}", stacklevel=4)
+            note = {"step": self.step, "note": change}
+            if note not in self.folder.metrics():  # of a resumption that was interrupted as well
+                self.folder.append_metrics(note)
 
     def _check_outputs(self) -> None:
         """One image through the model, so that a wrong number of classes is told before the first step."""
@@ -277,6 +288,16 @@ class TrainingLoop:
             f" {kept if self.saved_step >= 0 else 'No state had been saved yet'}."
             f" Lower learning_rate (now {self.config.learning_rate:g}), or check the images and the model for NaN."
         )
+
+
+def _machine(environment: dict[str, Any]) -> dict[str, str | None]:
+    """What rounding depends on; None is not known."""
+    device = environment.get("device")
+    return {
+        "torch": environment["versions"].get("torch"),
+        "device": None if device == "unknown" else device,
+        "processor": environment.get("cpu_capability"),
+    }
 
 
 def _moving_average(model: nn.Module, decay: float) -> AveragedModel:

@@ -7,7 +7,7 @@ import numpy as np
 
 from analysis.display.projection import finish_map
 from analysis.display.style import TEXT_WIDTH, figure_style
-from analysis.pair_maps import PairMap
+from analysis.maps import PairMap
 
 # Blue, green and red of Paul Tol's scheme "bright", told apart by colour-blind readers; the shapes do the same work.
 _FIRST, _SECOND, _ADVERSARIAL = ("#4477aa", "o"), ("#228833", "s"), ("#ee6677", "^")

@@ -83,8 +83,8 @@ class RocDisplay:
     def from_detections(cls, detections: Mapping[str, DetectionResult], *, title: str = "") -> RocDisplay:
         """Take the curves of ``{model: DetectionResult}``, as `detect` makes them."""
         curves = [
-            RocCurve(name, found.false_positive_rate, found.true_positive_rate, found.auc, found.auc_error)
-            for name, found in detections.items()
+            RocCurve(name, each.false_positive_rate, each.true_positive_rate, each.auc, each.auc_error)
+            for name, each in detections.items()
         ]
         return cls(curves, title=title)
 

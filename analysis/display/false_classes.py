@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.class_maps import ClassMap
 from analysis.display.projection import finish_map, scatter_class
 from analysis.display.style import CLEAN_COLOUR, TEXT_WIDTH, class_colour, class_marker, figure_style
+from analysis.maps import ClassMap
 
 
 @dataclass(repr=False)

@@ -12,7 +12,7 @@ import numpy as np
 from analysis.display.style import TEXT_WIDTH, figure_style
 
 if TYPE_CHECKING:
-    from analysis.neighbour_metrics import RetrievalResult, RetrievedNeighbours
+    from analysis.retrieval import RetrievalResult, RetrievedNeighbours
 
 _WRONG_COLOUR = "#cc3311"  # Paul Tol's red; the cross says the same to those who do not see it
 _BLOCKS = ("clean", "adversarial")
@@ -117,12 +117,12 @@ class RetrievalDisplay:
             If the row was no query, or a model has no adversarial part or images.
         """
         strips = {}
-        for name, found in retrievals.items():
-            if found.adversarial is None or adv_images.get(name) is None:
+        for name, retrieved in retrievals.items():
+            if retrieved.adversarial is None or adv_images.get(name) is None:
                 raise ValueError(f"{name} has no adversarial part; expected one. Pass attack= to analysis.extract.")
             strips[name] = (
-                _strip(found.clean, images, images, row),
-                _strip(found.adversarial, adv_images[name], images, row),
+                _strip(retrieved.clean, images, images, row),
+                _strip(retrieved.adversarial, adv_images[name], images, row),
             )
         return cls(strips, class_names)
 
@@ -208,17 +208,17 @@ class RetrievalDisplay:
         return f"RetrievalDisplay({', '.join(self.strips)}, {self._n_images - 1} neighbours)"
 
 
-def _strip(found: RetrievedNeighbours, queries, gallery, row: int) -> RetrievalStrip:
-    places = np.flatnonzero(found.rows == row)
+def _strip(retrieved: RetrievedNeighbours, queries, gallery, row: int) -> RetrievalStrip:
+    places = np.flatnonzero(retrieved.rows == row)
     if not len(places):
-        raise ValueError(f"row {row} was no query; expected one of the {len(found.rows)} rows that were retrieved for.")
+        raise ValueError(f"row {row} was no query; expected one of the {len(retrieved.rows)} that were retrieved for.")
     place = places[0]
-    neighbours = found.indices[place]
+    neighbours = retrieved.indices[place]
     return RetrievalStrip(
         images=np.stack([_image(queries, row), *(_image(gallery, int(k)) for k in neighbours)]),
-        labels=np.append(found.labels[place], found.neighbour_labels[place]),
+        labels=np.append(retrieved.labels[place], retrieved.neighbour_labels[place]),
         rows=np.append(row, neighbours),
-        distances=found.distances[place],
+        distances=retrieved.distances[place],
     )
 
 

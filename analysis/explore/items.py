@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.ratios import check_nonzero_rows
+from analysis.features import check_nonzero_rows
 from analysis.representations import RepresentationSet
 
 MOST_MODELS = 6

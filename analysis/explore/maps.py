@@ -70,24 +70,24 @@ def _make(
 ) -> tuple[dict[tuple[str, str], np.ndarray], dict[str, str]]:
     """The missing maps, from the file or made now, and how those of a method were made."""
     groups = _groups(items, missing, joint)
-    found, texts = _read(kept)
+    stored, texts = _read(kept)
     points = {group: [_points(items, name) for name in group[1]] for group in groups}
     keys = {group: _key(group[0], np.concatenate(parts)) for group, parts in points.items()}
-    to_make = [group for group in groups if keys[group] not in found]
+    to_make = [group for group in groups if keys[group] not in stored]
     for group in _with_progress(to_make, progress):
         features, places = np.concatenate(points[group]), slice(None)
         if joint:  # clean images are the same at every eps: a map of copies would be one of little heaps
             features, places = np.unique(features, axis=0, return_inverse=True)
             places = places.reshape(-1)  # numpy 2.0 gave it a second axis
         projection = project(features, method=group[0])
-        found[keys[group]] = projection.coords[places]
+        stored[keys[group]] = projection.coords[places]
         texts[keys[group]] = map_text(projection.params)
     if kept is not None and to_make:
-        _write(kept, {key: found[key] for key in keys.values()}, {key: texts.get(key, "") for key in keys.values()})
+        _write(kept, {key: stored[key] for key in keys.values()}, {key: texts.get(key, "") for key in keys.values()})
     made, how = {}, {}
     for group in groups:
         ends = np.cumsum([len(part) for part in points[group]])[:-1]
-        made |= zip([(group[0], name) for name in group[1]], np.split(found[keys[group]], ends), strict=True)
+        made |= zip([(group[0], name) for name in group[1]], np.split(stored[keys[group]], ends), strict=True)
         how[group[0]] = texts.get(keys[group], "")
     return made, how
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.ratios import ratio, ratio_r_prime, unit_rows
+from analysis.features import unit_rows
+from analysis.neighbours import nearest_neighbours
+from analysis.ratios import ratio, ratio_r_prime
 from analysis.representations import RepresentationSet
-from analysis.retrieval import nearest_neighbours
 
 _ROWS_AT_ONCE = 1000
 

@@ -39,8 +39,8 @@ def make_widget(
 
     def answer(widget, content: Any, _buffers: Any) -> None:
         if isinstance(content, dict) and isinstance(content.get("image"), list):
-            found = full_image(*content["image"])
-            widget.send({"image": content["image"]}, [] if found is None else [found])
+            image = full_image(*content["image"])
+            widget.send({"image": content["image"]}, [] if image is None else [image])
 
     widget.on_msg(answer)
     return widget

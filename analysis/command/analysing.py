@@ -1,0 +1,58 @@
+"""`tla extract`, `project` and `landscape`: what is stored of a run."""
+
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from analysis.command.arguments import RunDir
+
+
+def extract(
+    run: Positional[RunDir],
+    eps: Annotated[tuple[float, ...], arg(help="Perturbation levels; by default all that the dataset has.")] = (),
+    split: Annotated[Literal["test", "train"], arg(help="Of the training images only clean ones are taken.")] = "test",
+    images: Annotated[int | None, arg(help="Test images, evenly spread over the set; by default all.")] = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> None:
+    """Store the representations of a run: of the test images, clean and adversarial, or of the training images."""
+    from analysis.scales.run_results import extract_run, run_config
+    from tla_core.protocol import ANALYSIS_LEVELS
+
+    if split == "train":
+        print(extract_run(run, split=split, device=device, progress=progress))
+        return
+    for level in eps or ANALYSIS_LEVELS.get(run_config(run).dataset, (None,)):
+        print(extract_run(run, level, images=images, device=device, progress=progress))
+
+
+def project(
+    run: Positional[RunDir],
+    eps: Annotated[float | None, arg(help="Perturbation level; by default that of the dataset's attack.")] = None,
+    scale: Annotated[str, arg(help="Whose number of points, pairs and iterations to use.")] = "mini",
+    jobs: Annotated[int, arg(help="Maps that are made side by side, each by one process.")] = 1,
+    progress: bool = True,
+) -> None:
+    """Store t-SNE maps of a run: of each class, clean and adversarial test images together, and of the class pairs."""
+    from analysis.scales.run_results import extract_run, project_pairs_run, project_run, run_config
+    from analysis.scales.scale import load_scale
+
+    settings = load_scale(scale)
+    extract_run(run, eps, progress=progress)
+    print(project_run(run, eps, settings.map_settings(), n_jobs=jobs, progress=progress))
+    if pairs := settings.pair_settings(settings.dataset_of_run(run_config(run).dataset)):
+        print(project_pairs_run(run, eps, pairs))
+
+
+def landscape(
+    run: Positional[RunDir],
+    scale: Annotated[str, arg(help="Whose number of images, radius and resolution to use.")] = "mini",
+    rise_only: Annotated[bool, arg(help="Only those whose rise is averaged, none that are drawn.")] = False,
+    device: str = "auto",
+) -> None:
+    """Store the loss of a run around a few test images, along two random directions that all runs share."""
+    from analysis.scales.run_results import landscape_run
+    from analysis.scales.scale import load_scale
+
+    settings = load_scale(scale).landscape | ({"images": 0} if rise_only else {})
+    print(landscape_run(run, settings, device=device))

@@ -1,0 +1,109 @@
+"""The `tla` command. Everything heavy is imported by the subcommand that needs it, so that `tla --help` is quick."""
+
+import sys
+
+try:
+    from collections.abc import Callable, Sequence
+
+    import tyro
+
+    from analysis.command.analysing import extract, landscape, project
+    from analysis.command.evaluating import evaluate_command
+    from analysis.command.explore import explore
+    from analysis.command.jobs import run_served
+    from analysis.command.keeping import clean, publish, repair, restore, runs, site, status
+    from analysis.command.making import ablation, demo, figures, manifest, notebooks, redraw, reproduction
+    from analysis.command.training import data, presets, train_command
+    from tla_core.attack_config import format_number, parse_number
+except KeyboardInterrupt:  # a quarter of a second in which Ctrl+C would end in a traceback
+    print("tla: interrupted before it began.", file=sys.stderr)
+    sys.exit(130)
+
+DESCRIPTION = """Train UM, AT, ALP and TLA classifiers and look into their clean and adversarial representations.
+
+Numbers may be fractions: --attack.eps 8/255. `tla COMMAND --help` explains a command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and (status := run_served(args)) is not None:
+        return status
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands(args), prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_numbers()
+        )
+    except KeyboardInterrupt:
+        print("tla: interrupted. The same command goes on from the last saved state.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if not isinstance(error, OSError) and not _is_ours(error):
+            raise
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        print(f"tla: error: {text}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
+    """The subcommands; the run or preset that the command line names gives some their defaults."""
+    return {
+        "train": train_command(_named(args, "train")),
+        "evaluate": evaluate_command(_named(args, "evaluate"), args),
+        "extract": extract,
+        "project": project,
+        "landscape": landscape,
+        "explore": explore,
+        "notebooks": notebooks,
+        "figures": figures,
+        "manifest": manifest,
+        "redraw": redraw,
+        "reproduction": reproduction,
+        "ablation": ablation,
+        "demo": demo,
+        "publish": publish,
+        "restore": restore,
+        "repair": repair,
+        "site": site,
+        "status": status,
+        "runs": runs,
+        "clean": clean,
+        "presets": presets,
+        "data": data,
+    }
+
+
+def _named(args: Sequence[str], command: str) -> str | None:
+    """What stands right behind the command, if that is not a flag."""
+    return args[1] if len(args) > 1 and args[0] == command and not args[1].startswith("-") else None
+
+
+def _numbers() -> tyro.constructors.ConstructorRegistry:
+    """Read every float on the command line by our own parser, which knows fractions."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def number(info: tyro.constructors.PrimitiveTypeInfo):
+        if info.type is not float:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="NUMBER",
+            instance_from_str=lambda words: parse_number(words[0]),
+            is_instance=lambda value: isinstance(value, (int, float)),
+            str_from_instance=lambda value: [format_number(value)],
+        )
+
+    return registry
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the message was written for the user; a bug elsewhere keeps its traceback."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
+    return module.split(".")[0] in ("tla_core", "analysis", "__main__", "contextlib")
+

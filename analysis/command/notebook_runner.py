@@ -1,0 +1,94 @@
+"""Executes notebooks top to bottom, by papermill's Python API."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tla_core.checkpoint import write_atomic
+
+
+class NotebookError(RuntimeError):
+    """A notebook failed; the message names it, the cell and the error."""
+
+
+def run_notebook(
+    source: Path | str, target: Path | str, *, parameters: dict[str, Any], root: Path | str,
+    read: Callable[[], dict[str, str]] = dict,
+) -> Path:  # fmt: skip
+    """Execute a notebook with parameters and store the executed copy.
+
+    Parameters
+    ----------
+    source, target : Path or str
+    parameters : dict
+        For its ``parameters`` cell.
+    root : Path or str
+        Working directory of the kernel.
+    read : callable
+        Called when every cell has run: path -> checksum of what the notebook was made from, for its metadata.
+
+    Returns
+    -------
+    Path
+        The target; it appears only when every cell has run. A copy that failed is kept beside it as ``.failed.ipynb``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such notebook.
+    NotebookError
+        If a cell fails, or the kernel dies.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    from analysis.command.served_kernel import kernel_manager_class
+
+    source, target = Path(source), Path(target)
+    if not source.is_file():
+        known = ", ".join(sorted(p.stem for p in source.parent.glob("*.ipynb"))) or "none"
+        raise FileNotFoundError(f"there is no notebook {source.name}. In {source.parent} there are: {known}.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(".running.ipynb")
+    command = f"tla notebooks {source.stem} " + " ".join(f"--{k.lower()} {v}" for k, v in parameters.items())
+    # The kernel inherits these: the command for the sidecars of its figures, and the backend that shows figures below
+    # the cells that draw them, whatever this process has.
+    environment = {"TLA_COMMAND": command.strip(), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    try:
+        with _environment(environment):
+            papermill.execute_notebook(
+                str(source), str(unfinished), parameters=parameters, cwd=str(root), kernel_name="python3",
+                language="python", progress_bar=False, store_widget_state=False,  # it would hold the explorer's images
+                kernel_manager_class=kernel_manager_class(), start_timeout=300,  # on a machine that is busy
+            )  # fmt: skip
+    except (PapermillExecutionError, DeadKernelError) as error:
+        failed = target.with_suffix(".failed.ipynb")
+        os.replace(unfinished, failed)
+        what = "the kernel died, perhaps for want of memory"
+        if isinstance(error, PapermillExecutionError):
+            what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
+        raise NotebookError(f"{source.name}: {what}. The executed part is in {failed}.") from error
+    content = json.loads(unfinished.read_text(encoding="utf-8"))
+    content["metadata"]["tla_read"] = read()
+    write_atomic(target, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    unfinished.unlink()
+    target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
+    return target
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,43 @@
+"""The kernel of a notebook as a fork of the job server, which has imported what notebooks import.
+
+`python -m analysis.command.served_kernel -f CONNECTION_FILE` stands in for `python -m ipykernel_launcher`: it asks the
+server for a kernel, passes signals on and ends with it. Without a server it becomes the kernel itself.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from analysis.command.jobs import KERNEL, run_served
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Be a kernel until it is told to shut down; matplotlib draws with what the environment says."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    if "matplotlib" in sys.modules:  # imported by the server, whose environment is another one
+        sys.modules["matplotlib"].use(os.environ.get("MPLBACKEND", "module://matplotlib_inline.backend_inline"))
+    # ipykernel, imported by the server, has read whose child it is: without a parent it would talk to a terminal.
+    parent = os.environ.get("JPY_PARENT_PID", "0")
+    IPKernelApp.launch_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={parent}"])
+    return 0
+
+
+def kernel_manager_class() -> type:
+    """A kernel manager that starts its kernels as this module says."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ServedKernelManager(AsyncKernelManager):
+        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+            command = super().format_kernel_cmd(extra_arguments)
+            if "ipykernel_launcher" not in command:
+                return command
+            own = command[command.index("ipykernel_launcher") + 1 :]
+            return [command[0], "-m", "analysis.command.served_kernel", *own]
+
+    return ServedKernelManager
+
+
+if __name__ == "__main__":
+    status = run_served([KERNEL, *sys.argv[1:]])
+    sys.exit(launch(sys.argv[1:]) if status is None else status)

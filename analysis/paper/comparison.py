@@ -1,0 +1,279 @@
+"""Our numbers beside the paper's: the columns of its tables and its claims, read from the sidecars of a scale."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.paper import published, seeds
+from analysis.paper.verdicts import Estimate, Group, Number, paired_difference
+from analysis.scales.scale import Scale
+from tla_core.protocol import analysis_attack
+
+# What errors are over, and how a difference between methods is judged.
+_OVER_CLASSES = "Errors are over classes. Differences between methods are judged paired, over classes that both have."
+_OVER_SEEDS = "Errors are over seeds. Differences between methods are judged paired by seed."
+_OVER_SEEDS_UNPAIRED = (
+    "Errors are over seeds. Differences between methods are judged by Welch's t, since the sidecar lacks the values of"
+    " single seeds."
+)
+_OVER_SEEDS_TOO = (
+    "Errors are over seeds and test images together where there are several seeds. Differences between methods are then"
+    " judged paired by seed."
+)
+_OVER_IMAGES = "Errors are binomial, over test images. Differences are judged as those of independent images."
+_AREAS = "Errors are Hanley and McNeil's. Differences are judged as those of independent inputs."
+
+
+def groups(folder: Path | str, scale: Scale) -> list[Group]:
+    """All columns that the paper has too, from the sidecars of a scale's folder of figures."""
+    folder = Path(folder)
+    readers = (_ratios, _ratios_over_seeds, _sweeps, _accuracies, _neighbours, _detections)
+    return [group for read in readers for group in read(folder, scale)]
+
+
+def read_numbers(folder: Path, stem: str) -> Any:
+    """The numbers in the sidecar of a figure or table; None where there is none."""
+    path = folder / f"{stem}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["numbers"] if path.is_file() else None
+
+
+def _ratios(folder: Path, scale: Scale) -> Iterator[Group]:
+    """Table 3: means over seeds; of one seed over classes. Differences are over the classes that both methods have."""
+    stored = read_numbers(folder, "table3")
+    if stored is None:
+        return
+    rows = {row["method"]: row for row in stored["records"]}
+    by_class: dict[tuple, dict[str, dict[str, float]]] = {}
+    firsts: dict[str, int | None] = {}
+    for record in stored["more"]["per_class"]:
+        key = record["ratio"], record["dataset"], record["eps"]
+        first = firsts.setdefault(record["dataset"], record.get("seed"))
+        if record["value"] is not None and record.get("seed") == first:
+            by_class.setdefault(key, {}).setdefault(record["method"], {})[record["class"]] = record["value"]
+    for (ratio, dataset, eps), values in by_class.items():
+        printed = _printed_ratios(ratio, dataset, eps)
+        if printed is None:
+            continue
+        name = f"{dataset} {ratio} {eps:g}"
+        if _has_seeds(rows, values, name):
+            yield _over_seeds("table3", dataset, _ratio_at(ratio, dataset, eps), rows, name, {
+                method: Estimate(printed[method], 0) for method in values if method in printed
+            }, _OVER_SEEDS)  # fmt: skip
+            continue
+        numbers = {
+            method: Number(Estimate.of_mean(list(ratios.values())), Estimate(printed[method], 0))
+            for method, ratios in values.items()
+            if method in printed
+        }
+
+        def differ(one: str, other: str, values=values) -> Estimate:
+            return paired_difference(values[one], values[other])
+
+        yield Group("table3", dataset, _ratio_at(ratio, dataset, eps), numbers, _OVER_CLASSES, differ)
+
+
+def _has_seeds(rows: Mapping[str, Any], names: Iterable[str], key: str) -> bool:
+    """Whether the rows of these names have a number of several seeds; those made before there were any have not."""
+    return all(name in rows and seeds.is_over_seeds(rows[name], key) for name in names)
+
+
+def _over_seeds(artefact, dataset, quantity, rows, key: str, papers: Mapping[str, Estimate], basis: str) -> Group:
+    """A column of numbers of several seeds."""
+    numbers = {name: Number(seeds.estimate(rows[name], key), paper) for name, paper in papers.items()}
+    return Group(
+        artefact, dataset, quantity, numbers, basis, lambda one, other: seeds.difference(rows[one], rows[other], key)
+    )
+
+
+def _ratios_over_seeds(folder: Path, scale: Scale) -> Iterator[Group]:
+    """The same of several trainings, at the level of a dataset's own attack, where Table 3 is of one seed."""
+    main = (read_numbers(folder, "table3") or {"records": []})["records"]
+    if any(seeds.is_over_seeds(row, key.removesuffix(" by seed")) for row in main for key in row if "by seed" in key):
+        return
+    records = (read_numbers(folder, "table3-seeds") or {"records": []})["records"]
+    for dataset in dict.fromkeys(row["dataset"] for row in records):
+        eps = analysis_attack(scale.config(dataset, scale.methods[0])).eps
+        for ratio in ("r_prime", "r"):
+            printed = _printed_ratios(ratio, dataset, eps) or {}
+            rows = {
+                row["method"]: row
+                for row in records
+                if row["dataset"] == dataset and row["method"] in printed and row[ratio] is not None
+            }
+            numbers = {
+                method: Number(
+                    Estimate(row[ratio], row[f"{ratio} sd"] / math.sqrt(row["seeds"]), row["seeds"] - 1),
+                    Estimate(printed[method], 0),
+                )
+                for method, row in rows.items()
+            }
+            by_seed = {method: row.get("by seed", {}).get(ratio, {}) for method, row in rows.items()}
+
+            def differ(one: str, other: str, by_seed=by_seed, numbers=numbers) -> Estimate:
+                if len(by_seed[one].keys() & by_seed[other].keys()) > 1:
+                    return paired_difference(by_seed[one], by_seed[other])
+                return numbers[one].ours - numbers[other].ours
+
+            if numbers:
+                basis = _OVER_SEEDS if all(by_seed.values()) else _OVER_SEEDS_UNPAIRED
+                yield Group("table3-seeds", dataset, _ratio_at(ratio, dataset, eps), numbers, basis, differ)
+
+
+def _printed_ratios(ratio: str, dataset: str, eps: float) -> dict[str, float] | None:
+    """The paper's ratio of each method at a level; None where it has none."""
+    for (name, data, level), numbers in published.RATIOS.items():
+        if (name, data) == (ratio, dataset) and math.isclose(level, eps, rel_tol=1e-3):
+            return dict(zip(published.METHODS, numbers, strict=True))
+    return None
+
+
+def _ratio_at(ratio: str, dataset: str, eps: float) -> str:
+    return f"{'r′' if ratio == 'r_prime' else 'r'} at ε {level_text(dataset, eps)}"
+
+
+def level_text(dataset: str, eps: float) -> str:
+    """As the paper writes it."""
+    return f"{eps:g}" if dataset == "mnist" else f"{round(eps * 255)}/255"
+
+
+def _sweeps(folder: Path, scale: Scale) -> Iterator[Group]:
+    dataset = scale.dataset_of("sweeps")
+    for name in ("table4", "table5", "table6"):
+        records = (read_numbers(folder, name) or {"records": []})["records"]
+        rows = {row["value"]: row for row in records if row.get("paper") is not None}
+        papers = {value: _share(row["paper"], 10_000) for value, row in rows.items()}
+        basis = f"{_OVER_IMAGES} One seed each."
+        if rows and _has_seeds(rows, rows, "robust"):
+            basis = _OVER_SEEDS_TOO
+        elif any("robust error seeds" in row for row in rows.values()):
+            basis = "One seed each; errors are the standard deviation of TLA's main runs over seeds."
+        if rows:
+            yield _over_seeds(name, dataset, "TLA under PGD100", rows, "robust", papers, basis)
+
+
+def _accuracies(folder: Path, scale: Scale) -> Iterator[Group]:
+    for dataset in scale.datasets:
+        records = (read_numbers(folder, f"main_accuracy-{dataset}") or {"records": []})["records"]
+        for column, printed in published.published_accuracies(dataset).items():
+            rows = {row["model"]: row for row in records if row.get(column) is not None}
+            yield from _shares("main_accuracy", dataset, column, printed, rows, column)
+
+
+def _neighbours(folder: Path, scale: Scale) -> Iterator[Group]:
+    for dataset, printed in published.KNN.items():
+        records = (read_numbers(folder, f"knn-{dataset}") or {"records": []})["records"]
+        for kind, of in printed.items():
+            rows = {row["method"]: row for row in records}
+            yield from _shares("knn", dataset, f"kNN, {kind}", of, rows, kind)
+
+
+def _detections(folder: Path, scale: Scale) -> Iterator[Group]:
+    """The paper does not say of how many inputs its areas are: they are taken to be as exact as ours."""
+    for dataset, printed in published.DETECTION.items():
+        records = (read_numbers(folder, f"detection-densities-{dataset}") or {"records": []})["records"]
+        rows = {row["method"]: row for row in records}
+        if rows and _has_seeds(rows, rows, "shared"):  # the figure shows the first seed alone
+            yield from _shares("detection", dataset, "AUC", printed, rows, "shared", as_exact_as_ours=True)
+        else:
+            curves = {curve["name"]: curve for curve in read_numbers(folder, f"detection-{dataset}") or ()}
+            yield from _shares("detection", dataset, "AUC", printed, curves, "auc", as_exact_as_ours=True)
+        # Of those in the table the closest to the paper's numbers.
+        yield from _shares(
+            "detection-densities", dataset, "AUC", printed, rows, "own, unit length", as_exact_as_ours=True
+        )
+
+
+def _share(share: float, n: int) -> Estimate:
+    """A share of n images, with its binomial error."""
+    return Estimate(share, math.sqrt(max(share * (1 - share), 0) / n))
+
+
+def _shares(artefact, dataset, quantity, printed, rows, key: str, as_exact_as_ours: bool = False) -> Iterator[Group]:
+    """A column of shares, in rows by method; the paper's are in percent, of all test images."""
+    papers = {}
+    for method, percent in printed.items():
+        if method not in rows:
+            continue
+        paper = _share(percent / 100, published.TEST_IMAGES[dataset])
+        if as_exact_as_ours:
+            row = rows[method]
+            paper = Estimate(paper.value, row[f"{key} se of images" if seeds.is_over_seeds(row, key) else f"{key} se"])
+        papers[method] = paper
+    if papers:
+        basis = _AREAS if as_exact_as_ours else _OVER_IMAGES
+        over = any(seeds.is_over_seeds(rows[method], key) for method in papers)
+        basis = f"{_OVER_SEEDS_TOO} {basis}" if over else basis
+        yield _over_seeds(artefact, dataset, quantity, rows, key, papers, basis)
+
+
+# What the paper claims ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trend that the paper states, and what is found of it."""
+
+    text: str
+    found: str
+    numbers: str
+
+
+def claims(folder: Path | str, groups: Sequence[Group]) -> list[Claim]:
+    """The paper's trends: confirmed, not confirmed, or within noise."""
+    folder, judged = Path(folder), []
+    for group in groups:
+        if group.artefact == "table3" and group.quantity.startswith("r′"):
+            judged.append(_is_most(f"UM has the highest {group.quantity} on {group.dataset}", group))
+    for group in groups:
+        if group.artefact == "table3" and group.dataset == "cifar10" and group.quantity.startswith("r′"):
+            judged.append(_is_least(f"TLA has the lowest {group.quantity} on CIFAR-10", group))
+    rises: dict[str, dict[int, float]] = {}
+    rise = read_numbers(folder, "fig8-rise") or {"records": ()}
+    by_model = {row["model"]: row for row in rise["records"]}
+    for each in (rise.get("more") or {}).get("per_image", ()):
+        rises.setdefault(each["model"], {})[each["row"]] = each["rise"]
+    if {"AT", "ALP", "TLA"} <= set(rises):
+        means = {name: Estimate.of_mean(list(by_image.values())) for name, by_image in rises.items()}
+        text = "The loss around an image rises least with TLA (Fig. 8)"
+        group = _unpublished("fig8", means, lambda a, b: paired_difference(rises[a], rises[b]))
+        if _has_seeds(by_model, rises, "rise"):
+            papers = dict.fromkeys(rises, Estimate(math.nan, math.nan))
+            group = _over_seeds("fig8", "", "", by_model, "rise", papers, _OVER_SEEDS_TOO)
+        judged.append(_is_least(text, group))
+    if retrieval := read_numbers(folder, "fig7-precision"):
+        # Lower is what is judged: of a precision the share that is wrong.
+        n = retrieval["more"]["queries"]  # not times three: the neighbours of one query are no independent trials
+        wrong = {row["method"]: _share(1 - row["adversarial"], n) for row in retrieval["records"]}
+        text = "Attacked, TLA retrieves the wrong class least often (Fig. 7)"
+        judged.append(_is_least(text, _unpublished("fig7", wrong)))
+    return judged
+
+
+def _unpublished(artefact: str, ours: dict[str, Estimate], differ=None) -> Group:
+    """Numbers of which the paper prints none."""
+    numbers = {name: Number(estimate, Estimate(math.nan, math.nan)) for name, estimate in ours.items()}
+    return Group(artefact, "", "", numbers, differ=differ)
+
+
+def _is_least(text: str, group: Group) -> Claim:
+    return _stands_out(text, group, "TLA", ("AT", "ALP", "TLA"), -1)
+
+
+def _is_most(text: str, group: Group) -> Claim:
+    return _stands_out(text, group, "UM", ("UM", "AT", "ALP", "TLA"), 1)
+
+
+def _stands_out(text: str, group: Group, one: str, among: Sequence[str], sign: int) -> Claim:
+    """Whether one method's number lies below (-1) or above (1) that of each of the others."""
+    measured = {name: group.numbers[name].ours for name in among if name in group.numbers}
+    numbers = ", ".join(f"{name} {ours.value:.3f} ± {ours.error:.3f}" for name, ours in measured.items())
+    if one not in measured or len(measured) < 2:
+        return Claim(text, "not measured", numbers)
+    leads = [group.difference(one, name) for name in measured if name != one]
+    if all(lead.is_not_zero and sign * lead.value > 0 for lead in leads):
+        return Claim(text, "confirmed", numbers)
+    refuted = any(lead.is_not_zero and sign * lead.value < 0 for lead in leads)
+    return Claim(text, "not confirmed" if refuted else "within noise", numbers)

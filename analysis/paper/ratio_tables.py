@@ -1,0 +1,239 @@
+"""Table 3 and what belongs to it: r′ and r of each method, over seeds, their differences, and the distances behind."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from analysis.paper.seeds import OverSeeds, error_words, images_words
+from analysis.paper.verdicts import Estimate
+from analysis.ratios import RatioResult, bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
+from analysis.representations import RepresentationSet
+from analysis.scales.results import Results
+from analysis.tables import Column, Table
+
+_RATIOS = {"r_prime": ratio_r_prime, "r": ratio_r}
+_TITLES = {"r_prime": "r′", "r": "r"}
+_BEST = {"r_prime": "min", "r": "max"}
+
+
+def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
+    """Table 3: r′ and r of each method, on every dataset and at each of its levels.
+
+    At the level of a dataset's own attack they are means over its seeds, of the same test images; at the other of the
+    first seed.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    table : Table
+    per_class : list of dict
+        The values behind the means: dataset, method, seed, eps, ratio, class, value (nan where left out).
+    """
+    rows: dict[str, dict[str, Any]] = {method: {"method": method.upper()} for method in results.methods}
+    columns, per_class, left_out, counts = [Column("method", "method")], [], [], []
+    for dataset in results.scale.datasets:
+        seeds = results.scale.seeds_of(dataset)
+        for eps in results.levels(dataset):
+            for method in results.methods:
+                of_seeds = _sets(results, method, dataset, eps)
+                for name in _RATIOS:
+                    ratios = {seed: _ratio(results, dataset, reps, name) for seed, reps in of_seeds.items()}
+                    number = OverSeeds.of({seed: each.value for seed, each in ratios.items()})
+                    rows[method] |= number.record(f"{dataset} {name} {eps:g}")
+                    for seed, each in ratios.items():
+                        where = {"dataset": dataset, "method": method.upper(), "seed": seed, "eps": eps, "ratio": name}
+                        names = zip(of_seeds[seed].class_names, each.per_class, strict=True)
+                        per_class += [{**where, "class": k, "value": value} for k, value in names]
+                        if each.left_out:
+                            of_seed = f", seed {seed}" if len(ratios) > 1 else ""
+                            left_out.append(
+                                f"{len(each.left_out)} of {_TITLES[name]} at {eps:.3g} for {method.upper()}{of_seed}"
+                            )
+            for name in _RATIOS:
+                key = f"{dataset} {name} {eps:g}"
+                title = f"{_TITLES[name]}, {dataset}, ε {eps:.3g}"
+                columns.append(Column(key, title, best=_BEST[name], error=f"{key} se"))
+            images = f"{len(next(iter(of_seeds.values()))):,} test images"
+            over = f", {error_words(tuple(of_seeds))}" if len(of_seeds) > 1 else f", seed {seeds[0]}"
+            counts.append(f"{dataset}, ε {eps:.3g}: {images}{over}")
+        counts[-1] += f"; {results.attack_note(dataset)}, and as many steps at the other level"
+    caption = (
+        "Table 3: ratios r′ (lower is better) and r (higher is better) of mean angular distances, penultimate layer; "
+        f"{'; '.join(counts)}. What test images alone make of differences of r′: table3-differences. Classes left out,"
+        f" for want of adversarial examples: {'; '.join(left_out) or 'none'}."
+    )
+    return Table(columns, list(rows.values()), caption), per_class
+
+
+def ratio_numbers(results: Results, method: str, dataset: str, seeds: tuple[int, ...]) -> dict[str, OverSeeds]:
+    """r′ and r of some seeds of a method, under the dataset's own attack, of the images that all of them have."""
+    sets = results.representations_of_seeds(method, dataset=dataset, seeds=seeds)
+    return {
+        name: OverSeeds.of({seed: _ratio(results, dataset, reps, name).value for seed, reps in sets.items()})
+        for name in _RATIOS
+    }
+
+
+def ratio_spread_table(results: Results) -> Table | None:
+    """Mean and standard deviation of r′, r and the accuracies over seeds; None where no dataset has several.
+
+    Each number is that of the dataset's own level of attack. Under ``"by seed"`` the rows hold the values behind the
+    means: name -> seed -> value.
+    """
+    rows, counts = [], set()
+    for dataset in results.scale.datasets:
+        if len(results.scale.seeds_of(dataset)) < 2:
+            continue
+        for method in results.methods:
+            by_seed: dict[str, dict[int, float]] = {}
+            for seed, reps in results.representations_of_seeds(method, dataset=dataset).items():
+                values = {name: _ratio(results, dataset, reps, name).value for name in _RATIOS}
+                values |= {"clean": reps.accuracy, "robust": reps.robust_accuracy}
+                for name, value in values.items():
+                    by_seed.setdefault(name, {})[seed] = value
+            counts.add(len(by_seed["clean"]))
+            row: dict[str, Any] = {"method": method.upper(), "dataset": dataset, "seeds": len(by_seed["clean"])}
+            for name, of_seeds in by_seed.items():
+                values = list(of_seeds.values())
+                row |= {name: float(np.mean(values)), f"{name} sd": float(np.std(values, ddof=1))}
+            rows.append(row | {"by seed": by_seed})  # so that differences between methods can be judged in pairs
+    if not rows:
+        return None
+    columns = [Column("method", "method"), Column("dataset", "dataset", align="left"), Column("seeds", "seeds")]
+    columns += [Column(name, _TITLES[name], error=f"{name} sd", best=_BEST[name]) for name in _RATIOS]
+    columns += [Column(name, f"{name}, %", digits=1, percent=True, error=f"{name} sd") for name in ("clean", "robust")]
+    seeds = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)}"
+    caption = (
+        f"Table 3, how much seeds matter: mean ± standard deviation of a training (not error of the mean) over {seeds}"
+        " seeds. Robust: under the attack that r′ and r are of; the checks for masked gradients are made with the main"
+        " text's accuracies."
+    )
+    return Table(columns, rows, caption)
+
+
+def difference_table(results: Results) -> Table:
+    """Differences of r′ between methods, with their standard errors.
+
+    Of several seeds they are paired by seed; of one the error is that of a bootstrap over the test images, where both
+    methods' r′ are of the same resamples, so that what is hard about an image is not taken for a difference.
+    """
+    pairs, rows = list(combinations(results.methods, 2)), []
+    names = [f"{one} {other}" for one, other in pairs]
+    for dataset in results.scale.datasets:
+        for eps in results.levels(dataset):
+            values: dict[str, dict[int, float]] = {}
+            resamples = {}
+            for method in results.methods:
+                sets = _sets(results, method, dataset, eps)
+                values[method] = {seed: _ratio(results, dataset, reps, "r_prime").value for seed, reps in sets.items()}
+                # The same resamples of every method and seed, so that they can be averaged and subtracted.
+                resamples[method] = np.mean([
+                    bootstrap_r_prime(reps, **_drawn_from(results, dataset, reps, "r_prime")) for reps in sets.values()
+                ], axis=0)  # fmt: skip
+            row: dict[str, Any] = {
+                "dataset": dataset, "eps": eps, "images": len(next(iter(sets.values()))), "seeds": len(sets),
+            }  # fmt: skip
+            for name, (one, other) in zip(names, pairs, strict=True):
+                images_error = float(np.nanstd(resamples[one] - resamples[other], ddof=1))
+                number = OverSeeds.of({seed: values[one][seed] - values[other][seed] for seed in sets}, images_error)
+                several = len(number.by_seed) > 1
+                estimate = Estimate(number.value, number.error, len(number.by_seed) - 1 if several else math.inf)
+                mark = "*" if estimate.is_not_zero else ""
+                row |= {**number.record(name), f"{name} margin": estimate.margin, f"{name} mark": mark}
+            rows.append(row)
+    columns = [Column("dataset", "dataset"), Column("eps", "ε", digits=4), Column("images", "test images")]
+    columns.append(Column("seeds", "trainings"))
+    for name, (one, other) in zip(names, pairs, strict=True):
+        title = f"{one.upper()} − {other.upper()}"
+        columns.append(Column(name, title, digits=4, error=f"{name} se", mark=f"{name} mark"))
+    alone = images_words(rows, names, "{:.4f}".format)
+    seeds = sorted({len(row[f"{names[0]} by seed"]) for row in rows})
+    over = f"over seeds, paired, where there are {seeds[-1]} trainings ({alone}); " if alone else ""
+    caption = (
+        f"Table 3, differences of r′ between methods, ± standard error: {over}of one training over test images. Over"
+        f" these by a bootstrap: {len(resamples[method])} resamples, class by class, the same of every method. *: the"
+        " interval of 95 % does not hold 0, by Student's t with n − 1 degrees of freedom over n trainings, by the"
+        " normal distribution for the bootstrap."
+    )
+    return Table(columns, rows, caption)
+
+
+def distance_table(results: Results) -> Table:
+    """What r′ is made of, at the level of each dataset's own attack: mean distances, averaged over classes.
+
+    Of the first seed: clean images of a class from one another, from those of the other classes, and from the
+    adversarial examples made from that class.
+    """
+    rows = []
+    for dataset in results.scale.datasets:
+        for method in results.methods:
+            reps = results.representations(method, dataset=dataset)
+            features, labels = np.asarray(reps.features), np.asarray(reps.labels)
+            own = _ratio(results, dataset, reps, "r_prime")
+            others = [_mean_distance(features[labels != k], features[labels == k]) for k in np.unique(labels)]
+            within, attacked, apart = (float(np.nanmean(values)) for values in (own.inner, own.cross, others))
+            rows.append({
+                "method": method.upper(), "dataset": dataset, "within": within, "attacked": attacked, "apart": apart,
+                "apart / within": apart / within,
+            })  # fmt: skip
+    columns = [
+        Column("method", "method"), Column("dataset", "dataset", align="left"),
+        Column("within", "clean, within a class"), Column("attacked", "attacked, from the own class"),
+        Column("apart", "clean, from other classes"), Column("apart / within", "from other classes / within"),
+    ]  # fmt: skip
+    caption = (
+        "What r′ is made of: mean angular distances (1 − |cos|), penultimate layer, mean over classes; r′ divides the"
+        " second by the first, class by class. One training each, the first seed."
+    )
+    return Table(columns, rows, caption)
+
+
+def _sets(results: Results, method: str, dataset: str, eps: float) -> dict[int, RepresentationSet]:
+    """Seed -> representations: of all seeds at the dataset's own level, of the first at another."""
+    seeds = results.scale.seeds_of(dataset)
+    if len(seeds) > 1 and eps == results.attack(dataset=dataset).eps:
+        return results.representations_of_seeds(method, dataset=dataset)
+    return {seeds[0]: results.representations(method, eps, dataset=dataset)}
+
+
+def _ratio(results: Results, dataset: str, reps: RepresentationSet, name: str) -> RatioResult:
+    return _RATIOS[name](reps, **_drawn_from(results, dataset, reps, name))
+
+
+def _drawn_from(results: Results, dataset: str, reps: RepresentationSet, ratio: str) -> dict[str, int]:
+    """What r′ must be told where it is of a part of the test images."""
+    if ratio != "r_prime" or dataset not in results.scale.analysis_images:
+        return {}
+    images = len(results.test_images(dataset).labels)
+    return {"drawn_from": images} if len(reps) < images else {}
+
+
+def _mean_distance(one: np.ndarray, other: np.ndarray) -> float:
+    return float(ratio(one, np.zeros(len(one), int), other, np.zeros(len(other), int)).cross[0])
+
+
+def class_ratio_table(results: Results, per_class: Sequence[Mapping[str, Any]]) -> Table:
+    """r′ of each class of the first dataset, at its highest level, of the seed that figures show.
+
+    Parameters
+    ----------
+    results : Results
+    per_class : sequence of mapping
+        The second of what `ratio_table` gives.
+    """
+    dataset = results.scale.datasets[0]
+    eps, seed = results.levels(dataset)[-1], results.scale.seeds_of(dataset)[0]
+    rows: dict[str, dict[str, Any]] = {}
+    for record in per_class:
+        if (record["dataset"], record["eps"], record["ratio"], record["seed"]) == (dataset, eps, "r_prime", seed):
+            row = rows.setdefault(record["method"], {"method": record["method"]})
+            row[record["class"]] = record["value"]
+    classes = [key for key in next(iter(rows.values())) if key != "method"]
+    columns = [Column("method", "method"), *(Column(name, name, digits=2) for name in classes)]
+    return Table(columns, list(rows.values()), f"r′ of each class of {dataset} at ε {eps:.3g}, seed {seed}.")

@@ -1,0 +1,116 @@
+"""Numbers of several trainings: their mean, their error over seeds, and what a caption says that the error is of."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.paper.verdicts import Estimate, paired_difference
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """One number of each of several trainings, or of one.
+
+    Attributes
+    ----------
+    by_seed : dict of int to float
+        Without seeds of which there is no number.
+    images_error : float, optional
+        Standard error of the mean over the test images, of the trainings as they are.
+    """
+
+    by_seed: Mapping[int, float]
+    images_error: float | None = None
+
+    @classmethod
+    def of(cls, by_seed: Mapping[int, float], images_error: float | None = None) -> "OverSeeds":
+        """Of numbers of which some may be nan."""
+        return cls({seed: float(value) for seed, value in by_seed.items() if math.isfinite(value)}, images_error)
+
+    @classmethod
+    def of_shares(cls, right: Mapping[int, Any]) -> "OverSeeds":
+        """Of a share, from what is right: (n,), bool, of the same images in every training."""
+        right = {seed: np.asarray(outcome, dtype=np.float64) for seed, outcome in right.items()}
+        over_seeds = np.mean(list(right.values()), axis=0)  # of each image
+        return cls.of({seed: o.mean() for seed, o in right.items()}, float(over_seeds.std() / len(over_seeds) ** 0.5))
+
+    @property
+    def value(self) -> float:
+        """The mean over seeds; nan without any."""
+        return float(np.mean(list(self.by_seed.values()))) if self.by_seed else math.nan
+
+    @property
+    def error(self) -> float | None:
+        """Standard error over seeds, sd / sqrt(n); of one training that over test images."""
+        if len(self.by_seed) > 1:
+            return Estimate.of_mean(list(self.by_seed.values())).error
+        return self.images_error
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What a row of a table holds of it; `estimate` and `difference` read it again."""
+        return {
+            name: self.value, f"{name} se": self.error, f"{name} se of images": self.images_error,
+            f"{name} by seed": {str(seed): value for seed, value in self.by_seed.items()},
+        }  # fmt: skip
+
+
+def is_over_seeds(row: Mapping[str, Any], name: str) -> bool:
+    """Whether a number in a row of a table is of several trainings; rows made before there were any say nothing."""
+    return len(row.get(f"{name} by seed") or {}) > 1
+
+
+def estimate(row: Mapping[str, Any], name: str) -> Estimate:
+    """The number of a row with its error over seeds and test images together; of one training over images alone."""
+    if not is_over_seeds(row, name):
+        # Of one training with the standard deviation of so many others as its error.
+        others = row.get(f"{name} error seeds")
+        return Estimate(row[name], row[f"{name} se"], others - 1 if others else math.inf)
+    over_seeds = Estimate.of_mean(list(row[f"{name} by seed"].values()))
+    return over_seeds - Estimate(0.0, row.get(f"{name} se of images") or 0.0)
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> Estimate:
+    """The number of one row minus that of another: paired by seed where both have several of the same."""
+    ours, theirs = (row.get(f"{name} by seed") or {} for row in (one, other))
+    if len(ours.keys() & theirs.keys()) > 1:
+        return paired_difference(ours, theirs)
+    return estimate(one, name) - estimate(other, name)
+
+
+def error_words(seeds: Sequence[int], over: str = "test images") -> str:
+    """What a caption says of an error bar: ``mean ± standard error over 3 trainings (seeds 0, 1, 2)``."""
+    if len(seeds) == 1:
+        return f"± standard error over {over}, one training (seed {seeds[0]})"
+    return f"mean ± standard error over {len(seeds)} trainings (seeds {', '.join(map(str, seeds))})"
+
+
+def images_words(
+    rows: Iterable[Mapping[str, Any]], names: Iterable[str], text: Callable[[float], str], over: str = "test images"
+) -> str:
+    """What a caption adds of errors over seeds: ``test images alone: ±0.61 to ±1.20``; empty without any.
+
+    A number of one training counts where its error is the spread of other seeds.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+        Of a table, as of `OverSeeds.record`.
+    names : iterable of str
+        Numbers in them.
+    text : callable
+        An error as printed.
+    over : str
+    """
+    names = list(names)
+    errors = [
+        row[f"{name} se of images"] for row in rows for name in names
+        if (is_over_seeds(row, name) or row.get(f"{name} error seeds"))
+        and row.get(f"{name} se of images") is not None
+    ]  # fmt: skip
+    if not errors:
+        return ""
+    low, high = text(min(errors)), text(max(errors))
+    return f"{over} alone: ±{low}" + (f" to ±{high}" if high != low else "")

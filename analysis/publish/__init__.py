@@ -1,0 +1,1 @@
+"""For other people: model cards, the site."""

@@ -1,0 +1,228 @@
+"""The file of a run's accuracies: verified when it is read, and written so that two evaluations lose nothing."""
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, tensor_bytes, write_atomic
+from tla_core.config import canonical_json
+from tla_core.masking import COMPARISONS, compare_attacks
+
+STRONGEST = "strongest"
+STRONG = ("APGD-CE", "APGD-T")  # what the worst case of all must be taken with
+Outcomes = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+def read_outcomes(path: Path, expected: Mapping[str, Any]) -> Outcomes:
+    """What was measured before, of these weights and images.
+
+    Parameters
+    ----------
+    path : Path
+    expected : mapping
+        ``checkpoint_sha256``, ``data`` and ``of``: the weights, the images and their number.
+
+    Returns
+    -------
+    correct : dict of str to Tensor, (k,), bool
+        ``"clean"`` and each attack; empty where there is no such file, or one of other weights or images.
+    columns : dict of str to dict
+        Each of these -> ``settings``, ``images`` and ``checks``.
+
+    Warns
+    -----
+    UserWarning
+        If the file is damaged: what it held is measured again.
+    """
+    try:
+        correct, metadata = load_outcomes(path)
+    except FileNotFoundError:
+        return {}, {}
+    except CheckpointError as error:
+        warnings.warn(str(error), stacklevel=3)
+        return {}, {}
+    if any(metadata.get(key) != value for key, value in expected.items()):
+        return {}, {}
+    return correct, metadata["columns"]
+
+
+def load_outcomes(path: Path) -> Outcomes:
+    """The outcomes in a file, and its metadata, verified: whatever weights they are of.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is damaged, another kind of file, or its columns do not fit its outcomes.
+    """
+    try:
+        correct, metadata = load_tensors(path)
+        columns = metadata.get("columns")
+        if metadata.get("kind") != "accuracy" or not isinstance(columns, dict):
+            raise ValueError(f"does not hold the accuracies of a run: got a file of {metadata.get('kind')!r}")
+        for name, outcome in correct.items():
+            if outcome.dtype != torch.bool or outcome.ndim != 1 or not len(outcome):
+                raise ValueError(f"was altered: the outcomes of {name} are {tuple(outcome.shape)} {outcome.dtype}")
+        for name, column in columns.items():
+            whole = isinstance(column, dict) and {"images", "settings", "checks"} <= set(column) and name in correct
+            if not whole or column["images"] != len(correct[name]):
+                raise ValueError(f"was altered: the settings of {name} are not those of its outcomes")
+        if lacking := {"clean", *correct} - {"clean", *columns} or {"clean"} - set(correct):
+            raise ValueError(f"was altered: it lacks {', '.join(sorted(lacking))}")
+        if not {"checkpoint_sha256", "data"} <= set(metadata):
+            raise ValueError("was altered: it does not say of which weights and images")
+    except ValueError as error:
+        why = str(error) if isinstance(error, CheckpointError) else f"{path} {error}."
+        raise CheckpointError(f"{why} `tla evaluate` measures again what it held, and replaces it.") from error
+    return correct, metadata
+
+
+def is_enough(stored: Mapping[str, Any], settings: Mapping[str, Any], images: int) -> bool:
+    """Whether a stored column is what is asked for: of these settings, and of at least so many images."""
+    same = canonical_json(stored.get("settings")) == canonical_json(settings)
+    return same and stored["images"] >= images
+
+
+def add_outcomes(
+    path: Path, expected: Mapping[str, Any], correct: Mapping[str, Tensor], columns: Mapping[str, Any], weights: Path
+) -> Outcomes:
+    """Add what was measured to what the file holds by now, which another evaluation may have written meanwhile.
+
+    A column of the same settings that was measured on more images stays. Whatever was measured when, it is compared
+    with all.
+
+    Parameters
+    ----------
+    path : Path
+    expected : mapping
+        See `read_outcomes`.
+    correct, columns : mapping
+        Of what was measured.
+    weights : Path
+        File that was evaluated.
+
+    Returns
+    -------
+    Outcomes
+        All that the file holds now, as `read_outcomes` gives it.
+
+    Raises
+    ------
+    CheckpointError
+        If the run has other weights by now; the file stays as it was.
+    OSError
+        If it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _held(path.parent):
+        if file_sha256(weights) != expected["checkpoint_sha256"]:
+            raise CheckpointError(
+                f"{weights} was replaced while it was evaluated: what was measured is of the old weights and is not"
+                f" stored. Run `tla evaluate {weights.parent}` again."
+            )
+        merged, columns_merged = read_outcomes(path, expected)
+        for name, outcome in correct.items():
+            stored = columns_merged.get(name)
+            if stored is None or not is_enough(stored, columns.get(name, {}).get("settings"), len(outcome) + 1):
+                merged[name] = outcome
+        for name, column in columns.items():
+            if len(merged[name]) == column["images"]:
+                columns_merged[name] = column
+        add_comparisons(merged, columns_merged)
+        _write(path, expected, merged, columns_merged)
+    return merged, columns_merged
+
+
+def with_strongest(correct: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The outcomes, and ``"strongest"``: the worst case for each image of all attacks that were run on it.
+
+    Of the images that APGD was run on with both of its losses; without them there is no such column. An attack that was
+    run on some of these images counts on those.
+    """
+    apgd = [correct[name] for name in STRONG if name in correct]
+    if len(apgd) < len(STRONG):
+        return dict(correct)
+    n, count = len(correct["clean"]), min(len(outcome) for outcome in apgd)
+    rows = torch.arange(count) * n // count
+    worst = torch.ones(n, dtype=torch.bool)
+    for outcome in correct.values():
+        worst[torch.arange(len(outcome)) * n // len(outcome)] &= outcome
+    return {**correct, STRONGEST: worst[rows]}
+
+
+def add_comparisons(correct: Mapping[str, Tensor], columns: dict[str, Any]) -> bool:
+    """Put what `compare_attacks` finds into the checks of the stored columns, in place of what is there of it.
+
+    Parameters
+    ----------
+    correct : mapping of str to Tensor, (k,), bool
+        ``"clean"`` and each attack.
+    columns : dict of str to dict
+        Each of these -> ``settings``, ``images`` and ``checks``. Changed.
+
+    Returns
+    -------
+    bool
+        Whether anything changed.
+    """
+    # In the order of a stored file: of weaker attacks that leave equally much the first is named.
+    settings = {
+        name: column["settings"] for name, column in sorted(columns.items())
+        if name in correct and column.get("settings")
+    }  # fmt: skip
+    compared = compare_attacks(correct, settings, len(correct["clean"]))
+    before = canonical_json({name: columns[name]["checks"] for name in settings})
+    for name in settings:
+        others = {key: check for key, check in columns[name]["checks"].items() if key not in COMPARISONS}
+        mine = {compared[name].name: asdict(compared[name])} if name in compared else {}
+        columns[name]["checks"] = others | mine
+    return canonical_json({name: columns[name]["checks"] for name in settings}) != before
+
+
+def _write(path: Path, expected: Mapping[str, Any], correct: dict[str, Tensor], columns: dict[str, Any]) -> None:
+    """Write the file, and a ``.json`` for people beside it; those that hold this already stay as they are."""
+    columns = json.loads(canonical_json(columns))  # as it is read again, so that equal content is equal bytes
+    readable = {}
+    for name, outcome in with_strongest(correct).items():
+        share = outcome.double().mean().item()
+        readable[name] = {
+            "accuracy": share,
+            "standard_error": (share * (1 - share) / len(outcome)) ** 0.5,
+            **columns.get(name, {"images": len(outcome)}),
+        }
+    metadata = {"kind": "accuracy", **expected, "columns": columns}
+    text = json.dumps({"format": 1, **expected, "accuracies": readable}, indent=2, sort_keys=True, ensure_ascii=False)
+    beside = path.with_suffix(".json")
+    for file, content in ((path, tensor_bytes(correct, metadata)), (beside, f"{text}\n".encode())):
+        if not file.is_file() or file.read_bytes() != content:
+            write_atomic(file, content)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder for a moment; the operating system lets go of it however the process ends.
+
+    Where folders cannot be locked, the moment is short.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,292 @@
+"""What is stored of a run: for each kind of result its path, what its metadata must say, and how it is made.
+
+A result belongs to a checkpoint and to settings; where its metadata says otherwise it is stale. What is current is not
+made again.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from analysis.representations import RepresentationSet
+from analysis.scales import targets
+from analysis.scales.targets import results_dir
+from tla_core.attack_config import AttackConfig
+from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
+from tla_core.config import TrainConfig, canonical_json
+from tla_core.dataset_download import OTHER_COPIES, other_copy
+from tla_core.datasets import ImageDataset
+from tla_core.run_folder import RunFolder
+from tla_core.schedule import split_holdout
+
+
+def run_config(run_dir: Path | str) -> TrainConfig:
+    """The settings of a run.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no run.
+    """
+    record = RunFolder(run_dir).record()
+    if record is None:
+        raise FileNotFoundError(f"{run_dir} holds no run: there is no config.json. Train one with `tla train`.")
+    return TrainConfig.from_dict(record["config"])
+
+
+def run_images(run_dir: Path | str, split: str) -> ImageDataset:
+    """The images of a split of a run's dataset.
+
+    Parameters
+    ----------
+    run_dir : Path or str
+    split : {"test", "train", "holdout"}
+        ``"holdout"``: the training images that the run held out. It did not learn from them, but the epoch was chosen
+        by them; what is chosen by them needs no test image.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no run.
+    ValueError
+        If the run held out no images, or was trained on others than its dataset has: on a dataset that was passed to
+        `tla_core.train`, or on these very images where others are asked for.
+    """
+    from tla_core.datasets import load_dataset
+
+    config, trained_on = run_config(run_dir), data_of_run(run_dir)
+    data = load_dataset(config.dataset, "train" if split == "holdout" else split)
+    _check_images(run_dir, trained_on, data, split)
+    if split != "holdout":
+        return data
+    if not config.holdout:
+        raise ValueError(
+            f"{run_dir} held out none of its training images (holdout 0). Train it with some, such as"
+            " `tla train ... --holdout 300`, or use another split."
+        )
+    if data.checksum != trained_on["checksum"]:
+        raise ValueError(
+            f"{run_dir} was trained on {trained_on['source']} with {trained_on['images']:,} images, and not on what"
+            f" {config.dataset} is here: {data.source} with {len(data):,}. What it held out is among the former: set"
+            " TLA_DATA to where they lie."
+        )
+    return data.subset(split_holdout(data.labels, config.holdout, config.seed)[1])
+
+
+def data_of_run(run_dir: Path | str) -> dict[str, Any]:
+    """What the record of a run says of the images that it was trained on.
+
+    Raises
+    ------
+    ValueError
+        If they are not those of the dataset that its settings name, so that nothing here may be measured on that one.
+    """
+    named, trained_on = run_config(run_dir).dataset, RunFolder(run_dir).record()["data"]
+    if not _same_photographs(named, trained_on["name"]):
+        raise _other_images(run_dir, trained_on, f"{named}, which its settings name,")
+    return trained_on
+
+
+def _check_images(run_dir: Path | str, trained_on: dict[str, Any], data: ImageDataset, split: str) -> None:
+    """ValueError where images are not of the dataset that the run was trained on, or are its training images."""
+    expected = tuple(trained_on[key] for key in ("channels", "image_size", "classes"))
+    found = (*data.images.shape[1:3], len(data.class_names))
+    if found != expected or not _same_photographs(data.name, trained_on["name"]):
+        raise _other_images(run_dir, trained_on, f"what is here, {data},")
+    if split == "test" and data.checksum == trained_on["checksum"]:
+        raise ValueError(
+            f"{run_dir} was trained on these very images: {data}. Expected others to measure it on: give the folder"
+            " train and test folders, and train again."
+        )
+
+
+def _same_photographs(name: str, other: str) -> bool:
+    return name == other or OTHER_COPIES.get(name) == other or OTHER_COPIES.get(other) == name
+
+
+def _other_images(run_dir: Path | str, trained_on: dict[str, Any], what: str) -> ValueError:
+    size = "x".join(str(trained_on[key]) for key in ("channels", "image_size", "image_size"))
+    images = f"{trained_on['images']:,} images {size} of {trained_on['classes']} classes"
+    return ValueError(
+        f"{run_dir} was trained on {trained_on['name']!r} ({trained_on['source']}: {images}), and {what} is another"
+        " dataset. Measure it on images of its own:"
+        " analysis.extract(tla.load_model(RUN), images, labels), or tla.evaluate(tla.load_model(RUN), images, labels)."
+    )
+
+
+def of_checkpoint(run_dir: Path | str) -> dict[str, Any]:
+    """The weights, and the dataset whose images are taken in place of those of the run's own; null for its own."""
+    return {
+        "checkpoint_sha256": file_sha256(RunFolder(run_dir).finished_model()),
+        "other_copy": other_copy(run_config(run_dir).dataset),
+    }
+
+
+def different_settings(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """What metadata say otherwise than expected."""
+    return [key for key, value in expected.items() if canonical_json(found.get(key)) != canonical_json(value)]
+
+
+def is_current(path: Path, expected: dict[str, Any]) -> bool:
+    """Whether the file says that it is what is expected; a missing, truncated or altered one is not."""
+    try:
+        _, metadata = load_tensors(path)
+    except (FileNotFoundError, CheckpointError):
+        return False
+    return not different_settings(metadata.get("meta", metadata), expected)
+
+
+# Representations ------------------------------------------------------------------------------------------------------
+
+
+def representations_target(
+    run_dir: Path | str, eps: float | None = None, images: int | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Path of a run's test representations, and what their metadata must say: this checkpoint, attack and images."""
+    return _of_run(run_dir, targets.representations(run_config(run_dir), eps, images))
+
+
+def train_representations_target(run_dir: Path | str) -> tuple[Path, dict[str, Any]]:
+    """The same of the clean training images."""
+    return _of_run(run_dir, targets.train_representations())
+
+
+def extract_run(
+    run_dir: Path | str, eps: float | None = None, *, split: str = "test", images: int | None = None,
+    device: str = "auto", progress: bool = True,
+) -> Path:  # fmt: skip
+    """Extract and store representations of a run: of the test images, clean and attacked, or of the training images.
+
+    Parameters
+    ----------
+    run_dir : Path or str
+    eps : float, optional
+        Perturbation level; by default that of the dataset's attack.
+    split : {"test", "train"}
+    images : int, optional
+        Test images at the most, evenly spread over the set; by default all.
+    device : str
+    progress : bool
+
+    Returns
+    -------
+    Path
+    """
+    from analysis.extraction import extract
+    from tla_core.training import load_model
+
+    test = split == "test"
+    path, expected = representations_target(run_dir, eps, images) if test else train_representations_target(run_dir)
+    if is_current(path, expected):
+        return path
+    config = run_config(run_dir)
+    data = run_images(run_dir, split)
+    n = len(data.labels)
+    taken = min(images or n, n) if test else n
+    rows = torch.arange(taken) * n // taken
+    reps = extract(
+        load_model(run_dir, device=device),
+        data.images[rows],
+        data.labels[rows],
+        indices=rows,
+        attack=AttackConfig(**expected["attack"]) if test else None,
+        class_names=data.class_names,
+        meta={**expected, "dataset": data.name, "split": split, "source": data.source, "method": config.method},
+        progress=progress,
+    )
+    reps.save(path)
+    return path
+
+
+# Maps -----------------------------------------------------------------------------------------------------------------
+
+
+def maps_target(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Path of a run's class maps, and what their metadata must say."""
+    return _of_run(run_dir, targets.class_maps(run_config(run_dir), eps, settings))
+
+
+def pair_maps_target(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Path of a run's maps of class pairs, and what their metadata must say."""
+    return _of_run(run_dir, targets.pair_maps(run_config(run_dir), eps, settings))
+
+
+def project_run(
+    run_dir: Path | str, eps: float | None, settings: dict[str, Any], *, n_jobs: int = 1, progress: bool = True
+) -> Path:
+    """Make and store the class maps of a run; its representations must be there. Settings are those of `map_class`."""
+    from analysis.maps import map_classes, save_maps
+
+    source, _ = representations_target(run_dir, eps)
+    path, expected = maps_target(run_dir, eps, settings)
+    if not is_current(path, expected):
+        maps = map_classes(RepresentationSet.load(source), n_jobs=n_jobs, progress=progress, **settings)
+        save_maps(path, maps, expected)
+    return path
+
+
+def project_pairs_run(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> Path:
+    """Make and store the maps of class pairs of a run; settings are ``pairs`` and those of `map_pair`."""
+    from analysis.maps import map_pair, save_pair_maps
+
+    source, _ = representations_target(run_dir, eps)
+    path, expected = pair_maps_target(run_dir, eps, settings)
+    if not is_current(path, expected):
+        reps = RepresentationSet.load(source)
+        others = {key: value for key, value in settings.items() if key != "pairs"}
+        save_pair_maps(path, [map_pair(reps, *pair, **others) for pair in settings["pairs"]], expected)
+    return path
+
+
+# Landscapes -----------------------------------------------------------------------------------------------------------
+
+
+OF_RISE = "rise/"  # what the names of landscapes that are not drawn begin with
+
+
+def landscapes_target(run_dir: Path | str, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Path of a run's loss landscapes, and what their metadata must say."""
+    return _of_run(run_dir, targets.landscapes(run_config(run_dir), settings))
+
+
+def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str = "auto") -> Path:
+    """Make and store the input-space landscapes of a run around a few test images, in the same directions for each run.
+
+    Parameters
+    ----------
+    run_dir : Path or str
+    settings : dict
+        ``images``, their number, evenly spread over the test set, which may be none; ``radius`` in units of the
+        dataset's eps; ``resolution``; and ``rise``: the ``images`` and ``resolution`` of the coarser ones that only
+        their rise is wanted of.
+    device : str
+
+    Returns
+    -------
+    Path
+    """
+    from analysis.landscape import input_landscape, save_landscapes
+    from tla_core.training import load_model
+
+    path, expected = landscapes_target(run_dir, settings)
+    if is_current(path, expected):
+        return path
+    data = run_images(run_dir, "test")
+    model = load_model(run_dir, device=device)
+    found = {}
+    for kind, wanted in (("", settings), (OF_RISE, settings["rise"])):
+        rows = np.arange(wanted["images"]) * len(data.labels) // max(wanted["images"], 1)
+        shape = {"radius": settings["radius"] * expected["eps"], "resolution": wanted["resolution"]}
+        for place, row in enumerate(rows.tolist()):
+            image, label = data.images[row], int(data.labels[row])
+            found[f"{kind}{row}"] = input_landscape(model, image, label, random_state=place, **shape)
+    save_landscapes(path, found, expected)
+    return path
+
+
+def _of_run(run_dir: Path | str, target: targets.Target) -> tuple[Path, dict[str, Any]]:
+    name, settings = target
+    data_of_run(run_dir)  # refuses a run on images of the user's, also where something is stored already
+    return results_dir(run_dir) / name, {**of_checkpoint(run_dir), **settings}

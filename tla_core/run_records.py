@@ -1,0 +1,110 @@
+"""The record of a run, wherever it stands: whether it is whole, and in what two of them differ."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tla_core.checkpoint import CheckpointError
+from tla_core.config import TrainConfig, identity_of
+
+# What a training goes on from, beside the tensors.
+_OF_A_STATE = {"run", "step", "finished", "threads", "selected"}
+
+
+def check_record(record: Any) -> None:
+    """Whether a record is whole: its identity is the hash of the settings, the data and the start that it names.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        With the reason.
+    """
+    if not isinstance(record, dict) or "identity" not in record:
+        raise ValueError("is not that of a training")
+    parts = {name: record.get(name) for name in ("config", "data", "start")}
+    if wrong := [name for name, part in parts.items() if not isinstance(part, dict)]:
+        raise ValueError(f"was altered: {wrong[0]} must be an object. Got {parts[wrong[0]]!r:.40}")
+    config = TrainConfig.from_dict(parts["config"])
+    found = identity_of({**parts, "config": config.identifying_fields()})
+    if found != record["identity"] or record.get("config_identity", config.identity) != config.identity:
+        raise ValueError("was edited: its settings do not have the identity that it carries")
+
+
+def record_of(path: Path, kind: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run in the metadata of its weights (`kind` ``"model"``) or of its state (``"state"``).
+
+    Raises
+    ------
+    CheckpointError
+        If it is another kind of file, or the record is not whole.
+    """
+    if metadata.get("kind") != kind:
+        what = {"model": "weights", "state": "state"}[kind]
+        raise CheckpointError(f"{path} does not hold the {what} of a run. Got a file of {metadata.get('kind')!r}.")
+    record, needed = (metadata, {"selected"}) if kind == "model" else (metadata.get("run"), _OF_A_STATE)
+    try:
+        if missing := needed - set(metadata):
+            raise ValueError(f"was altered: it lacks {', '.join(sorted(missing))}")
+        check_record(record)
+    except (ValueError, TypeError, KeyError) as error:
+        why = str(error) if str(error).startswith(("was ", "is ")) else f"was altered: {error}"
+        raise CheckpointError(f"{path} {why}.") from error
+    return record
+
+
+def check_numbers(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Refuse weights that are NaN or infinite: whatever is computed with them means nothing.
+
+    Raises
+    ------
+    CheckpointError
+        With the tensor and how many of its values are meant.
+    """
+    if name := not_a_number(tensors, record):
+        wrong = int((~tensors[name].isfinite()).sum())
+        raise CheckpointError(
+            f"{path} cannot be used: of {name}, {wrong:,} of {tensors[name].numel():,} values are NaN or infinite."
+        )
+
+
+def not_a_number(tensors: dict[str, Tensor], record: dict[str, Any]) -> str | None:
+    """Name of the first tensor with a NaN or, in a network that is not the user's, an infinite value; None without one.
+
+    A buffer of the user's may be infinite on purpose, such as a mask.
+    """
+    is_wrong = torch.isnan if record["start"]["network"] != "preset" else lambda tensor: ~torch.isfinite(tensor)
+    floating = (name for name, tensor in sorted(tensors.items()) if tensor.is_floating_point())
+    return next((name for name in floating if is_wrong(tensors[name]).any()), None)
+
+
+def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Name the fields in which two run records differ, with both values."""
+    # A record that was written before a field was added was made with what is now its default.
+    defaults = _flat({"config": TrainConfig().to_dict()})
+    flat_before, flat_now = defaults | _flat(before), defaults | _flat(now)
+    keys = [key for key in sorted(flat_before | flat_now) if key.startswith(("config.", "data.", "start."))]
+    different = [key for key in keys if flat_before.get(key) != flat_now.get(key)]
+    return "; ".join(f"{key} was {flat_before.get(key)!r}, is {flat_now.get(key)!r}" for key in different) or "unknown"
+
+
+def describe_network_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Name what two run records have in different sizes of all that shapes the weights: "10 classes, here 200; "."""
+    defaults = _flat({"config": TrainConfig().to_dict()})
+    there, here = defaults | _flat(there), defaults | _flat(here)
+    parts = {
+        "data.classes": "{} classes, here {}", "data.channels": "{} channels, here {}",
+        "data.image_size": "images of {} pixels, here {}", "start.network": "the network {}, here {}",
+        "config.network": "the network {}, here {}", "config.width": "width {:g}, here {:g}",
+        "config.blocks": "blocks {}, here {}",
+    }  # fmt: skip
+    return "".join(f"{text.format(there[key], here[key])}; " for key, text in parts.items() if there[key] != here[key])
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        path: leaf for key, inner in value.items() for path, leaf in _flat(inner, f"{prefix}.{key}".lstrip(".")).items()
+    }
