@@ -11,26 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_config as tiny
 
 import tla_core as tla
 from analysis.command import main as cli
 from tla_core import run_folder, training_loop
-from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import CheckpointError, load_tensors, save_tensors
 from tla_core.config import TrainConfig, identity_of
 from tla_core.run_folder import RunConflictError, RunFolder
 from tla_core.training import load_model
 
 NOBODY = 65534
-
-
-def tiny(method="um", **overrides):
-    attack = AttackConfig(eps=0.1, step_size=0.1, steps=1)
-    settings = {
-        "width": 1 / 32, "epochs": 2, "batch_size": 20, "holdout": 20, "pool_size": 10, "attack": attack,
-        "selection_attack": attack, "learning_rate": 0.006, "averaging": 0.0,
-    }  # fmt: skip
-    return TrainConfig.preset(f"mini/mnist/{method}", **{**settings, **overrides})
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from analysis.scales.scale import load_scale
 from analysis.scales.states import fingerprints
 from analysis.scales.status import scale_status, table_text
 from tla_core.checkpoint import load_tensors, save_tensors
-from tla_core.datasets import DatasetError
+from tla_core.dataset_files import DatasetNotFoundError
 from tla_core.run_folder import RunFolder
 from tla_core.training import train
 
@@ -226,6 +226,33 @@ def test_a_notebook_knows_what_it_was_made_from_whatever_the_times(project):
     assert states(project)[path] == ("stale", f"{MAPS} is not what it read")
 
 
+def test_a_notebook_without_a_cell_or_of_other_files_was_not_made_of_these(project):
+    executed = project / "figures/mini/notebooks/fig1_3_false_classes.ipynb"
+    path = executed.relative_to(project).as_posix()
+    source, content = project / "notebooks" / executed.name, json.loads(executed.read_text())
+    source.write_text(json.dumps({**content, "cells": content["cells"][:-1]}))
+    assert states(project)[path] == ("stale", "the notebook was edited")
+    source.write_text(json.dumps({**content, "cells": content["cells"][::-1]}))
+    assert states(project)[path] == ("stale", "the notebook was edited")
+    source.write_text(json.dumps(content))
+    plan = Plan(load_scale("mini", project))
+    read = fingerprints(plan, plan.artefacts[path])
+    content["metadata"]["tla_read"] = read
+    executed.write_text(json.dumps(content))
+    assert states(project)[path] == ("made", "")
+    content["metadata"]["tla_read"] = {**read, "results/of/a/seed/that/is/gone": "0"}
+    executed.write_text(json.dumps(content))
+    assert states(project)[path] == ("stale", "results/of/a/seed/that/is/gone is not what it read")
+
+
+def test_the_file_of_another_scale_may_be_broken(project):
+    change_scale(project, tsne_iterations=251)
+    for content in ("a: [", "just words", "datasets: 3"):
+        (project / "workflow/scales/another.yaml").write_text(content)
+        state, why = states(project)[MAPS]
+        assert state == "stale" and why.startswith("settings changed: settings was {"), content
+
+
 def test_accuracies_are_made_when_every_column_was_measured_with_the_scales_settings(project, monkeypatch):
     use_few_images(monkeypatch, n_test=20)
     change_scale(project, notebooks=["main_accuracy"], accuracy={"methods": ["um"], "restarts": 1, "long_images": 4})
@@ -244,7 +271,7 @@ def test_accuracies_are_made_when_every_column_was_measured_with_the_scales_sett
     assert state == "stale" and "PGD100" in why and "FGSM" not in why
 
     def no_data(name, split, **_):
-        raise DatasetError("not there")
+        raise DatasetNotFoundError("not there")
 
     monkeypatch.setattr("tla_core.datasets.load_dataset", no_data)
     assert states(project)[path] == ("made", "its columns were not checked: the dataset is not here")

@@ -1,8 +1,10 @@
 """Jobs that a server forks behave like processes of their own: streams, folder, environment, status, and their end."""
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -129,6 +131,16 @@ def test_a_job_that_is_killed_is_said_to_be(server):
     os.kill(int(caller.stdout.readline()), signal.SIGKILL)
     _, said = caller.communicate(timeout=20)
     assert caller.returncode == 137 and "killed before it had a status" in said
+
+
+def test_a_job_that_cannot_begin_says_its_status_and_not_that_as_a_process(server):
+    request = json.dumps({"arguments": ["extract", "x"], "folder": "/not/there", "environment": {}}).encode()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(server[jobs.ADDRESS])
+        socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
+        connection.sendall(request)
+        process, status = (int.from_bytes(jobs.receive(connection, 4), "big") for _ in range(2))
+    assert process > 1 and status == 1
 
 
 def test_the_server_of_a_pipeline_does_what_tla_does(tmp_path):

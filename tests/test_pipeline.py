@@ -19,7 +19,7 @@ import yaml
 from tiny import REPOSITORY
 
 from analysis.command import main as cli
-from analysis.command.pipeline import PipelineError, run_pipeline
+from analysis.command.pipeline import PipelineError, run_pipeline, snakemake_arguments
 from analysis.scales.plan import Plan
 from analysis.scales.scale import load_scale
 from analysis.scales.states import State
@@ -233,6 +233,20 @@ def test_a_second_pipeline_is_refused_while_one_is_at_work(pipeline, checkout):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(PipelineError, match=r"another pipeline is at work in .*\. Wait for it, or end it"):
             pipeline()
+
+
+def test_maps_of_pairs_that_are_gone_are_made_again(pipeline, checkout):
+    pipeline()
+    next((checkout / "results").rglob("pair-maps-*.safetensors")).unlink()
+    calls = pipeline()
+    assert by_command(calls)["project"] == 1 and "notebooks fig4_6_class_pairs --scale mini" in calls
+
+
+def test_targets_and_forced_jobs_of_the_user_reach_snakemake():
+    assert snakemake_arguments([], ["some/target"])[-2:] == ["--rerun-incomplete", "some/target"]
+    assert "--forcerun" in snakemake_arguments(["a", "b"], ["-n"])
+    asked = snakemake_arguments(["a", "b"], ["-R", "notebook"])
+    assert asked[-4:] == ["-R", "a", "b", "notebook"] and "--forcerun" not in asked
 
 
 def test_every_setting_of_a_training_reaches_its_command(pipeline, checkout, monkeypatch):

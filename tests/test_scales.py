@@ -314,6 +314,14 @@ def test_limits_of_evaluations_are_flags_that_the_command_line_has(accuracy, fla
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("content", [b"a: [", b"just words", b"- 1", b"\xff\xfe\x00"])
+def test_a_file_that_holds_no_keys_is_named(content, tmp_path):
+    root = project_folder(tmp_path)
+    (root / "workflow/scales/mine.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"mine\.yaml (cannot be read as YAML|must hold keys)"):
+        load_scale("mine", root)
+
+
 def test_a_key_without_a_value_counts_as_missing(tmp_path):
     root = project_folder(tmp_path, overrides=None, variant_overrides=None, accuracy=None, tsne_iterations=None)
     scale = load_scale("mini", root)

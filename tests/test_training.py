@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import tiny_config as tiny
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -39,15 +40,6 @@ def digits():
 def finished(digits, tmp_path_factory):
     """The folder of a finished run, which is not to be changed."""
     return fit(tiny(), tmp_path_factory.mktemp("finished") / "run", digits).run_dir
-
-
-def tiny(method="um", **overrides):
-    attack = AttackConfig(eps=0.1, step_size=0.1, steps=1)
-    settings = {
-        "width": 1 / 32, "epochs": 2, "batch_size": 20, "holdout": 20, "pool_size": 10, "attack": attack,
-        "selection_attack": attack, "learning_rate": 0.006, "averaging": 0.0,
-    }  # fmt: skip
-    return TrainConfig.preset(f"mini/mnist/{method}", **{**settings, **overrides})
 
 
 def fit(config, out_dir, dataset, **options):

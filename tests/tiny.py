@@ -8,6 +8,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from tla_core.attack_config import AttackConfig
+from tla_core.config import TrainConfig
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.models import LeNet
 
@@ -90,3 +92,13 @@ def numpy_images(n: int) -> tuple[np.ndarray, np.ndarray]:
     """uint8 images (n, 1, 28, 28) and labels (n,)."""
     data = mnist_images(n)
     return data.images.numpy(), data.labels.numpy()
+
+
+def tiny_config(method="um", **overrides):
+    """Settings of a training on some eighty digits, of two epochs that take a moment."""
+    attack = AttackConfig(eps=0.1, step_size=0.1, steps=1)
+    settings = {
+        "width": 1 / 32, "epochs": 2, "batch_size": 20, "holdout": 20, "pool_size": 10, "attack": attack,
+        "selection_attack": attack, "learning_rate": 0.006, "averaging": 0.0,
+    }  # fmt: skip
+    return TrainConfig.preset(f"mini/mnist/{method}", **{**settings, **overrides})

@@ -111,6 +111,11 @@ def analysis_attack(config: TrainConfig, eps: float | None = None) -> AttackConf
     return attack if eps == attack.eps else attack.scaled(eps)
 
 
+def analysis_levels(config: TrainConfig) -> tuple[float, ...]:
+    """The perturbation levels of a run's analysis: those of its dataset, or for one of the user's its attack's own."""
+    return ANALYSIS_LEVELS.get(config.dataset) or (analysis_attack(config).eps,)
+
+
 @dataclass(frozen=True)
 class AccuracyColumn:
     """A column of the paper's accuracy table.

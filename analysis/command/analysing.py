@@ -17,12 +17,12 @@ def extract(
 ) -> None:
     """Store the representations of a run: of the test images, clean and adversarial, or of the training images."""
     from analysis.scales.run_results import extract_run, run_config
-    from tla_core.protocol import ANALYSIS_LEVELS
+    from tla_core.protocol import analysis_levels
 
     if split == "train":
         print(extract_run(run, split=split, device=device, progress=progress))
         return
-    for level in eps or ANALYSIS_LEVELS.get(run_config(run).dataset, (None,)):
+    for level in eps or analysis_levels(run_config(run)):
         print(extract_run(run, level, images=images, device=device, progress=progress))
 
 

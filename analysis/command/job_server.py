@@ -47,6 +47,7 @@ def _do(connection: socket.socket, run: Callable[[Sequence[str]], int]) -> int:
         signal.signal(signum, signal.SIG_DFL if signum == signal.SIGCHLD else signal.default_int_handler)
     status = 1
     try:
+        connection.sendall(os.getpid().to_bytes(4, "big"))  # first, so that a status is never taken for it
         head, streams, _, _ = socket.recv_fds(connection, 4, 3)
         head += receive(connection, 4 - len(head)) if len(head) < 4 else b""
         request = json.loads(receive(connection, int.from_bytes(head, "big")))
@@ -57,7 +58,6 @@ def _do(connection: socket.socket, run: Callable[[Sequence[str]], int]) -> int:
         os.environ.clear()
         os.environ.update(request["environment"])
         sys.argv = ["tla", *request["arguments"]]
-        connection.sendall(os.getpid().to_bytes(4, "big"))
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         status = run(request["arguments"])
     except SystemExit as ended:

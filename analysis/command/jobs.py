@@ -50,7 +50,9 @@ def job_server() -> Iterator[dict[str, str]]:
 
 
 def run_served(arguments: Sequence[str]) -> int | None:
-    """Let the server named in the environment do a job; None where it is not to be asked, or does not answer.
+    """Let the server named in the environment do a job, and return its status.
+
+    None if no server is named, if it does not do such jobs, or if it does not answer.
 
     Only jobs with one thread are handed over: the server's libraries were started with one.
     """

@@ -3,6 +3,8 @@
 import sys
 
 try:
+    import dis
+    import os
     from collections.abc import Callable, Sequence
 
     import tyro
@@ -33,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         tyro.extras.subcommand_cli_from_dict(
             commands(args), prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_numbers()
         )
+    except BrokenPipeError:  # who read the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("tla: interrupted. The same command goes on from the last saved state.", file=sys.stderr)
         return 130
@@ -100,10 +105,13 @@ def _numbers() -> tyro.constructors.ConstructorRegistry:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether the message was written for the user; a bug elsewhere keeps its traceback."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
-    return module.split(".")[0] in ("tla_core", "analysis", "__main__", "contextlib")
+    """Whether the message was written for the user, by a ``raise`` of ours; any other error keeps its traceback."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return False
+    module = last.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+    raised = last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return raised and module in ("tla_core", "analysis", "__main__")
 

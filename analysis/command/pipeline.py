@@ -42,7 +42,6 @@ def run_pipeline(
     if profile:
         ours = root / "workflow" / "profiles" / profile
         settings += ["--profile", str(ours if ours.is_dir() else profile)]
-    settings += ["--rerun-triggers", "input", "--rerun-incomplete"]
     beside_this_python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": beside_this_python}  # the rules call `tla`
     with pipeline_lock(root) as lock:
@@ -51,18 +50,32 @@ def run_pipeline(
         # lock of its own run folder.
         if any((root / ".snakemake" / "locks").glob("*")):
             subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True, env=environment)
-        if stale := stale_paths(load_scale(scale, root)):
-            settings += ["--forcerun", *stale]
-        with job_server() if profile in (None, "local") else nullcontext({}) as address:
+        arguments = snakemake_arguments(stale_paths(load_scale(scale, root)), extra)
+        with job_server() if profile in (None, "local") else nullcontext({}) as of_server:
             status = subprocess.run(
-                [*snakemake, *settings, "--quiet", "host", "reason", *extra], env=environment | address,
-                pass_fds=[lock.fileno()],
-            ).returncode  # fmt: skip
+                [*snakemake, *settings, *arguments], env=environment | of_server, pass_fds=[lock.fileno()]
+            ).returncode
     if status:
         raise PipelineError(
             f"the pipeline failed (Snakemake's status {status}); the messages above say where. What was made is kept:"
             " the same command goes on from there."
         )
+
+
+def snakemake_arguments(stale: Sequence[str], extra: Sequence[str]) -> list[str]:
+    """What Snakemake is told of what is stale, with the user's arguments behind it.
+
+    The last option before these takes no values: else it would swallow a target of the user's. Of two ``--forcerun``
+    Snakemake takes the last: what is stale is added to the user's.
+    """
+    extra = list(extra)
+    ours = ["--quiet", "host", "reason", "--rerun-triggers", "input"]
+    places = [place for place, word in enumerate(extra) if word in ("-R", "--forcerun")]
+    for place in reversed(places):
+        extra[place + 1 : place + 1] = stale
+    if stale and not places:
+        ours += ["--forcerun", *stale]
+    return [*ours, "--rerun-incomplete", *extra]
 
 
 def stale_paths(scale: Scale) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.scales import targets
 from analysis.scales.scale import Scale, accuracy_flags
-from tla_core.protocol import ANALYSIS_LEVELS
+from tla_core.protocol import analysis_levels
 
 KINDS = (
     "model", "representations", "train representations", "class maps", "pair maps", "landscapes", "accuracies",
@@ -65,7 +65,7 @@ class Artefact:
 class Plan:
     """What a scale consists of: what its notebooks read, and all main runs.
 
-    Each method gives one artefact, also one that no notebook of the scale reads.
+    Each method returns one artefact. The scale's notebooks need not read it.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class Plan:
     @cached_property
     def artefacts(self) -> dict[str, Artefact]:
         """Path -> artefact, of all that the scale consists of; each stands behind what it needs."""
-        whole = Plan(self.scale)  # this one may have been asked for what no notebook reads
+        whole = Plan(self.scale)  # callers may have asked this one for what is no part of the scale
         for run in whole._runs(self.scale.datasets, self.scale.methods):
             whole.model(run)
         whole.manifest()
@@ -155,7 +155,7 @@ class Plan:
         return self._result("landscapes", run, target, command, [self.model(run)])
 
     def accuracies(self, run: Run) -> Artefact:
-        """The accuracy table; of runs that are in none, the columns that sweeps are compared by."""
+        """The accuracy table. A run outside the main table gets only the columns that sweeps use."""
         options, needs = self.scale.accuracy_options(*run), [self.model(run)]
         if options["black_box"]:
             copy = (run[0], *options["black_box"])
@@ -202,7 +202,7 @@ class Plan:
             return [self.representations(run) for run in runs]
 
         def noted(runs: Iterable[Run]) -> list[Artefact]:
-            # Captions say by them how far the attack is from the strongest, where they are made anyway.
+            # Captions compare the attack with the strongest one, where accuracies are made anyway.
             made = of_table if "main_accuracy" in scale.notebooks else []
             return [self.accuracies(run) for run in runs if run in made]
 
@@ -249,7 +249,7 @@ class Plan:
         ]
 
     def _levels(self, dataset: str) -> tuple[float, ...]:
-        return ANALYSIS_LEVELS[self.scale.config(dataset, self.scale.methods[0]).dataset]
+        return analysis_levels(self.scale.config(dataset, self.scale.methods[0]))
 
     def _result(
         self, kind: str, run: Run, target: targets.Target, command: list[Any], needs: list[Artefact],

@@ -17,7 +17,7 @@ from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import CheckpointError, file_sha256
 from tla_core.config import TrainConfig
 from tla_core.dataset_download import other_copy
-from tla_core.protocol import ANALYSIS_LEVELS, analysis_attack
+from tla_core.protocol import analysis_attack, analysis_levels
 from tla_core.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class MissingResultError(FileNotFoundError):
-    """A result that is missing or stale, at a scale where it is not made in passing."""
+    """A result is missing or stale, and this scale does not make results on request."""
 
 
 class Results:
@@ -64,12 +64,12 @@ class Results:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The scale's methods, in the order um, at, alp, tla."""
+        """The scale's methods, in the order of its file."""
         return self.scale.methods
 
     def levels(self, dataset: str | None = None) -> tuple[float, ...]:
         """The perturbation levels that a dataset is analysed at, eps in pixel units."""
-        return ANALYSIS_LEVELS[self._config(self.methods[0], dataset).dataset]
+        return analysis_levels(self._config(self.methods[0], dataset))
 
     def attack(self, eps: float | None = None, dataset: str | None = None) -> AttackConfig:
         """The attack of the analysis, at one of its levels."""
@@ -85,7 +85,7 @@ class Results:
         attack, dataset = self.attack(dataset=dataset), dataset or self.scale.datasets[0]
         seeds = self.scale.seeds_of(dataset)
         of_seed = f" of seed {seeds[0]}" if len(seeds) > 1 else ""
-        ours, strongest = [], []
+        ours, strongest, counts = [], [], set()
         for method in methods or self.methods:
             worst = stored_outcomes(self.run(method, dataset=dataset)).get(STRONGEST)
             if worst is None:
@@ -94,12 +94,13 @@ class Results:
             n = len(self.test_images(dataset).labels)
             by_index = dict(zip((np.arange(len(worst)) * n // len(worst)).tolist(), worst.tolist(), strict=True))
             rows = [row for row, index in enumerate(np.asarray(reps.indices).tolist()) if index in by_index]
+            counts.add(f"{len(rows):,}")
             right = (reps.predictions == reps.labels) & (reps.adv_predictions == reps.labels)
             ours.append(f"{method.upper()} {100 * float(np.mean(np.asarray(right)[rows])):.1f}")
             strongest.append(f"{100 * np.mean([by_index[int(reps.indices[row])] for row in rows]):.1f}")
         return (
-            f"{attack}, which{of_seed} leaves {', '.join(ours)} % of {len(rows):,} test images right, where the"
-            f" strongest attack leaves {', '.join(strongest)} %"
+            f"{attack}, which{of_seed} leaves {', '.join(ours)} % of {' or '.join(sorted(counts))} test images right,"
+            f" where the strongest attack leaves {', '.join(strongest)} %"
         )
 
     def seed_note(self, dataset: str | None = None, methods: Sequence[str] | None = None) -> str:

@@ -304,7 +304,12 @@ def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise ValueError(f"unknown scale {name!r}. There are: {', '.join(known) or 'none'} in {path.parent}.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold keys, such as `datasets: [mnist]`. Got {values!r:.40}.")
     given = {key: value for key, value in values.items() if value is not None}
     known = {f.name for f in dataclasses.fields(Scale)} - {"name", "root"}
     if unknown := sorted(set(values) - known):

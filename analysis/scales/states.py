@@ -1,7 +1,7 @@
 """Whether an artefact of a plan is made, stale, unfinished or missing, and why: the one judgement of freshness.
 
-It compares what a file says of itself, in its metadata, with what the plan expects. Whether its content was altered is
-found out by who loads it.
+It compares what a file says of itself, in its metadata, with what the plan expects. Weights are verified to the last
+bit; the content of a result is verified when it is loaded.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from analysis.scales.run_results import different_settings, of_checkpoint
 from analysis.scales.runs import progress_text, user_of
 from analysis.scales.scale import load_scale
 from tla_core.checkpoint import CheckpointError, file_sha256, read_metadata, stored_checksum
-from tla_core.datasets import DatasetError
+from tla_core.dataset_files import DatasetNotFoundError
 from tla_core.run_folder import RunFolder, describe_differences
 
 STATES = ("made", "stale", "unfinished", "missing")
@@ -38,7 +38,7 @@ def judge(plan: Plan, artefact: Artefact, known: dict[str, State] | None = None)
     plan : Plan
     artefact : Artefact
     known : dict, optional
-        Path -> state, of what was judged before; filled.
+        Cache of states by path. This call adds to it.
     """
     known = {} if known is None else known
     if artefact.path not in known:
@@ -54,13 +54,12 @@ def _judge(plan: Plan, artefact: Artefact, needs: dict[str, State]) -> State:
             return _of_model(plan, artefact)
         if not path.is_file():
             return State("missing")
-        behind = {need: state.name for need, state in needs.items() if state.name != "made"}
-        if behind:
-            first, more = f"{next(iter(behind))} is {next(iter(behind.values()))}", len(behind) - 1
-            return State("stale", f"{first}, and {more} more that it reads" if more else first)
+        if waits_for := [f"{need} is {state.name}" for need, state in needs.items() if state.name != "made"]:
+            further = f", and {len(waits_for) - 1} more that it reads" if waits_for[1:] else ""
+            return State("stale", waits_for[0] + further)
         checks = {"notebook": _why_notebook, "manifest": _why_manifest, "accuracies": _why_accuracies}
         why = checks.get(artefact.kind, _why_result)(plan, artefact, path)
-    except DatasetError:
+    except DatasetNotFoundError:
         return State("made", "its columns were not checked: the dataset is not here")
     except (CheckpointError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         return State("stale", f"it cannot be read: {error}")
@@ -102,12 +101,11 @@ def _why_result(plan: Plan, artefact: Artefact, path: Path) -> str:
 
 def _settings_at(scale: str, plan: Plan, artefact: Artefact) -> dict[str, Any]:
     """What another scale would say of a result in the place of this one."""
-    presets = plan.scale.presets or plan.scale.name
-    other = Plan(dataclasses.replace(load_scale(scale, plan.scale.root), presets=presets))
-    make = getattr(other, artefact.kind.replace(" ", "_"))
+    presets, level = plan.scale.presets or plan.scale.name, [float(artefact.eps)] if artefact.eps else []
     try:
-        return make(artefact.run, float(artefact.eps)).settings if artefact.eps else make(artefact.run).settings
-    except (ValueError, KeyError):  # it has no such run
+        other = Plan(dataclasses.replace(load_scale(scale, plan.scale.root), presets=presets))
+        return getattr(other, artefact.kind.replace(" ", "_"))(artefact.run, *level).settings
+    except (ValueError, KeyError, TypeError):  # it has no such run, or its file cannot be read
         return {"of": scale}
 
 
@@ -147,7 +145,7 @@ def fingerprints(plan: Plan, artefact: Artefact) -> dict[str, str]:
 
 
 def _fingerprint(path: Path) -> str:
-    # Accuracies lie beside a file for people, which differs by nothing else.
+    # The .json of accuracies is for people. The .safetensors of the same name holds the checksum.
     path = path.with_suffix(".safetensors") if path.suffix == ".json" else path
     return stored_checksum(path)
 

@@ -96,7 +96,7 @@ class ScaleStatus:
 def scale_status(scale: str | Scale, root: Path | str | None = None) -> ScaleStatus:
     """Look at everything that a scale consists of; nothing is made, loaded onto a device or changed.
 
-    Of large files the metadata is read, not the content: whether a file was altered is found out by who loads it.
+    Of results the metadata is read, not the content, which is verified when they are loaded.
 
     Parameters
     ----------

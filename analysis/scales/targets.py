@@ -1,6 +1,6 @@
 """What the file of each kind of result is called, and what its metadata must say by the settings alone.
 
-Which weights it belongs to, its metadata say too: see `analysis.scales.run_results.expected_metadata`.
+The metadata also name the weights: see `analysis.scales.run_results.of_checkpoint`.
 """
 
 import os
