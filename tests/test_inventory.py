@@ -30,7 +30,7 @@ from analysis.scales.scale import load_scale
 from analysis.scales.states import fingerprints
 from analysis.scales.status import scale_status, table_text
 from tla_core.checkpoint import load_tensors, save_tensors
-from tla_core.dataset_files import DatasetNotFoundError
+from tla_core.dataset_files import DatasetError, DatasetNotFoundError
 from tla_core.run_folder import RunFolder
 from tla_core.training import train
 
@@ -275,6 +275,13 @@ def test_accuracies_are_made_when_every_column_was_measured_with_the_scales_sett
 
     monkeypatch.setattr("tla_core.datasets.load_dataset", no_data)
     assert states(project)[path] == ("made", "its columns were not checked: the dataset is not here")
+
+    def damaged(name, split, **_):
+        raise DatasetError("is damaged")
+
+    # Another fault of the dataset is no excuse.
+    monkeypatch.setattr("tla_core.datasets.load_dataset", damaged)
+    assert states(project)[path] == ("stale", "it cannot be read: is damaged")
 
 
 def test_pauses_are_no_part_of_a_training_time():
