@@ -23,9 +23,9 @@ def seconds_per_step(metrics: list[dict[str, Any]]) -> float | None:
     intervals = [(later - step, then - now) for (step, now), (later, then) in pairwise(stamps) if later > step]
     if not intervals:
         return None
-    longest = PAUSE * statistics.median(seconds / steps for steps, seconds in intervals)
-    kept = [(steps, seconds) for steps, seconds in intervals if seconds / steps <= longest]
-    return sum(seconds for _, seconds in kept) / sum(steps for steps, _ in kept)
+    limit = PAUSE * statistics.median(seconds / steps for steps, seconds in intervals)
+    steady_intervals = [(steps, seconds) for steps, seconds in intervals if seconds / steps <= limit]
+    return sum(seconds for _, seconds in steady_intervals) / sum(steps for steps, _ in steady_intervals)
 
 
 def total_steps(config: TrainConfig, images: int) -> int:

@@ -76,8 +76,8 @@ def list_runs(root: Path | str, scale: str | None = None) -> Table:
     """
     entries = run_entries(root, scale)
     if not entries:
-        where = Path(root, "runs", *([scale] if scale else []))
-        raise FileNotFoundError(f"there are no runs in {where}. Train one with `tla train`, or all by `make figures`.")
+        folder = Path(root, "runs", *([scale] if scale else []))
+        raise FileNotFoundError(f"there are no runs in {folder}. Train one with `tla train`, or all by `make figures`.")
     rows = [
         {
             "path": entry.path.as_posix(),
@@ -203,8 +203,8 @@ def _entry(folder: Path, root: Path, scales: dict[str, Scale | None]) -> RunEntr
         method, dataset = config.method, config.dataset
         if MOVED_ASIDE.fullmatch(folder.name):
             wanted = "outdated"
-        elif (now := wanted_config(folder, root, scales)) is not None:
-            wanted = "current" if now.identity == record["config_identity"] else "outdated"
+        elif (config_now := wanted_config(folder, root, scales)) is not None:
+            wanted = "current" if config_now.identity == record["config_identity"] else "outdated"
         if run.model_path.exists():
             state, holder = "finished", run.model_path
         else:
