@@ -111,8 +111,8 @@ def change_sprite(clean: np.ndarray, adversarial: np.ndarray) -> tuple[bytes, di
     """
     step = max(1, ceil(max(clean.shape[1:3]) / CHANGE_SIZE))
     changes, gains = [], np.ones(len(clean), np.float32)
-    for row, (before, after) in enumerate(zip(clean, adversarial, strict=True)):
-        change = after.astype(np.int16) - before
+    for row, (image, adv_image) in enumerate(zip(clean, adversarial, strict=True)):
+        change = adv_image.astype(np.int16) - image
         if largest := int(np.abs(change).max()):
             gains[row] = 127 / largest
         changes.append(np.rint(128 + gains[row] * change[::step, ::step]).astype(np.uint8))
