@@ -75,10 +75,10 @@ class Landscape:
     def __repr__(self) -> str:
         low, high = self.range
         n_broken = int((~np.isfinite(self.loss)).sum())
-        broken = f", NaN or infinity at {n_broken} of {self.loss.size} points" if n_broken else ""
+        broken_words = f", NaN or infinity at {n_broken} of {self.loss.size} points" if n_broken else ""
         return (
             f"Landscape({self.space}, {len(self.axis)} x {len(self.axis)} points, radius {self.axis[-1]:.4g}, loss"
-            f" {self.centre_loss:.4g} at the centre, {low:.4g} to {high:.4g} over the grid{broken})"
+            f" {self.centre_loss:.4g} at the centre, {low:.4g} to {high:.4g} over the grid{broken_words})"
         )
 
 
@@ -180,7 +180,7 @@ def weight_landscape(
     ----------
     model : nn.Module
         Any classifier of images in [0, 1]; see `tla_core.wrap`. A copy is moved, in eval mode: batch norm keeps its
-        running statistics. What it computes its weights from moves, as with weight norm, since that is its parameters.
+        running statistics. Parameters move, also those that weights are computed from, as with weight norm.
     images : Tensor, ndarray, list, ImageDataset or a dataset, (n, c, h, w)
         uint8, or floats in [0, 1]; a DataLoader or dataset of images with labels too: see `tla_core.evaluate`.
     labels : Tensor, ndarray or list of int, (n,), optional
@@ -220,30 +220,30 @@ def weight_landscape(
     batch_size = check_whole("batch_size", batch_size, 1)
     model = as_classifier(model, images, labels)
     _warn_if_training(model)
-    given = directions is not None
-    steps = given_filter_directions(directions, model) if given else filter_directions(model, random_state)
+    has_directions = directions is not None
+    steps = given_filter_directions(directions, model) if has_directions else filter_directions(model, random_state)
     device = model_device(model)
     batches = list(zip(images.to(device).split(batch_size), labels.to(device).split(batch_size), strict=True))
-    moved = copy_of(model)
-    with attack_mode(moved), full_precision(device), torch.no_grad():
-        centre_loss = _mean_loss(moved, batches).item()
-        moving = [
+    moving_model = copy_of(model)
+    with attack_mode(moving_model), full_precision(device), torch.no_grad():
+        centre_loss = _mean_loss(moving_model, batches).item()
+        moving_parameters = [
             (parameter, parameter.clone(), *torch.from_numpy(steps[name]).to(parameter))
-            for name, parameter in moved.named_parameters()
+            for name, parameter in moving_model.named_parameters()
             if steps[name].any()
         ]
         loss = torch.empty(resolution, resolution, device=device)
         with tqdm(total=loss.numel(), unit="point", disable=not progress, desc="landscape") as bar:
             for i, a in enumerate(axis.tolist()):
-                row = [torch.add(weights, first, alpha=a) for _, weights, first, _ in moving]
+                row = [torch.add(weights, first, alpha=a) for _, weights, first, _ in moving_parameters]
                 for j, b in enumerate(axis.tolist()):
-                    for (parameter, _, _, second), weights in zip(moving, row, strict=True):
+                    for (parameter, _, _, second), weights in zip(moving_parameters, row, strict=True):
                         torch.add(weights, second, alpha=b, out=parameter)
-                    loss[i, j] = _mean_loss(moved, batches)
+                    loss[i, j] = _mean_loss(moving_model, batches)
                     bar.update()
     params = {
-        "directions": "given" if given else "filter-normalised", "random_state": random_state, "radius": float(radius),
-        "resolution": resolution, "images": len(images),
+        "directions": "given" if has_directions else "filter-normalised", "random_state": random_state,
+        "radius": float(radius), "resolution": resolution, "images": len(images),
     }  # fmt: skip
     return Landscape(loss.cpu().numpy(), axis, steps, centre_loss, "weights", params)
 
@@ -252,8 +252,8 @@ def save_landscapes(path: Path | str, landscapes: Mapping[str, Landscape], metad
     """Write landscapes by their names into one file, atomically and with a checksum; directions of weights included."""
     groups, entries = {}, []
     for index, (name, landscape) in enumerate(landscapes.items()):
-        of_weights = isinstance(landscape.directions, dict)
-        directions = landscape.directions if of_weights else {"": landscape.directions}
+        has_weights = isinstance(landscape.directions, dict)
+        directions = landscape.directions if has_weights else {"": landscape.directions}
         groups[str(index)] = {
             **{f"directions/{parameter}": array for parameter, array in directions.items()},
             "loss": landscape.loss, "axis": landscape.axis, "centre_loss": np.array(landscape.centre_loss),
