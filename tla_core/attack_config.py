@@ -89,8 +89,8 @@ class AttackConfig:
         if self.name == "apgd" and self.momentum:
             raise ValueError(f"momentum must be 0 for apgd, which has one of its own. Got {self.momentum!r}.")
         if self.name == "square" and (self.momentum or self.targets):
-            got = f"momentum {self.momentum!r} and targets {self.targets!r}"
-            raise ValueError(f"momentum and targets must be 0 for square, which searches at random. Got {got}.")
+            settings = f"momentum {self.momentum!r} and targets {self.targets!r}"
+            raise ValueError(f"momentum and targets must be 0 for square, which searches at random. Got {settings}.")
         check_flag("random_start", self.random_start)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(

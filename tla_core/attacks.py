@@ -184,7 +184,7 @@ def _run(
     targets = _targets(attack, model, x, y)
     n_targets = 1 if targets is None else targets.shape[1]
     starts = range(attack.restarts * n_targets) if one_start is None else (one_start,)
-    worst = worst_key = None
+    result = result_key = None
     for number in starts:
         if attack.takes_gradients:
             begin = starting_points(attack, x, seed, indices, number) if start is None else start
@@ -196,13 +196,13 @@ def _run(
             return x_adv
         logits = forward_in_chunks(model, x_adv)
         broken, loss = ~is_correct(logits, y), attack_loss(logits, y, attack.loss)
-        if worst is None:
-            worst, worst_key = x_adv, (broken, loss)
+        if result is None:
+            result, result_key = x_adv, (broken, loss)
             continue
-        worse = (broken & ~worst_key[0]) | ((broken == worst_key[0]) & (loss > worst_key[1]))
-        worst = torch.where(worse[:, None, None, None], x_adv, worst)
-        worst_key = (broken | worst_key[0], torch.where(worse, loss, worst_key[1]))
-    return worst
+        is_worse = (broken & ~result_key[0]) | ((broken == result_key[0]) & (loss > result_key[1]))
+        result = torch.where(is_worse[:, None, None, None], x_adv, result)
+        result_key = (broken | result_key[0], torch.where(is_worse, loss, result_key[1]))
+    return result
 
 
 def _targets(attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
@@ -242,6 +242,6 @@ def _check_start(attack: Attack, start: Tensor | np.ndarray, x: Tensor) -> Tenso
 
 def _check_returned(x_adv: object, x: Tensor) -> Tensor:
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
-        got = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
-        raise ValueError(f"the attack must return images of the shape {tuple(x.shape)}. Got {got}.")
+        description = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise ValueError(f"the attack must return images of the shape {tuple(x.shape)}. Got {description}.")
     return as_images(x_adv.detach(), device=x.device)

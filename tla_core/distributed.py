@@ -119,9 +119,9 @@ def gather_rows(rows: Tensor) -> Tensor:
     _collective(dist.all_gather, counts, torch.tensor([len(rows)]))
     padded = rows.new_zeros(int(max(counts)), *rows.shape[1:])
     padded[: len(rows)] = rows
-    gathered = [torch.empty_like(padded) for _ in range(size)]
-    _collective(dist.all_gather, gathered, padded)
-    return torch.cat([part[: int(count)] for part, count in zip(gathered, counts, strict=True)])
+    parts = [torch.empty_like(padded) for _ in range(size)]
+    _collective(dist.all_gather, parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
 @torch.no_grad()
@@ -165,15 +165,16 @@ def _collective(operation, *args) -> None:
             dist.all_reduce(torch.zeros(1))
         operation(*args)
     except RuntimeError as error:  # what gloo and NCCL raise has no type of its own
-        what, _, _ = str(error).partition(". ")
-        why = "ended without a message: it was killed, or ran out of memory"
-        if "imed out" in what:
-            why = (
+        message, _, _ = str(error).partition(". ")
+        reason = "ended without a message: it was killed, or ran out of memory"
+        if "imed out" in message:
+            reason = (
                 f"has not answered for {rank_timeout().total_seconds():g} s: it is stopped or hangs, or the network to"
                 f" it is gone ({TIMEOUT_VARIABLE} says how long it is waited for, in seconds)"
             )
         raise RankError(
-            f"another process of the training {why}. The last state is kept; the same command goes on from it. ({what})"
+            f"another process of the training {reason}. The last state is kept; the same command goes on from it."
+            f" ({message})"
         ) from error
 
 
@@ -211,11 +212,11 @@ def _told_to_end() -> Iterator[Callable[[], None]]:
             " failed, or by a cluster whose time is up. The last state is kept; the same command goes on from it."
         )
 
-    before = signal.signal(signal.SIGTERM, told)
+    handler = signal.signal(signal.SIGTERM, told)
     try:
         yield ends
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _ask(limit: timedelta, question: Callable, *args: Any) -> Any:

@@ -304,16 +304,18 @@ def _traced_pairs(model: nn.Module, modules: dict[str, nn.Module]) -> list[_Pair
     graph = _traced(model)
     if graph is None:
         return None
-    called = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     # A module whose weight or statistics are read from outside, as tied weights are, must keep them.
-    read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    outside_reads = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     pairs = []
     for node in graph.nodes:
-        before = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
-        if not isinstance(before, Node) or before.op != "call_module" or len(before.users) != 1:
+        source = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
+        if not isinstance(source, Node) or source.op != "call_module" or len(source.users) != 1:
             continue
-        pair = before.target, node.target
-        is_alone = all(called[path] == 1 and places[id(modules[path])] == 1 and path not in read for path in pair)
+        pair = source.target, node.target
+        is_alone = all(
+            calls[path] == 1 and places[id(modules[path])] == 1 and path not in outside_reads for path in pair
+        )
         if is_alone and _may_fold(*(modules[path] for path in pair)):
             pairs.append(_Pair(*pair, _holding_only(*pair), _holding_only(*reversed(pair))))
     return pairs

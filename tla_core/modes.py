@@ -74,16 +74,16 @@ def _put_back_modes(modes: list[tuple[nn.Module, bool]]) -> None:
 def _put_back_buffers(
     registered: list[tuple[nn.Module, dict[str, Tensor | None]]], buffers: list[tuple[Tensor, Tensor, int | None]]
 ) -> None:
-    for module, before in registered:
-        for name, buffer in before.items():
+    for module, old_buffers in registered:
+        for name, buffer in old_buffers.items():
             if module._buffers.get(name) is not buffer:  # one that is replaced at each call, such as a counter
                 module._buffers[name] = buffer
     with torch.no_grad():
-        for buffer, before, version in buffers:
+        for buffer, old_buffers, version in buffers:
             # A layer that updates its statistics even in eval mode.
             if version is None or _version(buffer) != version:
                 with torch.inference_mode(buffer.is_inference()):
-                    buffer.copy_(before)
+                    buffer.copy_(old_buffers)
 
 
 def _version(tensor: Tensor) -> int | None:

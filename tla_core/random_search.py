@@ -122,10 +122,10 @@ class _L2:
         missing = (self.eps**2 - _squared(delta, (1, 2, 3))).clamp(min=0) / self.c
         norm = (missing + _squared(delta * (in_new | in_old), (2, 3))).sqrt()
         images = torch.arange(len(delta), device=delta.device)[:, None, None]
-        placed = _patterns(side, numbers[:, 4])[images, new[0].clamp(min=0)[..., None], new[1].clamp(min=0)[:, None]]
-        placed = placed[:, None] * _signs(numbers[:, 5:])[..., None, None] * in_new
+        patterns = _patterns(side, numbers[:, 4])[images, new[0].clamp(min=0)[..., None], new[1].clamp(min=0)[:, None]]
+        patterns = patterns[:, None] * _signs(numbers[:, 5:])[..., None, None] * in_new
         inside = delta * in_new
-        mixed = placed + inside / (_squared(inside, (2, 3)).sqrt() + 1e-12)
+        mixed = patterns + inside / (_squared(inside, (2, 3)).sqrt() + 1e-12)
         mixed = mixed / (_squared(mixed, (2, 3)).sqrt() + 1e-12) * norm
         return self._of_norm_eps(torch.where(in_new, mixed, delta * ~in_old))
 

@@ -47,11 +47,11 @@ class Tap:
     channels_last: bool | None = None
 
     def __str__(self) -> str:
-        where = self.path or "the model"
-        which = f", call {self.call}" if self.call else ""
+        place = self.path or "the model"
+        call_words = f", call {self.call}" if self.call else ""
         if self.side in ("function", "operation"):
-            return f"what {where} gives to {self.function}{which}"
-        return f"the {self.side} of {where}{which}"
+            return f"what {place} gives to {self.function}{call_words}"
+        return f"the {self.side} of {place}{call_words}"
 
 
 @dataclass

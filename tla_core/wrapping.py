@@ -166,8 +166,8 @@ def see_through(model: nn.Module | Callable) -> nn.Module:
         model = model.module()
     if not isinstance(model, nn.Module):
         if isinstance(model, type) or not callable(model):
-            got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-            raise TypeError(f"the model must be a torch.nn.Module, or a function of images. Got {got}.")
+            description = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+            raise TypeError(f"the model must be a torch.nn.Module, or a function of images. Got {description}.")
         return _Called(model)
     while (inner := _inside(model)) is not None:
         model = inner
@@ -220,26 +220,26 @@ def is_exported(model: nn.Module) -> bool:
 def pick_logits(out: Any, output: Output, n: int) -> Tensor:
     """The logits (n, classes) among what a model returned; ValueError, with what came out, where that is not clear."""
     if callable(output):
-        chosen = output(out)
+        logits = output(out)
     elif output == "auto":
-        chosen = _only_logits(out, n)
+        logits = _only_logits(out, n)
     else:
         try:
-            chosen = getattr(out, output) if isinstance(output, str) and hasattr(out, output) else out[output]
+            logits = getattr(out, output) if isinstance(output, str) and hasattr(out, output) else out[output]
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"the model has no output {output!r}. Got {describe_output(out)}.") from error
-    if isinstance(chosen, Tensor) and chosen.ndim > 2 and chosen.shape[2:].numel() == 1:
-        chosen = chosen.flatten(1)  # a classifier that ends in a 1x1 convolution
-    if not isinstance(chosen, Tensor) or chosen.ndim != 2 or len(chosen) != n:
-        got = describe_output(chosen)
+    if isinstance(logits, Tensor) and logits.ndim > 2 and logits.shape[2:].numel() == 1:
+        logits = logits.flatten(1)  # a classifier that ends in a 1x1 convolution
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
+        description = describe_output(logits)
         advice = " For one output of two classes: tla.wrap(model, output=lambda z: torch.stack([-z, z], 1) / 2)."
-        single = isinstance(chosen, Tensor) and chosen.shape == (n,)
+        single = isinstance(logits, Tensor) and logits.shape == (n,)
         raise ValueError(
-            f"the model must return logits of the shape ({n}, classes). Got {got}.{advice if single else ''}"
+            f"the model must return logits of the shape ({n}, classes). Got {description}.{advice if single else ''}"
         )
-    if not chosen.is_floating_point():
-        raise ValueError(f"the model must return logits, floating numbers. Got {describe_output(chosen)}.")
-    return chosen
+    if not logits.is_floating_point():
+        raise ValueError(f"the model must return logits, floating numbers. Got {describe_output(logits)}.")
+    return logits
 
 
 def _only_logits(out: Any, n: int) -> Any:
@@ -284,9 +284,9 @@ def describe_output(out: Any) -> str:
     parts = _parts(out)
     if not parts:
         return type(out).__name__
-    shown = [f"{key!r}: {describe_output(part) if isinstance(part, Tensor) else type(part).__name__}"
+    texts = [f"{key!r}: {describe_output(part) if isinstance(part, Tensor) else type(part).__name__}"
              for key, part in list(parts.items())[:8]]  # fmt: skip
-    return f"{type(out).__name__} of {', '.join(shown)}{', ...' if len(parts) > 8 else ''}"
+    return f"{type(out).__name__} of {', '.join(texts)}{', ...' if len(parts) > 8 else ''}"
 
 
 def _output_numbers(model: nn.Module, classes: list[Any]) -> list[int]:
@@ -357,15 +357,17 @@ def as_classifier(
     devices = [device] if device.type == "cuda" else []
     with attack_mode(model), torch.random.fork_rng(devices=devices), torch.no_grad():
         x = scale_images(images[:2].to(device))
-        seen = x.clone()
+        images_seen = x.clone()
         try:
-            out = model(seen)
+            out = model(images_seen)
         except Exception as error:
             error.add_note(f"This happened when the first images, {tuple(x.shape)}, were put through the model.")
             raise
     if not isinstance(model, Classifier):
-        plain = isinstance(out, Tensor) and out.ndim == 2 and out.dtype == torch.float32 and torch.equal(seen, x)
-        if not plain:
+        is_plain = (
+            isinstance(out, Tensor) and out.ndim == 2 and out.dtype == torch.float32 and torch.equal(images_seen, x)
+        )
+        if not is_plain:
             model = Classifier(model)
             out = model.logits_from(out, len(x))
     if labels is not None and len(labels):

@@ -116,7 +116,7 @@ class EmbeddingExplorer:
         if full_images not in _FULL_IMAGES:
             raise ValueError(f"full_images must be one of {', '.join(_FULL_IMAGES)}. Got {full_images!r}.")
         limit = MOST_STEPS if steps else MOST_MODELS
-        items = match_items(sets, max_points=max_points, random_state=random_state, most=limit)
+        items = match_items(sets, max_points=max_points, random_state=random_state, most_sets=limit)
         clean, adversarial, notes = collect_images(items, images, adv_images)
         own_columns = collect_columns(items, columns)
         maps_path = None if maps_file is None else Path(maps_file)

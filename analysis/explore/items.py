@@ -48,12 +48,12 @@ def match_items(
     Parameters
     ----------
     sets : mapping of str to RepresentationSet
-        One to `most`.
+        One to `most_sets`.
     max_points : int
         The most points of a panel; an image with an adversarial example is two.
     random_state : int
         Seeds the sample.
-    most : int
+    most_sets : int
         The most sets.
 
     Raises

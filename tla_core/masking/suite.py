@@ -277,5 +277,5 @@ def _sample(rows: Tensor, n_images: int | None, n_evaluated: int) -> Tensor:
     if len(rows) <= n_images:
         return rows
     stretch = torch.arange(n_images)
-    where = (stretch + counter_uniform(_SAMPLE_SEED, stretch, 0, 1)[:, 0].double()) * len(rows) / n_images
-    return rows[where.long().clamp(max=len(rows) - 1)]
+    places = (stretch + counter_uniform(_SAMPLE_SEED, stretch, 0, 1)[:, 0].double()) * len(rows) / n_images
+    return rows[places.long().clamp(max=len(rows) - 1)]
