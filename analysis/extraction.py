@@ -95,6 +95,7 @@ def extract(
     --------
     >>> reps = extract(model, images, labels, attack=tla.AttackConfig(eps=8/255))  # doctest: +SKIP
     """
+    # Checks.
     class_names = None if class_names is None else as_class_names(class_names)
     dataset = given_images(images, labels, n_classes=None if class_names is None else len(class_names))
     images, labels = dataset.images, dataset.labels
@@ -110,6 +111,7 @@ def extract(
     model = as_classifier(model, images, labels, n_classes=None if class_names is None else len(class_names))
     if model.training:
         _warn_training()
+    # Batch by batch: forward, attack, forward again.
     device = model_device(model)
     parts: dict[str, list[np.ndarray]] = {}
     place = None if attack is None else _place_for(keep_images, tuple(images.shape))
@@ -133,6 +135,7 @@ def extract(
                 _collect(parts, "adv_", model, x_adv, taps)
                 _keep(place, batch, x_adv)
             bar.update(len(x))
+    # One set for each layer.
     description = {"attack": None if attack is None else describe_attack(attack), **(meta or {})}
     if class_names is None and parts["logits"][0].shape[1] == len(dataset.class_names or ()):
         class_names = dataset.class_names

@@ -134,12 +134,14 @@ def input_landscape(
     --------
     >>> input_landscape(model, images[0], labels[0], radius=2 * 8 / 255, resolution=201)  # doctest: +SKIP
     """
+    # Checks.
     axis = _axis(radius, resolution)
     device = model_device(model)
     image, label = _one_image(x, device), _one_label(y, device)
     model = as_classifier(model, image[None], label)
     _warn_if_training(model)
     with attack_mode(model), full_precision(device), torch.no_grad():
+        # The plane, and the loss at its points, block by block.
         plane, kind = image_directions(directions, model, image, label, seeded_generator(random_state))
         ticks = torch.tensor(axis, dtype=torch.float32, device=device)
         coefficients = torch.cartesian_prod(ticks, ticks)
@@ -212,6 +214,7 @@ def weight_landscape(
     -----
     Each of the resolution x resolution points costs one pass over the images.
     """
+    # Checks.
     axis = _axis(radius, resolution)
     data = given_images(images, labels)
     images, labels = data.images[:], data.labels
@@ -224,6 +227,7 @@ def weight_landscape(
     steps = given_filter_directions(directions, model) if has_directions else filter_directions(model, random_state)
     device = model_device(model)
     batches = list(zip(images.to(device).split(batch_size), labels.to(device).split(batch_size), strict=True))
+    # The parameters that move, each with its start and its two directions; then the loss point by point.
     moving_model = copy_of(model)
     with attack_mode(moving_model), full_precision(device), torch.no_grad():
         centre_loss = _mean_loss(moving_model, batches).item()

@@ -110,6 +110,7 @@ def ratio(cross_features, cross_classes, features, labels, *, metric="angular", 
         check_nonzero_rows(features, "features", metric)
         check_nonzero_rows(cross_features, "cross_features", metric)
 
+    # Mean distances, class by class.
     highest = max(labels.max(), cross_classes.max(initial=0))
     n_classes = int(highest) + 1 if n_classes is None else _check_n_classes(n_classes, highest)
     inner, cross = np.full(n_classes, np.nan), np.full(n_classes, np.nan)
@@ -124,6 +125,7 @@ def ratio(cross_features, cross_classes, features, labels, *, metric="angular", 
         if len(adversaries) > 0:
             cross[k] = _mean_cross(adversaries, clean, metric)
 
+    # Their ratios, where both are there.
     has_ratio = np.isfinite(cross) & (inner > 0)
     per_class = np.full(n_classes, np.nan)
     per_class[has_ratio] = cross[has_ratio] / inner[has_ratio]

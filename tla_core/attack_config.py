@@ -65,6 +65,7 @@ class AttackConfig:
         check_one_of("norm", self.norm, ("linf", "l2"))
         check_one_of("loss", self.loss, LOSSES)
         check_radius("eps", self.eps, self.norm)
+        # What the name settles.
         implied: dict[str, Any] = {}
         if self.name == "fgsm":
             implied = {"steps": 1, "step_size": self.eps, "random_start": False}
@@ -80,6 +81,7 @@ class AttackConfig:
             implied = {"step_size": self.eps, "random_start": True, "loss": "margin"}
         for key, value in implied.items():
             object.__setattr__(self, key, value)
+        # Whether the settings go together.
         if self.name != "apgd":  # whose first step may leave the range of the images: it is cut off at the ball
             check_radius("step_size", self.step_size, self.norm)
         check_whole("steps", self.steps, 1)

@@ -141,6 +141,7 @@ def run_attack(
     if isinstance(attack, TransferAttack):
         settings = {"generator": generator, "indices": indices, "restart": restart, "start": start, "fold": fold}
         return run_attack(attack.attack, attack.source, x, y, **settings).to(model_device(model))
+    # Checks.
     if not trusted:
         device = model_device(model)
         x = as_images(x, device=device)
@@ -157,6 +158,7 @@ def run_attack(
             " first, or use attack_mode(model), to say that this is meant.",
             stacklevel=3,
         )
+    # The attack, on the folded network where that says the same.
     with attack_mode(model):
         if not isinstance(attack, AttackConfig):
             with torch.enable_grad():

@@ -209,12 +209,14 @@ def load_dataset(
     shape = Shape(resize, crop)
     if shape and name in DATASET_NAMES and name not in ("cifar10-jpeg", "tiny-imagenet"):
         raise ValueError(f"resize and crop are for image files. Got them for {name}, whose images have one size.")
+    # What needs no dataset on disk, and folders of images.
     if name == "mnist-mini":
         images, labels = read_mnist_mini(split)
         return ImageDataset(images, labels, DIGITS, name, split, "MNIST (5,000 + 5,000 subset)")
     if name not in DATASET_NAMES:
         return _from_files(list_image_folder(_named_folder(name), split), name, split, shape)
 
+    # Another copy of the images, or a download, where the dataset is not there.
     folder = dataset_root(root) / FOLDERS[name]
     if other := other_copy(name, root):
         data = load_dataset(other, split, root=root, resize=resize, crop=crop)
@@ -225,6 +227,7 @@ def load_dataset(
         if not download:
             raise DatasetNotFoundError(f"{name} is not at {folder}. {remedy(name)}")
         download_dataset(name, root)
+    # The reader of each dataset.
     if name == "mnist":
         return ImageDataset(*read_mnist(folder, split), DIGITS, name, split, "MNIST")
     if name == "cifar10":

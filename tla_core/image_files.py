@@ -61,6 +61,7 @@ def list_image_folder(folder: Path, split: str, *, source: str | None = None) ->
     expected = "expected an image folder with train/<class>/* and test/<class>/*"
     if not folder.is_dir():
         raise DatasetNotFoundError(f"There is no folder {folder}; {expected}.")
+    # The folder of the split, by one of its names.
     name = source or f"{folder.resolve().name} (image folder)"
     split_folders = {
         each: next((f for f in names if (folder / f).is_dir()), None) for each, names in SPLIT_FOLDERS.items()
@@ -73,6 +74,7 @@ def list_image_folder(folder: Path, split: str, *, source: str | None = None) ->
         split_folder, name = "", f"{name}, without splits"
     if split_folder is None:
         raise DatasetNotFoundError(f"There is no folder {folder / split}; {expected}.")
+    # Its classes, which the other split must have too.
     classes = _classes_below(folder, split_folder)
     if not classes:
         raise DatasetError(f"{folder / split_folder} is empty: it has no class folders; {expected}.")

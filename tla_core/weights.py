@@ -41,9 +41,9 @@ class LoadedWeights:
     other_shape : tuple of str
         Tensors of another shape, with both shapes; they are what they were.
     key : str
-        Under which the file held them; "" for a file of weights alone.
+        The key under which the file holds them; "" for a file of weights alone.
     prefix : str
-        That was taken off the names in the file.
+        What was taken off the front of the names in the file.
     """
 
     loaded: int
@@ -103,13 +103,14 @@ def load_weights(
     CheckpointError
         If it cannot be read, or only by running code.
     ValueError
-        If nothing fits; if `strict` and something does not (the names are listed); if the file holds several networks.
-        The model is what it was then.
+        If nothing fits; if `strict` and something does not (the message lists the names); if the file holds several
+        networks. The model stays as it was.
 
     Examples
     --------
     >>> load_weights(network, "resnet18-linf.pth")  # doctest: +SKIP
     """
+    # The tensors of the file, by the model's names.
     path = Path(path)
     if path.is_dir() and (path / "model.safetensors").is_file():
         path /= "model.safetensors"
@@ -120,6 +121,7 @@ def load_weights(
     model_tensors = {name: tensor for name, tensor in inside.state_dict().items() if isinstance(tensor, Tensor)}
     weights, prefix = _renamed(weights, model_tensors, prefix, path)
     shared = [name for name in weights if name in model_tensors]
+    # What fits, and a report on the rest.
     fitting_weights = {name: weights[name] for name in shared if model_tensors[name].shape == weights[name].shape}
     normalisation_names = {
         f"{place}.{name}".lstrip(".")

@@ -348,11 +348,13 @@ def as_classifier(
         If it is no model; if it is not clear which output are the logits; if there are fewer outputs than labels need,
         or more than class names.
     """
+    # What can be told without a forward.
     model = see_through(model)
     if any(parameter.is_inference() for parameter in model.parameters()):
         model = copy_of(model)  # autograd refuses what was made in inference mode
     if not isinstance(model, Classifier) and (parameter_type(model) != torch.float32 or is_exported(model)):
         model = Classifier(model)
+    # Two images show the rest.
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     devices = [device] if device.type == "cuda" else []
     with attack_mode(model), torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -370,6 +372,7 @@ def as_classifier(
         if not is_plain:
             model = Classifier(model)
             out = model.logits_from(out, len(x))
+    # Whether labels and class names fit the outputs.
     if labels is not None and len(labels):
         check_label_range(labels.max().expand(len(x)), out)
     elif len(out) != len(x):

@@ -62,6 +62,7 @@ def presets(
             return "-".join(map(str, value)) or "as published"
         return format_number(value) if isinstance(value, float) else str(value)
 
+    # One preset in full.
     if name is not None:
         config, sources = TrainConfig.preset(name), preset_sources(name)
         used_fields = fields_in_use(config)
@@ -71,6 +72,7 @@ def presets(
         print(f"not used: {', '.join(unused_fields)}")
         return
 
+    # A line for each preset, below a heading for each network.
     columns = "{:<32} {:>12} {:>5}  {:<19} {:<26} {}"
     print(columns.format("preset", "length", "batch", "optimizer", "training attack", "weights").rstrip())
     group = None
@@ -93,6 +95,7 @@ def presets(
         optimizer = f"{config.optimizer} {config.learning_rate:g} {config.schedule}"
         print(columns.format(each, config.length, config.batch_size, optimizer, attack, weights).rstrip())
     print("\nweights: lambda_alp of ALP; lambda_triplet / lambda_norm / margin / pool_size of TLA")
+    # A line for each sweep.
     print("\nsweeps of .../tla; in brackets the published accuracy on MNIST under PGD-100, %")
     for each, sweep in SWEEPS.items():
         published = [f" ({accuracy:.2f})" for accuracy in SWEPT_ACCURACIES.get(each, ())] or [""] * len(sweep.values)

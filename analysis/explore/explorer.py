@@ -109,12 +109,14 @@ class EmbeddingExplorer:
         random_state: int = 0,
         progress: bool = True,
     ) -> None:
+        # Arguments.
         if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
             raise ValueError(f"k must be an integer of at least 1. Got {k!r}.")
         if not isinstance(max_points, int | np.integer) or isinstance(max_points, bool):
             raise ValueError(f"max_points must be an integer. Got {max_points!r}.")
         if full_images not in _FULL_IMAGES:
             raise ValueError(f"full_images must be one of {', '.join(_FULL_IMAGES)}. Got {full_images!r}.")
+        # What the page shows: images, the reader's columns, maps, and what is measured of each model.
         limit = MOST_STEPS if steps else MOST_MODELS
         items = match_items(sets, max_points=max_points, random_state=random_state, most_sets=limit)
         clean, adversarial, notes = collect_images(items, images, adv_images)
@@ -138,6 +140,7 @@ class EmbeddingExplorer:
             full_images,
             steps,
         )
+        # What a reader, or a caller, may choose.
         shown_indices = set(self.indices.tolist())
         self._rules = ViewRules(
             tuple(self.maps), self.models, len(items.first.class_names), n_neighbours, shown_indices, own_columns

@@ -62,6 +62,7 @@ def match_items(
         For another number of models, different images (naming those that are missing), labels or class names, an
         image that is in a set twice, or a representation without a direction.
     """
+    # Each set by itself.
     if not isinstance(sets, Mapping) or not 1 <= len(sets) <= most_sets:
         argument = f"{len(sets)} sets" if isinstance(sets, Mapping) else f"a {type(sets).__name__}"
         raise ValueError(

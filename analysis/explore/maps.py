@@ -37,6 +37,7 @@ def collect_maps(
     ValueError
         For an unknown model or method, or a map of another shape or with NaN.
     """
+    # Which maps there are, and which are missing.
     projections = projections or {}
     if unknown := sorted(set(projections) - set(items.sets)):
         raise ValueError(f"projections are of {', '.join(unknown)}; expected models: {', '.join(items.sets)}.")
@@ -53,6 +54,7 @@ def collect_maps(
         for method, coords in model_maps.items():
             if method in maps:
                 maps[method][name] = _shown(items, name, method, coords)
+    # The missing ones, turned towards the first model's.
     made_maps, texts = _make(items, missing_maps, maps_path, joint, progress)
     for method, name in missing_maps:
         coords = made_maps[method, name]

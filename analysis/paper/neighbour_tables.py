@@ -25,6 +25,7 @@ def rise_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
     per_image : list of dict
         The values behind the means of the first seed: model, row of the test set, rise.
     """
+    # Method -> seed -> row of the test set -> rise.
     dataset, shape = results.scale.dataset_of("landscapes"), results.scale.landscape
     seeds = results.scale.seeds_of(dataset)
     rises_by_method = {
@@ -63,6 +64,7 @@ def knn_table(results: Results, dataset: str | None = None, *, k: int = 50) -> T
     rows: list[dict[str, Any]] = []
     seeds = results.scale.seeds_of(dataset)
     for method in results.methods:
+        # Kind -> seed -> which test images are right.
         outcomes: dict[str, dict[int, np.ndarray]] = {}
         for seed, reps in results.representations_of_seeds(method, dataset=dataset).items():
             gallery, labels = results.train_representations(method, dataset=dataset, seed=seed), np.asarray(reps.labels)

@@ -42,6 +42,7 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
         for eps in results.levels(dataset):
             for method in results.methods:
                 sets = _sets(results, method, dataset, eps)
+                # The entries of a method's row, and the values of each class behind them.
                 for name in _RATIOS:
                     ratios = {seed: _ratio(results, dataset, reps, name) for seed, reps in sets.items()}
                     number = OverSeeds.of({seed: result.value for seed, result in ratios.items()})
@@ -53,6 +54,7 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
                         if result.left_out:
                             training = method.upper() + (f", seed {seed}" if len(ratios) > 1 else "")
                             left_out.append(f"{len(result.left_out)} of {_TITLES[name]} at {eps:.3g} for {training}")
+            # The columns of this level, and what the caption says of it.
             for name in _RATIOS:
                 key = f"{dataset} {name} {eps:g}"
                 title = f"{_TITLES[name]}, {dataset}, ε {eps:.3g}"

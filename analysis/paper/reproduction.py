@@ -38,6 +38,7 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
     columns_compared = groups(folder, scale)
     if not columns_compared:
         raise ValueError(f"{folder} holds no number that the paper has. Make it: `make figures SCALE={scale.name}`.")
+    # What the document is, and how many verdicts of each kind there are.
     counts = [group.verdict(name) for group in columns_compared for name in group.numbers]
     summary = ", ".join(f"{counts.count(v)} {v}" for v in (AGREES, ORDERED, NOISE, DISAGREES) if v in counts)
     parts: list[str] = [
@@ -53,6 +54,7 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
         "## What was trained",
         _settings(scale),
     ]
+    # What the paper claims in words.
     if claim_verdicts := claims(folder, columns_compared):
         columns = [
             Column("text", "claim"),
@@ -70,9 +72,11 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
             " are over classes, or over seeds.",
             differences,
         ]
+    # Its numbers, table by table.
     for artefact, title in _TITLES.items():
         for dataset in dict.fromkeys(group.dataset for group in columns_compared if group.artefact == artefact):
             parts += [f"## {title}, {dataset}", *_section(columns_compared, artefact, dataset, reasons)]
+    # What the paper does not have.
     if strongest := _strongest(folder, scale):
         words = (
             "The worst case for each image of all attacks that were run, APGD with its two losses among them, beside"
@@ -107,6 +111,7 @@ def _section(all_groups, artefact: str, dataset: str, reasons) -> Iterator[str]:
         Column(f"paper{end}", f"paper{end}", **digits), Column("verdict", "verdict", align="left"),
     ]  # fmt: skip
     yield Table(columns, rows).to_markdown().strip()
+    # Why numbers disagree, as far as it is known.
     lines = []
     for quantity, name in disagreements:
         identity = {"artefact": artefact, "dataset": dataset, "quantity": quantity, "name": name}

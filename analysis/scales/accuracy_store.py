@@ -22,7 +22,7 @@ Outcomes = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def read_outcomes(path: Path, expected: Mapping[str, Any]) -> Outcomes:
-    """What was measured before, of these weights and images.
+    """The stored outcomes of these weights and images.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def is_enough(column: Mapping[str, Any], settings: Mapping[str, Any], images: in
 def add_outcomes(
     path: Path, expected: Mapping[str, Any], correct: Mapping[str, Tensor], columns: Mapping[str, Any], weights: Path
 ) -> Outcomes:
-    """Add what was measured to what the file holds by now, which another evaluation may have written meanwhile.
+    """Add measured columns to those in the file, which another evaluation may have written meanwhile.
 
     A column of the same settings stays if it was measured on more images. All columns are compared with each other
     again.

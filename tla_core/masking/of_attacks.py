@@ -292,6 +292,7 @@ def judge_ascent(
         return MaskingCheck("ascent", None, "not judged: a targeted attack climbs another loss for each target.")
     if not len(y):
         return MaskingCheck("ascent", True, "no image survived: nothing to judge.")
+    # What became of the loss, and of images that were broken on the way.
     with undisturbed(model):
         logits = logits_of(model, ascent.x_adv, batch_size)
     end_loss = _unsaturated(logits, y, attack.loss)
@@ -306,6 +307,7 @@ def judge_ascent(
         f"the loss of {int(not_risen.sum())} of {len(y)} surviving images ended no higher than it started, and"
         f" {int(silent.sum())} were misclassified on the way alone"
     )
+    # The verdict.
     if too_many(not_risen, _ASCENT_TOLERANCE):
         advice = (
             "the attack does not climb. Suspect the sign of the gradients, a backward pass that is written by hand, or"

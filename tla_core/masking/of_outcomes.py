@@ -27,7 +27,7 @@ def compare_attacks(
     Parameters
     ----------
     correct : mapping of str to Tensor, (k,), bool
-        Attack -> outcomes. Those of k of the n images are of every n / k-th, ``arange(k) * n // k``.
+        Attack -> outcomes. An attack on k of the n images was run on ``arange(k) * n // k``.
     settings : mapping of str to mapping
         Attack -> what `describe_attack` says of it; others are not compared.
     n_images : int, optional
@@ -36,8 +36,9 @@ def compare_attacks(
     Returns
     -------
     dict of str to MaskingCheck
-        By the names of the stronger attacks; without those that have no weaker attack beside them.
+        By the names of the stronger attacks; one that has no weaker attack beside it is left out.
     """
+    # What kind of attack each is, and in which ball.
     names = [name for name in settings if name in correct]
     n_images = n_images or max((len(correct[name]) for name in correct), default=0)
     kinds, balls = {}, {}
@@ -51,6 +52,7 @@ def compare_attacks(
             (ball,) = known_balls
         if kind == _PGD or ball is None:
             continue
+        # The weaker attacks in the same ball, or in larger ones.
         weaker_kinds = (_PGD,) if kind in (_APGD, _UNKNOWN) else (_PGD, _APGD)
         candidates = {
             other: balls[other] for other in names if kinds[other] in weaker_kinds and balls[other] is not None
@@ -61,6 +63,7 @@ def compare_attacks(
         shared_outcomes, outcome = _on_shared_images(weaker, correct[name], n_images)
         if not shared_outcomes or not len(outcome):
             continue
+        # The comparison that suits the kind.
         if kind == _BLACK_BOX:
             checks[name] = check_transfer(shared_outcomes.values(), outcome)
         elif kind == _ENSEMBLE:
@@ -196,7 +199,7 @@ def check_stronger(
 def _gap(
     check: str, weaker: Tensor | Iterable[Tensor] | Mapping[str, Tensor], stronger: Tensor, name: str
 ) -> MaskingCheck:
-    """To that one of the weaker attacks which leaves the least."""
+    """The gap to the strongest of the weaker attacks, the one that leaves the least."""
     outcome = as_outcome(stronger, None, "the stronger outcome")
     if not isinstance(weaker, Mapping):
         outcomes = [weaker] if isinstance(weaker, (Tensor, np.ndarray)) else list(weaker)
@@ -245,7 +248,10 @@ def _kind_and_ball(settings: Mapping[str, Any]) -> tuple[str, tuple[str, float] 
 
 
 def _on_shared_images(weaker: Mapping[str, Tensor], outcome: Tensor, n_images: int) -> tuple[dict[str, Tensor], Tensor]:
-    """The outcomes on the images that those attacks share which have as many as the largest number below allows."""
+    """The outcomes on the images that attacks share, of those weaker attacks that have all images of the outcome.
+
+    If none has, those on most images are taken.
+    """
     rows = {k: (torch.arange(k) * n_images // k).tolist() for k in {len(each) for each in [outcome, *weaker.values()]}}
     # An attack on fewer images must not take the others away from the comparison.
     complete = {name: each for name, each in weaker.items() if set(rows[len(outcome)]) <= set(rows[len(each)])}
