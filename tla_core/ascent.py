@@ -15,7 +15,7 @@ from tla_core.attack_config import AttackConfig
 from tla_core.chunks import images_at_once
 from tla_core.random_numbers import counter_uniform
 
-# On a GPU broken images are looked for after so many steps, since the processor has to wait for the answer.
+# On a GPU broken images are looked for only every so many steps, since the processor has to wait for the answer.
 _GPU_STEPS_BETWEEN_CHECKS = 5
 # An iterate that is kept must only be misclassified by more than what folding and batching round (1e-5 of the range).
 _ROUNDING = 1e-3
@@ -165,7 +165,7 @@ def _ascend_until_broken(rule: "_Pgd | _Apgd", queue: State) -> Tensor:
         done_rows = is_done.nonzero()[:, 0]
         if not len(done_rows):
             continue
-        # What is done leaves its result and its place.
+        # An image that is done leaves its result, and its place to the next.
         result[active[done_rows]] = _where(broken, iterates, images["result"])[done_rows]
         active_rows = (~is_done).nonzero()[:, 0]
         next_positions = torch.arange(next_position, min(next_position + len(done_rows), len(x)), device=x.device)
@@ -189,7 +189,7 @@ class _Pgd:
         return images | ({"velocity": torch.zeros_like(images["x"])} if self.attack.momentum else {})
 
     def turn(self, images: State) -> Tensor:
-        """Move every image by one step; the logits where they were before it."""
+        """Move every image by one step, and return the logits from before it."""
         logits, _, gradient = _gradients(self.model, self.attack, images)
         if self.attack.momentum:
             gradient = images["velocity"] = self.attack.momentum * images["velocity"] + _unit(gradient, 1)
@@ -234,7 +234,7 @@ class _Apgd:
         }  # fmt: skip
 
     def turn(self, images: State) -> Tensor:
-        """Measure loss and gradient where each image is, and move it; the logits where it was before."""
+        """Measure loss and gradient where each image is, move it, and return the logits from before the step."""
         attack, iterate, first = self.attack, images["iterate"], images["turn"] == 0
         logits, loss, gradient = _gradients(self.model, attack, images)
         # Is this the best iterate, or the one to return?
@@ -297,7 +297,7 @@ def _gradients(model: nn.Module, attack: AttackConfig, images: State) -> tuple[T
             stacklevel=2,
         )
         gradient = torch.zeros_like(iterate)
-    # A pixel without a gradient stays where it is. Not in place: of a sum over pixels autograd gives one value for all.
+    # A pixel without a gradient stays where it is. Not in place: autograd may give one number, expanded.
     return logits.detach(), loss.detach(), gradient.nan_to_num(nan=0.0)
 
 
@@ -352,7 +352,7 @@ def _where(mask: Tensor, values: Tensor, old_values: Tensor) -> Tensor:
 
 
 def _replace(images: State, mask: Tensor, **values: Tensor) -> None:
-    """What is named becomes new for the chosen images; no tensor is changed in place."""
+    """Give the images of the mask new values by name; no tensor is changed in place."""
     for name, value in values.items():
         images[name] = _where(mask, value, images[name])
 

@@ -111,7 +111,7 @@ class AttackConfig:
         return dataclasses.replace(self, eps=eps, step_size=self.step_size * eps / self.eps)
 
     def n_targets(self, n_classes: int) -> int:
-        """Towards how many classes each restart is run, of a model with so many; 0 if the attack is untargeted."""
+        """The number of classes that each restart is run towards, for a model of `n_classes`; 0 if untargeted."""
         return min(self.targets, n_classes - 1)
 
     def n_starts(self, n_classes: int) -> int:
@@ -121,7 +121,7 @@ class AttackConfig:
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values: what is stored beside a result."""
         settings = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        # What was stored before there were targeted attacks does not name them.
+        # Files from before there were targeted attacks do not name the field.
         return {key: value for key, value in settings.items() if key != "targets" or value}
 
     def __str__(self) -> str:

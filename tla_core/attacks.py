@@ -119,14 +119,14 @@ def run_attack(
     model, x, y, generator, indices
         As in `pgd`.
     restart : int, optional
-        Run that one of the attack's starts alone: of a targeted attack, those of the first restart come first, one for
-        each target.
+        Run one of the attack's starts alone. Those of a targeted attack are counted restart by restart, with one start
+        for each target.
     start : Tensor, (n, c, h, w), optional
         Images within `eps` of `x` at which the first step begins, in place of the attack's own start: of its first
         restart, or of `restart`, and so towards one target. A random search takes none.
     fold : bool
         Compute the gradients of a configured attack with batch norm folded into the convolutions: faster on a CPU, and
-        equal up to rounding. Where images before the attack, or its examples after it, show anything else, the model is
+        equal up to rounding. If the images before the attack, or the examples after it, show otherwise, the model is
         attacked as it is, with a warning.
     stop_when_broken : bool
         An image that is clearly misclassified (see `tla_core.ascent.ascend`) keeps the iterate that shows it and takes

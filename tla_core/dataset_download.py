@@ -1,4 +1,4 @@
-"""Where datasets lie, what is taken in place of one that is not there, and the three that can be downloaded."""
+"""Where datasets lie, which copy is taken in place of a missing one, and the downloads of three of them."""
 
 import os
 import tempfile
@@ -45,7 +45,7 @@ def other_copy(name: str, root: str | os.PathLike | None = None) -> str | None:
     Returns
     -------
     str or None
-        None where the dataset itself is there, where its other copy is not there either, and where there is no other.
+        None if the dataset is there, if it has no other copy, or if that is not there either.
     """
     other = OTHER_COPIES.get(name)
     folder = dataset_root(root)

@@ -152,7 +152,7 @@ def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
 
 
 def first_says(answer: bool) -> bool:
-    """What rank 0 answers; the other processes wait for it, which also makes them wait for what it did before."""
+    """The answer of rank 0. The other processes wait for it, and so also for what rank 0 does before."""
     decision = torch.tensor([int(answer)])
     broadcast_from_first([decision])
     return bool(decision.item())
@@ -197,7 +197,7 @@ def _joining(timeout: timedelta) -> Iterator[None]:
 
 @contextmanager
 def _told_to_end() -> Iterator[Callable[[], None]]:
-    """Turn SIGTERM into an error with words; what is given stops that, for a process that ends for another reason."""
+    """Turn SIGTERM into an error with words. What is yielded ends that, for a process that fails otherwise."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -220,7 +220,7 @@ def _told_to_end() -> Iterator[Callable[[], None]]:
 
 
 def _ask(limit: timedelta, question: Callable, *args: Any) -> Any:
-    """What the store answers, or None: one whose process is stopped never does, whatever timeout it is given."""
+    """The store's answer, or None: a store whose process is stopped never answers, whatever timeout it is given."""
     answers = []
 
     def ask() -> None:

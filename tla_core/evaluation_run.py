@@ -74,7 +74,7 @@ class EvaluationRun:
     def _survivors(
         self, judge: "_Judge", attack: Attack, survived: Tensor, restarts_done: int, x: Tensor, y: Tensor, rows: Tensor
     ) -> Tensor:
-        """Which images of a batch survive all restarts, out of those that survived the ones tried before; bool."""
+        """Which images of a batch survive all restarts, (n,), bool; those that earlier restarts broke are not tried."""
         alive = survived[rows].clone()
         with torch.no_grad():
             n_classes = self.model(x[:1]).shape[1]
@@ -94,7 +94,7 @@ class EvaluationRun:
         return alive
 
     def _checks_of(self, name: str, search: bool) -> dict[str, MaskingCheck]:
-        """The checks of an attack; of the last one in its ball also the search, which is one for all of them."""
+        """The checks of an attack; the last one in a ball also gets the search, which is run once for all of them."""
         shared = {
             "generator": self.generator, "batch_size": self.batch_size, "fold": self.fold,
             "known": self.checks["model"],
@@ -134,7 +134,7 @@ class _Judge:
         return correct
 
     def check(self) -> dict[str, MaskingCheck]:
-        """``predictions``, where something was counted as wrong that may have been predicted right."""
+        """The check ``predictions``, if images count as wrong although they may have been predicted right."""
         counts = {"not_finite": int(self.not_finite), "changed_share": int(self.changed)}
         words = {"not_finite": "have outputs that are NaN or infinite", "changed_share": "change their predicted class"}
         parts = [f"{count} {words[name]}" for name, count in counts.items() if count]
@@ -162,7 +162,7 @@ def image_steps(attack: Attack) -> int:
 
 
 def _outcome_so_far(attack: Attack, attacks: Mapping[str, Attack], correct: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-    """Who survived the restarts that were tried already, by the same attack with fewer of them, and their number."""
+    """Who survived the same attack with fewer restarts, if that was run already, and the number of these restarts."""
     if isinstance(attack, AttackConfig):
         restarts = {
             name: other.restarts
@@ -177,7 +177,7 @@ def _outcome_so_far(attack: Attack, attacks: Mapping[str, Attack], correct: Mapp
 
 
 def _gradient_attacks_beside(name: str, attacks: Mapping[str, Attack]) -> list[str]:
-    """The gradient attacks in the ball of the one of that name, itself among them; none if it is no gradient attack."""
+    """All gradient attacks in the ball of the named one, which is among them; empty if it is no gradient attack."""
     balls = {
         key: (each.norm, each.eps)
         for key, each in attacks.items()

@@ -1,7 +1,7 @@
-"""Folds batch norm into the layer before it, and pools before the ReLU, for as long as the weights stand still.
+"""Folds batch norm into the layer before it, and pools before the ReLU, while the weights stay as they are.
 
-An attack forwards one set of weights many times, so what can be multiplied once should be: 1.5 to 1.9 times as fast on
-one core and the network of `mini` (`make bench`). Narrow residual networks gain 1.05 to 1.2 times: a
+An attack forwards one set of weights many times, so folding them once pays: it is 1.5 to 1.9 times as fast on one core
+with the network of `mini` (`make bench`). Narrow residual networks gain 1.05 to 1.2 times: a
 batch norm that comes first in its block reads a sum, and cannot be folded.
 """
 
@@ -40,8 +40,8 @@ class _Pairs(NamedTuple):
     pairs: list[_Pair]
 
 
-# Networks that have shown that they give the same when folded, whether also with weights in channels_last, and how many
-# images have to show it.
+# Network -> whether its folded weights may be in channels_last, for networks that gave the same when folded; and the
+# number of images that have to show it.
 _folds_equally: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
 _EVIDENCE = 32
 
@@ -239,7 +239,7 @@ def _pools_first(modules: dict[str, nn.Module], keep: nn.Module | None) -> dict[
 
 
 def _with_replaced(model: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module:
-    """Copy the modules on the way to those replaced, and share all else."""
+    """A copy with modules replaced; modules that hold none of them are shared."""
     copies: dict[str, nn.Module] = {}
 
     def copied(path: str) -> nn.Module:

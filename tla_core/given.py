@@ -1,5 +1,5 @@
 """Images as people have them: arrays, lists, `ImageDataset`, and whatever gives images with labels one by one or in
-batches, such as PyTorch's DataLoader, torchvision's datasets and Hugging Face's; told by what they do, not by type."""
+batches, such as a DataLoader of PyTorch, or datasets of torchvision or Hugging Face: by behaviour, not by type."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def given_images(images: Any, labels: Any = None, *, n_classes: int | None = Non
     Raises
     ------
     TypeError, ValueError
-        For images or labels that are none, or labels that are missing.
+        For anything that is no images or no labels, or if labels are missing.
     """
     names = None
     if isinstance(images, ImageDataset):
@@ -94,7 +94,7 @@ def _is_pil(image: Any) -> bool:
 
 
 def _class_names(data: Any) -> tuple[str, ...] | None:
-    """torchvision's ``classes``, or Hugging Face's ``features``; what a DataLoader reads is asked."""
+    """torchvision's ``classes``, or Hugging Face's ``features``; those of its dataset for a DataLoader."""
     data = getattr(data, "dataset", data) if not hasattr(data, "classes") else data
     features = getattr(data, "features", None)
     if isinstance(features, Mapping):

@@ -22,7 +22,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MOST_PIXELS = 64_000_000
 FILES_PER_TASK = 256
 FILES_WORTH_A_PROGRESS_BAR = 5000
-# Raised when the same files come to be decoded to other pixels, so that what is kept of them is decoded again.
+# Raised when the decoder changes the pixels of a file, so that cached pixels are decoded again.
 DECODING = 2
 _ORIENTATION = 0x0112  # of Exif
 

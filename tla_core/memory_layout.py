@@ -13,7 +13,7 @@ _ROUNDED = 1e-3
 
 
 def to_channels_last(model: nn.Module, x: Tensor) -> bool:
-    """Lay the weights out in channels_last if one image has the same logits and gradients then; otherwise leave them.
+    """Lay the weights out in channels_last, if one image then has the same logits and gradients.
 
     A network that flattens with ``.view`` cannot do it, forward or backward.
 
@@ -48,7 +48,7 @@ def to_channels_last(model: nn.Module, x: Tensor) -> bool:
 
 @contextmanager
 def layout_kept(model: nn.Module) -> Iterator[None]:
-    """Whatever layout the weights get inside the block, they have their own afterwards."""
+    """After the block the weights have the layout again that they had before."""
     layout = _layout(model)
     try:
         yield

@@ -2,8 +2,8 @@
 
 Every function of torch that a forward of two images calls is written down, with the tensors that it reads and gives.
 From the logits backwards, the head is the first that brings weights in: a linear layer, a 1x1 convolution, the
-similarity or the distance to prototypes; what lies behind it, such as pooling, a scale or a bias, brings in none. That
-it is right is shown by the logits: with what enters it exchanged between the two images, they must be exchanged too.
+similarity or the distance to prototypes; what lies behind it, such as pooling, a scale or a bias, brings in none. The
+logits show whether that is right: if what enters the head is exchanged between the two images, so must the logits be.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def find_penultimate(model: nn.Module, x: Tensor) -> Tap:
     model : nn.Module
         Images in [0, 1] -> logits. Run in eval mode, and left as it was.
     x : Tensor, (n, c, h, w), float32 in [0, 1]
-        Of the first image and its negative the passes are made.
+        The passes are made with the first image and its negative.
 
     Raises
     ------
@@ -171,7 +171,7 @@ class Recorder:
             call.end = len(self.events)
 
     def producer(self, tensor: Tensor, limit: int) -> int:
-        """The last event before that one which gave or wrote the tensor; -1 for the images."""
+        """The last event before the limit that returned or wrote the tensor; -1 for the images."""
         for index in range(limit - 1, -1, -1):
             if any(each is tensor for each in self.events[index].outputs):
                 return index
@@ -237,7 +237,7 @@ def _readable(record: Recorder, head: int, tensor: Tensor, side: str) -> Tap:
 
 
 def _entry(record: Recorder, head: int, tensor: Tensor, call_index: int) -> Tensor | None:
-    """What the module of the head is given, if nothing with weights lies between that and the head."""
+    """The input of the head's module, if nothing with weights lies between it and the head."""
     call, index = record.calls[call_index], head
     while not any(each is tensor for each in call.inputs):
         index = record.producer(tensor, index)
@@ -257,7 +257,7 @@ def _place(tensors: list[Tensor], tensor: Tensor) -> int:
 
 
 def _reduced(tap: Tap, tensor: Tensor, event: _Event) -> Tap:
-    """Of a head that is applied to each token, or each place of a map, what enters is the mean over them."""
+    """The tap with its reduction: the mean, for a head that is applied to each token or each place of a map."""
     along_last = "conv" not in event.name.lower()
     sizes = tensor.shape[1:-1] if along_last else tensor.shape[2:]
     whole = not along_last and any(each.ndim > 2 and each.shape[2:].numel() > 1 for each in event.constants)

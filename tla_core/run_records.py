@@ -1,4 +1,4 @@
-"""The record of a run, wherever it stands: whether it is whole, and in what two of them differ."""
+"""The record of a run, wherever it stands: whether it is whole, and how two of them differ."""
 
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def check_numbers(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]
     Raises
     ------
     CheckpointError
-        With the tensor and how many of its values are meant.
+        With the name of the tensor, and the number of such values.
     """
     if name := not_a_number(tensors, record):
         n_wrong = int((~tensors[name].isfinite()).sum())
@@ -81,7 +81,7 @@ def not_a_number(tensors: dict[str, Tensor], record: dict[str, Any]) -> str | No
 
 def describe_differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Name the fields in which two run records differ, with both values."""
-    # A record that was written before a field was added was made with what is now its default.
+    # A record from before a field was added was made with the value that is now its default.
     defaults = _flat({"config": TrainConfig().to_dict()})
     flat_old, flat_new = defaults | _flat(old), defaults | _flat(new)
     keys = [key for key in sorted(flat_old | flat_new) if key.startswith(("config.", "data.", "start."))]
@@ -90,7 +90,7 @@ def describe_differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def describe_network_differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Name what two run records have in different sizes of all that shapes the weights: "10 classes, here 200; "."""
+    """Name the sizes that shape the weights and differ between two run records: "10 classes, here 200; "."""
     defaults = _flat({"config": TrainConfig().to_dict()})
     old, new = defaults | _flat(old), defaults | _flat(new)
     parts = {

@@ -63,7 +63,7 @@ def mend(folder: RunFolder, identity: str | None = None) -> list[str]:
     ----------
     folder : RunFolder
     identity : str, optional
-        Of the run that is to be trained there: that of another one is left as it is.
+        That of the run to be trained there; a folder that holds another run is left as it is.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def mend(folder: RunFolder, identity: str | None = None) -> list[str]:
     Raises
     ------
     CheckpointError
-        If neither weights nor state are intact, where one of them is there.
+        If weights or state are there, and neither is intact.
     """
     weights, state = folder.model_path, folder.state_path
     record, damage = read_intact(weights, "model")
@@ -100,7 +100,7 @@ def mend(folder: RunFolder, identity: str | None = None) -> list[str]:
 
 
 def read_intact(path: Path, kind: str) -> tuple[dict[str, Any] | None, CheckpointError | None]:
-    """The metadata of weights or a state that are whole; or what is wrong with them. Neither where there is no file."""
+    """The metadata of whole weights or a whole state, or the damage; (None, None) if there is no file."""
     try:
         tensors, metadata = load_tensors(path)
         record = record_of(path, kind, metadata)
@@ -143,7 +143,7 @@ def _is_whole(folder: RunFolder) -> bool:
 
 
 def _why(damage: CheckpointError) -> str:
-    """What is wrong with a file, without what could be done."""
+    """The damage, without the advice."""
     return str(damage).partition(" Make it again")[0].partition(" `tla repair")[0]
 
 

@@ -93,6 +93,6 @@ class StoredImages:
         return images if numbers.ndim else images[0]
 
     def as_array(self) -> np.ndarray:
-        """All images as an array that the file lies behind, copy-on-write; it outlives the object."""
+        """All images as an array that maps the file, copy-on-write; it outlives the object."""
         kind = str(self.dtype).removeprefix("torch.")
         return np.memmap(self._file, dtype=kind, mode="c", shape=self.shape)

@@ -235,7 +235,7 @@ class TrainingLoop:
         return metadata.get("processes", 1)
 
     def _warn_of_changes(self, processes: int) -> None:
-        """Warn that the run goes on otherwise than it was begun, and note it in the metrics."""
+        """Warn of a run that goes on in other circumstances than it began in, and note it in the metrics."""
         changes = {}
         if processes != self.processes:
             changes[f"made by {processes} process(es), goes on with {self.processes} from step {self.step}"] = (
@@ -294,7 +294,7 @@ class TrainingLoop:
 
 
 def _machine(environment: dict[str, Any]) -> dict[str, str | None]:
-    """What rounding depends on; None is not known."""
+    """What rounding depends on; None if it is not known."""
     device = environment.get("device")
     return {
         "torch": environment["versions"].get("torch"),
@@ -304,7 +304,7 @@ def _machine(environment: dict[str, Any]) -> dict[str, str | None]:
 
 
 def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """What is selected and stored in place of the model: the moving average of its weights and statistics."""
+    """The moving average of a model's weights and statistics, which is selected and stored in its place."""
     average_floats = get_ema_multi_avg_fn(decay)
 
     def update(average, current, n_averaged):

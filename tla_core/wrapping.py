@@ -1,4 +1,4 @@
-"""One door for models: whatever is brought becomes images in [0, 1] -> logits (n, classes), float32."""
+"""One door for models: any classifier becomes one from images in [0, 1] to logits (n, classes), float32."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -123,7 +123,7 @@ class Classifier(nn.Module):
 
 
 def _without_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """In a state_dict of the wrapper, the names of the model inside; its normalisation is said in code."""
+    """A state_dict of the wrapper with the names of the model inside; its normalisation is given in code."""
     for name in [name for name in state if name.startswith(prefix)]:
         value = state.pop(name)
         if name.startswith(f"{prefix}model."):
@@ -290,7 +290,7 @@ def describe_output(out: Any) -> str:
 
 
 def _output_numbers(model: nn.Module, classes: list[Any]) -> list[int]:
-    """The outputs that the classes are; ValueError for names that the model does not know, and for repetitions."""
+    """The outputs that are the classes; ValueError for names that the model does not know, and for repetitions."""
     names = _class_names(model)
     numbers = []
     for each in classes:
@@ -324,7 +324,7 @@ def _class_names(model: nn.Module) -> list[str]:
 def as_classifier(
     model: nn.Module | Callable, images: Tensor, labels: Tensor | None = None, *, n_classes: int | None = None
 ) -> nn.Module:
-    """Every public function puts its model through here: two images show what has to be done about it.
+    """The classifier of a user's model, as two images show it; every public function puts its model through here.
 
     Parameters
     ----------

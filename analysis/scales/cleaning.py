@@ -39,18 +39,18 @@ class Removal:
         One of `CATEGORIES`.
     path : Path
         Below the root.
-    why : str
+    reason : str
     size : int
         Bytes.
-    kept : str
+    obstacle : str
         Why it stays nevertheless; empty if it goes.
     """
 
     category: str
     path: Path
-    why: str
+    reason: str
     size: int
-    kept: str = ""
+    obstacle: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class CleanReport:
     ----------
     removals : tuple of Removal
         Those that were removed, or would be.
-    kept : tuple of Removal
+    exceptions : tuple of Removal
         Those that stay, with the reason.
     removed : bool
         False if this is a list only.
     """
 
     removals: tuple[Removal, ...]
-    kept: tuple[Removal, ...]
+    exceptions: tuple[Removal, ...]
     removed: bool
 
     @property
@@ -81,10 +81,11 @@ class CleanReport:
         for category in CATEGORIES:
             if removals := [removal for removal in self.removals if removal.category == category]:
                 lines.append(f"{category}: {len(removals)}, {size_text(sum(removal.size for removal in removals))}")
-                lines += [f"  {size_text(each.size):>9}  {each.path.as_posix()}: {each.why}" for each in removals]
-        if self.kept:
+                lines += [f"  {size_text(each.size):>9}  {each.path.as_posix()}: {each.reason}" for each in removals]
+        if self.exceptions:
             lines.append("kept:")
-            lines += [f"  {size_text(each.size):>9}  {each.path.as_posix()}: {each.kept}" for each in self.kept]
+            for each in self.exceptions:
+                lines.append(f"  {size_text(each.size):>9}  {each.path.as_posix()}: {each.obstacle}")
         verb = "Removed" if self.removed else "Nothing was removed. What is listed to go:"
         return "\n".join([*lines, f"{verb} {len(self.removals)} files or folders, {size_text(self.freed)}."])
 
@@ -134,11 +135,11 @@ def clean(
     removals, exceptions = [], []
     with pipeline_lock(root) if remove and (root / ".snakemake").is_dir() else contextlib.nullcontext():
         for removal in _candidates(root, set(categories), scale):
-            if not removal.kept and any(path.is_relative_to(removal.path) for path in committed):
-                removal = replace(removal, kept="it is committed, or holds what is")
-            if remove and not removal.kept:
-                removal = replace(removal, kept=_remove(root, removal.path))
-            (exceptions if removal.kept else removals).append(removal)
+            if not removal.obstacle and any(path.is_relative_to(removal.path) for path in committed):
+                removal = replace(removal, obstacle="it is committed, or holds what is")
+            if remove and not removal.obstacle:
+                removal = replace(removal, obstacle=_remove(root, removal.path))
+            (exceptions if removal.obstacle else removals).append(removal)
     return CleanReport(tuple(removals), tuple(exceptions), remove)
 
 

@@ -218,10 +218,11 @@ class Results:
         for need in self.plan.needs(artefact):
             self._ensure(need)
         if not self.make:
+            reason = f" ({state.reason})" if state.reason else ""
             raise MissingResultError(
-                f"{artefact.path} is {state.name}{state.why and f' ({state.why})'}. Make it, in {self.scale.root}, with"
-                f" `{artefact.command}`, or everything of this scale with `SCALE={self.scale.name} make figures`. What"
-                f" of it is published is restored in seconds by `tla restore --scale {self.scale.name}`."
+                f"{artefact.path} is {state.name}{reason}. Make it, in {self.scale.root}, with `{artefact.command}`, or"
+                f" everything of this scale with `SCALE={self.scale.name} make figures`. What of it is published is"
+                f" restored in seconds by `tla restore --scale {self.scale.name}`."
             )
         make_artefact(self.plan, artefact, progress=self.progress)
 

@@ -21,10 +21,10 @@ STATES = ("made", "stale", "unfinished", "missing")
 
 
 class State(NamedTuple):
-    """One of `STATES`, and why; empty where there is nothing to say."""
+    """One of `STATES`, and its reason; empty where there is nothing to say."""
 
     name: str
-    why: str = ""
+    reason: str = ""
 
 
 MADE = State("made")

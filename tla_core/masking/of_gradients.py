@@ -18,7 +18,7 @@ _STEP, _OFF_BYTES = 2.0**-13, 0.35 / 255
 # Of the larger of the two slopes. On healthy networks that by differences was 0.87 to 1.16 times that by the gradient
 # (median over directions; 200 images each of 8 networks, MNIST and CIFAR-10, trained with and without attacks).
 _SLOPE_TOLERANCE = 0.5
-# Times the rounding error of the logits: what a difference of two of them cannot resolve.
+# In rounding errors of the logits: a smaller difference of two logits is not resolved.
 _NOISE = 64
 _BORDER_STEP = 1 / 255
 _SEED = 0x6D1FF5

@@ -62,7 +62,7 @@ def check_stochastic(model: nn.Module, x: Tensor | np.ndarray, *, batch_size: in
 def check_batch(
     model: nn.Module, x: Tensor | np.ndarray, company: Tensor | np.ndarray | None = None
 ) -> MaskingCheck:
-    """Are the logits of an image the same alone, and in other company? Of at most 16 images.
+    """Are the logits of an image the same alone and in other company? At most 16 images are compared.
 
     Where they are not, as in a model that normalises over the batch, the accuracy is that of a batch size and an order,
     and an attack moves images by each other's gradients. The other company of the images is their negatives, and as
@@ -186,7 +186,7 @@ def check_outputs(
 
 
 def how_many_not_finite(logits: Tensor) -> str:
-    """Of how many images a logit is NaN or infinite, in words; (n, classes)."""
+    """The number of images with a logit that is NaN or infinite, in words, from logits (n, classes)."""
     n, bad, nan = len(logits), int((~logits.isfinite()).any(1).sum()), int(logits.isnan().any(1).sum())
     kinds = f"{nan} NaN, {bad - nan} infinite" if 0 < nan < bad else "NaN" if nan else "infinite"
     return f"the outputs of {bad} of {n} images ({bad / max(n, 1):.1%}) are not finite ({kinds})"
