@@ -46,7 +46,7 @@ def filter_directions(model: nn.Module, random_state: int = 0) -> dict[str, np.n
 def image_directions(
     directions: Any, model: nn.Module, image: Tensor, label: Tensor, generator: np.random.Generator
 ) -> tuple[Tensor, str]:
-    """Both directions, (2, c, h, w), and how they are called."""
+    """Both directions, (2, c, h, w), and the name of their kind."""
     if directions is None:
         noise = generator.standard_normal((2, *image.shape))
         noise /= np.abs(noise).max(axis=(1, 2, 3), keepdims=True)
@@ -76,7 +76,7 @@ def _gradient_sign(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
 
 
 def given_filter_directions(directions: Any, model: nn.Module) -> dict[str, np.ndarray]:
-    """A pair of mappings of parameters to arrays as one of parameters to both; those left out do not move."""
+    """Parameter -> both directions, of a pair of mappings; parameters that are left out do not move."""
     if len(directions) != 2 or not all(isinstance(each, Mapping) for each in directions):
         types = ", ".join(type(each).__name__ for each in directions)
         raise ValueError(f"directions must be a pair of mappings, parameter name -> array. Got {types or 'none'}.")

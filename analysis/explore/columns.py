@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.explore.items import Items
 
-# What the table for other tools calls its own columns.
+# Names of columns that the table for other tools has itself.
 RESERVED = (
     "model", "kind", "index", "label", "prediction", "confidence", "outcome", "moved", "class_distance", "image",
 )  # fmt: skip
@@ -19,7 +19,7 @@ _MOST_CATEGORIES = np.iinfo(np.int16).max
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """Of the shown images.
+    """A column of the shown images.
 
     Attributes
     ----------

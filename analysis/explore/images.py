@@ -22,9 +22,9 @@ def collect_images(items: Items, images, adv_images) -> tuple[np.ndarray | None,
     ----------
     items : Items
     images : array_like, (N, c, h, w) in the row order of the first set, or None
-        None looks for the dataset that the sets say they are of.
+        None looks for the dataset that the sets name.
     adv_images : mapping of model to array_like like images in the row order of its set, or None
-        Where a model is not in it, its set's own.
+        A model that is not in it has those of its set.
 
     Raises
     ------

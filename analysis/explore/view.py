@@ -1,4 +1,4 @@
-"""What a page shows of its data, as a dictionary that a person can read and write: the page's own, checked here."""
+"""The view of a page, as a dictionary that a person can read and write, and its check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds and removes what nothing needs any more: runs that were moved aside, and what was not written to its end.
+"""Finds and removes what nothing needs any more: runs that were moved aside, and unfinished files.
 
 Nothing goes that is committed, in use, or behind a link.
 """
@@ -21,7 +21,7 @@ from analysis.scales.runs import MOVED_ASIDE, below, run_entries, user_of
 from tla_core.run_folder import RunFolder
 
 CATEGORIES = ("moved-aside", "leftovers")
-# What may still be written is younger.
+# A younger file may still be written.
 LEFT_FOR_SECONDS = 3600.0
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 # What a training, and a look at its files, leaves in the folder of a run.

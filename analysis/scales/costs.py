@@ -1,4 +1,4 @@
-"""What trainings and files cost: seconds by the time stamps of metrics.jsonl, and bytes; as text for people."""
+"""Seconds of trainings, by the time stamps of metrics.jsonl, and bytes of files; as text for people."""
 
 import contextlib
 import os
@@ -9,12 +9,12 @@ from typing import Any
 
 from tla_core.config import TrainConfig
 
-# Between two lines of metrics.jsonl; what took longer than so many times the median was an interruption.
+# An interval between two lines of metrics.jsonl that is longer than so many times the median was an interruption.
 PAUSE = 10
 
 
 def seconds_per_step(metrics: list[dict[str, Any]]) -> float | None:
-    """What a step of a training took, its share of the evaluations on held-out images included.
+    """Seconds that a step of a training took, with its share of the evaluations on held-out images.
 
     Intervals of more than `PAUSE` times the median are interruptions and left out. None where fewer than two lines
     have a time stamp.

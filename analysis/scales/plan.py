@@ -87,7 +87,7 @@ class Plan:
         return {artefact.path: artefact for artefact in artefacts}
 
     def needs(self, artefact: Artefact) -> list[Artefact]:
-        """The artefacts that must be made before one that this plan gave."""
+        """The artefacts that must be made before an artefact of this plan."""
         return [self._known.get(path) or self.artefacts[path] for path in artefact.needs]
 
     # Of a run ---------------------------------------------------------------------------------------------------------

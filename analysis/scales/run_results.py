@@ -1,4 +1,4 @@
-"""What is stored of a run: for each kind of result its path, what its metadata must say, and how it is made.
+"""The results that are stored of a run: for each kind its path, what its metadata must say, and how it is made.
 
 A result belongs to a checkpoint and to settings; where its metadata says otherwise it is stale. What is current is not
 made again.

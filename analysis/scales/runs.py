@@ -161,7 +161,7 @@ def wanted_config(folder: Path, root: Path, scales: dict[str, Scale | None]) -> 
 def user_of(run: RunFolder) -> str:
     """Which living process holds a run folder, as text; empty if none does.
 
-    One on another machine is taken for living: only there can one tell.
+    A process on another machine counts as living: only there can one tell.
     """
     try:
         owner = json.loads((run.path / "process.json").read_text(encoding="utf-8"))

@@ -28,8 +28,8 @@ class ArtefactStatus:
     size : int
         Bytes that are there now; of a training those of its folder.
     seconds : float or None
-        What the rest of a training takes, by the time of a step of another of the same method on the same dataset; None
-        where there is none, and of anything but a training.
+        How long the rest of a training takes, by the steps of other trainings of the same method and dataset; None if
+        there are none, and for anything but a training.
     """
 
     artefact: Artefact
@@ -121,7 +121,7 @@ def scale_status(scale: str | Scale, root: Path | str | None = None) -> ScaleSta
 
 
 class _Trainings:
-    """What trainings of a plan take, by the time stamps of those that are there."""
+    """How long the trainings of a plan take, by the time stamps of those that are there."""
 
     def __init__(self, plan: Plan) -> None:
         self.scale, self._images, self._rates = plan.scale, {}, defaultdict(list)

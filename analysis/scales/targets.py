@@ -1,4 +1,4 @@
-"""What the file of each kind of result is called, and what its metadata must say by the settings alone.
+"""The file name of each kind of result, and the settings that its metadata must hold.
 
 The metadata also name the weights: see `analysis.scales.run_results.of_checkpoint`.
 """
