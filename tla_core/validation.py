@@ -5,10 +5,11 @@ torch and numpy take seconds to import, and settings are made without them, so t
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,9 +52,17 @@ def check_radius(name: str, value: Any, norm: str) -> None:
 
 
 def check_one_of(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
-    """Raise ValueError unless `value` is one of the choices; the message lists them."""
+    """Raise ValueError unless `value` is one of the choices; the message lists them, and names the nearest."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}. Got {value!r}.")
+        nearest = did_you_mean(value, choices)
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}. Got {value!r}.{nearest}")
+
+
+def did_you_mean(value: Any, choices: Iterable[Any]) -> str:
+    """" Did you mean ...?" with what is nearly the same among the choices; "" where nothing is."""
+    names = {str(choice).lower(): str(choice) for choice in choices}
+    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.7)
+    return f" Did you mean {names[near[0]]}?" if near else ""
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -1,0 +1,231 @@
+"""Opens the model that a user names on the command line, of whatever origin; its images: see `opening_data`."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from analysis.command.arguments import ModelOptions
+from analysis.command.explore import run_names
+from analysis.command.model_sources import is_transformers_folder, open_network
+from analysis.command.user_code import file_digest, functions_of
+from analysis.scales.run_results import run_config
+from tla_core.config import TrainConfig, canonical_json
+from tla_core.datasets import DATASET_NAMES, ImageDataset
+from tla_core.modes import attack_mode
+from tla_core.run_folder import RunFolder
+from tla_core.runtime import pick_device
+from tla_core.training import load_model
+from tla_core.wrapping import as_classifier, wrap
+
+FORMS = (
+    "a run or checkpoint folder, file.py:function, package.module:function, torchvision:NAME, timm:NAME, or a folder of"
+    " transformers"
+)
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model that a user named.
+
+    Attributes
+    ----------
+    model : nn.Module
+        Images in [0, 1] -> logits, float32; in eval mode, on the device.
+    name : str
+        Short, for legends.
+    spec : str
+        As it was named.
+    weights_digest : str
+        sha256 of its state, see `state_digest`.
+    run : Path or None
+        Of a run or checkpoint: its folder.
+    config : TrainConfig or None
+        Of a run: its settings.
+    settings : dict
+        What its outputs depend on besides the state, as JSON values: the normalisation, the classes, the source file.
+    """
+
+    model: nn.Module = field(repr=False)
+    name: str
+    spec: str
+    weights_digest: str
+    run: Path | None = None
+    config: TrainConfig | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that its outputs depend on: the state and `settings`."""
+        return hashlib.sha256(canonical_json([self.weights_digest, self.settings]).encode()).hexdigest()
+
+
+def open_model(spec: str, options: ModelOptions, *, n_classes: int | None = None, device: str = "cpu") -> OpenedModel:
+    """Open the model that a user names.
+
+    Parameters
+    ----------
+    spec : str
+        A run or checkpoint folder; ``file.py:function`` or ``package.module:function``, which is called without
+        arguments, or with ``num_classes`` where it needs that; ``torchvision:NAME``, with ``@WEIGHTS`` for a download
+        that is asked for; ``timm:NAME``, likewise with ``@pretrained``; a folder that transformers'
+        ``AutoModelForImageClassification`` reads.
+    options : ModelOptions
+    n_classes : int, optional
+        Of the data, where they were opened first.
+    device : str
+        auto, cpu, cuda or cuda:N.
+
+    Returns
+    -------
+    OpenedModel
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, TypeError, ImportError
+        If there is no such model or function, a library is missing, or weights or options do not fit. Errors of the
+        user's own code are passed on.
+    """
+    if _is_run(spec):
+        return _open_run(spec, options, device)
+    if ":" not in spec and not is_transformers_folder(Path(spec)):
+        raise _no_model(spec)
+    if bool(options.mean) != bool(options.std):
+        raise ValueError("--mean and --std belong together. Got only one of the two.")
+    network = open_network(spec, options.weights, n_classes)
+    mean, std = options.mean or network.mean, options.std or network.std
+    model = wrap(network.model, output=_output(options), mean=mean or None, std=std or None, classes=_classes(options))
+    model = model.to(pick_device(device)).eval()
+    settings = _settings(options, mean, std) | file_digest(spec)
+    return OpenedModel(model, network.name, spec, state_digest(model), settings=settings)
+
+
+def open_models(
+    specs: Sequence[str], options: ModelOptions, *, n_classes: int | None = None, device: str = "cpu"
+) -> dict[str, OpenedModel]:
+    """Open several models, by names that tell them apart; the options are for those that are no runs.
+
+    Raises
+    ------
+    ValueError
+        If a model is named twice; and as `open_model`.
+    """
+    if len(set(specs)) < len(specs):
+        raise ValueError("a model is named twice; expected different ones.")
+    runs = [spec for spec in specs if _is_run(spec)]
+    names = dict(zip(runs, run_names(tuple(map(Path, runs))), strict=True))
+    of_runs = options if len(runs) == len(specs) else ModelOptions()
+    opened = [
+        open_model(spec, of_runs if spec in names else options, n_classes=n_classes, device=device) for spec in specs
+    ]
+    short = [names.get(each.spec, each.name) for each in opened]
+    return {name if short.count(name) == 1 else each.spec: each for name, each in zip(short, opened, strict=True)}
+
+
+def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
+    """Show the model two images, so that what does not fit is said before anything takes time.
+
+    Raises
+    ------
+    ValueError
+        If it does not take the images, or returns no logits, less than two of them, NaN, or more or fewer than there
+        are classes; with what to do.
+    """
+    shape = "x".join(map(str, data.images.shape[1:]))
+    # Arrays without names may lack the images of some classes; what has names has all classes.
+    named = data.name in DATASET_NAMES or data.class_names != tuple(map(str, range(len(data.class_names))))
+    try:
+        model = as_classifier(opened.model, data.images, data.labels)
+        with attack_mode(model), torch.no_grad():
+            logits = model(data.images[:2].to(next(_tensors(model)).device).float() / 255)
+    except Exception as error:
+        # What is raised by the model itself carries a note, see `as_classifier`.
+        if isinstance(error, ValueError | TypeError) and not getattr(error, "__notes__", ()):
+            raise ValueError(f"{opened.spec}: {error}") from error
+        first = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"{opened.spec} does not take the images of {data.name}, {shape}: {type(error).__name__}: {first}"
+        ) from error
+    if not torch.isfinite(logits).all():
+        raise ValueError(f"{opened.spec} returns NaN or infinite logits for the first images of {data.name}.")
+    outputs, classes = logits.shape[1], len(data.class_names)
+    if named and outputs != classes:
+        raise ValueError(
+            f"{opened.spec} has {outputs} outputs, and {data.name} has {classes} classes: say which outputs they are,"
+            f" --classes with {classes} numbers, or names that the model knows."
+        )
+    if outputs < 2:
+        raise ValueError(f"{opened.spec} has one output. Expected at least two classes to tell apart.")
+
+
+def state_digest(model: nn.Module) -> str:
+    """sha256 of the state of a model: names, types, shapes and values of its tensors, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if not isinstance(value, Tensor):
+            digest.update(f"{name} {value!r}".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        dense = value.dequantize() if value.is_quantized else value
+        digest.update(dense.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(model: nn.Module):
+    yield from model.parameters()
+    yield from model.buffers()
+    yield torch.empty(0)
+
+
+def _is_run(spec: str) -> bool:
+    folder = Path(spec)
+    return folder.is_dir() and not is_transformers_folder(folder)
+
+
+def _open_run(spec: str, options: ModelOptions, device: str) -> OpenedModel:
+    if unused := [name for name in ("weights", "mean", "std") if getattr(options, name)]:
+        raise ValueError(f"{spec} is a run, which has weights and normalisation of its own: leave --{unused[0]} out.")
+    config = run_config(spec)
+    record = RunFolder(spec).record()
+    if record["start"]["network"] != "preset":
+        raise ValueError(
+            f"{spec} trained a network of the user's ({record['start']['network'].split()[0]}): name what makes that,"
+            f" file.py:function --weights {spec} --data DATA."
+        )
+    model = load_model(spec, device=device)
+    settings = {}
+    if options.output != "auto" or options.classes:
+        model = wrap(model, output=_output(options), classes=_classes(options))
+        settings = _settings(options, (), ())
+    return OpenedModel(model, run_names((Path(spec),))[0], spec, state_digest(model), Path(spec), config, settings)
+
+
+def _no_model(spec: str) -> Exception:
+    path = Path(spec)
+    if path.suffix == ".py" and path.is_file():
+        known = ", ".join(functions_of(path)) or "none"
+        return ValueError(f"{spec} is a file: name a function in it, {spec}:FUNCTION. It has: {known}.")
+    if path.is_file():
+        return ValueError(f"{spec} is a file. If it holds weights, name the model, and the file as --weights {spec}.")
+    return FileNotFoundError(
+        f"{spec} holds no run: there is no config.json. Train one with `tla train`, or name another model. Expected"
+        f" {FORMS}."
+    )
+
+
+def _output(options: ModelOptions) -> str | int:
+    return int(options.output) if options.output.lstrip("-").isdigit() else options.output
+
+
+def _classes(options: ModelOptions) -> list[int] | list[str] | None:
+    numbers = all(each.isdigit() for each in options.classes)
+    return [int(each) if numbers else each for each in options.classes] or None
+
+
+def _settings(options: ModelOptions, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    said = {"mean": list(mean), "std": list(std), "output": options.output, "classes": list(options.classes)}
+    return {name: value for name, value in said.items() if value and value != "auto"}
