@@ -12,15 +12,8 @@ from tiny import mnist_images, project_folder, use_few_images
 
 from analysis.command import main as cli
 from analysis.scales import accuracy
-from analysis.scales.accuracy import (
-    AUTOATTACK,
-    RunAccuracy,
-    accuracy_table,
-    evaluate_run,
-    missing_columns,
-    run_attacks,
-    with_strongest,
-)
+from analysis.scales.accuracy import RunAccuracy, accuracy_table, evaluate_run, missing_columns, with_strongest
+from analysis.scales.accuracy_attacks import AUTOATTACK, run_attacks
 from analysis.scales.results import Results
 from analysis.scales.run_results import run_config, run_images
 from analysis.scales.targets import results_dir

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -10,8 +11,8 @@ from tiny import REPOSITORY, project_folder, use_few_images
 
 from analysis.command import main as cli
 from analysis.scales import run_results
-from tla_core.attack_config import AttackConfig
-from tla_core.config import TrainConfig, fields_in_use
+from tla_core.attack_config import ATTACKS, LOSSES, AttackConfig
+from tla_core.config import _CHOICES, TrainConfig, fields_in_use
 from tla_core.evaluation import describe_attack
 from tla_core.presets import list_presets, preset_sources
 from tla_core.protocol import ANALYSIS_ATTACKS
@@ -110,6 +111,42 @@ def test_an_error_is_one_line_on_standard_error_without_a_traceback(tmp_path):
     done = run("train", "mini/mnist/trades", cwd=tmp_path)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == f"tla: error: unknown preset 'mini/mnist/trades'. There are: {', '.join(list_presets())}.\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "nearest"),
+    [
+        (["evalute"], "evaluate"),
+        (["evaluate", "x", "--split", "tset"], "test"),
+        (["data", "gett"], "get"),
+        (["train", "mini/mnist/um", "--learning-rat", "3"], "--learning-rate"),
+        (["train", "mini/mnist/tlaa"], "mini/mnist/tla"),
+        (["presets", "mini/mnst/tla"], "mini/mnist/tla"),
+        (["train", "mini/mnist/tla", "--method", "tala"], "tla"),
+        (["train", "mini/mnist/um", "--dataset", "mnits", "--out", "x"], "mnist"),
+        (["train", "mini/mnist/um", "--attack.name", "pgdd"], "pgd"),
+        (["evaluate", "nets.py:net", "--data", "cifar01"], "cifar10"),
+    ],
+)
+def test_what_is_mistyped_gets_a_suggestion(args, nearest, capsys, tmp_path):
+    (tmp_path / "nets.py").write_text("import torch\nnet = torch.nn.Linear(1, 1)")
+    try:
+        status = cli.main(args)
+    except SystemExit as end:
+        status = end.code
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert status in (1, 2) and re.search(rf"(Did you mean|Perhaps you meant:) {re.escape(nearest)}\b", said), said
+
+
+def test_the_help_names_choices_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "mini/mnist/tla", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    attack = {"attack.name": ATTACKS, "attack.norm": ("linf", "l2"), "attack.loss": LOSSES}
+    for name, choices in {**_CHOICES, **attack}.items():
+        _, _, behind = text.partition(f"--{name.replace('_', '-')} STR ")
+        words, _, default = behind.partition("(default: ")
+        assert default and not [choice for choice in choices if choice not in words + default.partition(")")[0]], name
 
 
 def test_wrong_usage_is_refused_with_status_2(capsys):
@@ -225,6 +262,7 @@ def test_numbers_may_be_fractions(monkeypatch):
 
 def test_levels_may_be_fractions(monkeypatch, capsys):
     monkeypatch.setattr(run_results, "extract_run", lambda run, eps, **options: f"{run} {eps!r} {options['images']}")
+    monkeypatch.setattr("analysis.command.measuring.is_own", lambda *_: True)
     assert cli.main(["extract", "run", "--eps", "8/255", "0.3", "--images", "5"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"run {8 / 255!r} 5", "run 0.3 5"]
 

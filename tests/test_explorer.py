@@ -10,7 +10,7 @@ import pytest
 from explorer_sets import HOSTILE, made_set, random_maps
 
 from analysis import EmbeddingExplorer, nearest_neighbours, ratio_r_prime
-from analysis.command.explore import run_names
+from analysis.command.model_names import run_names
 from analysis.explore.measures import measure
 from analysis.explore.serve import page_server
 

@@ -19,7 +19,8 @@ from filelock import FileLock
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
 from analysis.command.notebook_runner import run_notebook
-from analysis.scales.accuracy import evaluate_run, run_attacks
+from analysis.scales.accuracy import evaluate_run
+from analysis.scales.accuracy_attacks import run_attacks
 from analysis.scales.cleaning import CATEGORIES, _remove, clean
 from analysis.scales.costs import duration_text, seconds_per_step, size_text
 from analysis.scales.lock import PipelineError

@@ -24,8 +24,9 @@ class AttackConfig:
     Parameters
     ----------
     name : {"pgd", "fgsm", "bim", "mim", "cw", "apgd", "square"}
+        pgd, fgsm, bim, mim, cw, apgd or square.
     norm : {"linf", "l2"}
-        The ball that the perturbation stays in.
+        The ball that the perturbation stays in: linf or l2.
     eps : float
         Radius of the ball in pixel units, where images span [0, 1].
     step_size : float
@@ -35,8 +36,8 @@ class AttackConfig:
     random_start : bool
         Start at a uniformly random point of the ball instead of the image.
     loss : {"ce", "margin", "dlr"}
-        Ascend the cross-entropy, ``max_other - z_y`` of the logits, or the difference of logits ratio; see
-        `tla_core.ascent.attack_loss`.
+        Ascend the cross-entropy (ce), ``max_other - z_y`` of the logits (margin), or the difference of logits ratio
+        (dlr); see `tla_core.ascent.attack_loss`.
     momentum : float
         Decay of the accumulated L1-normalised gradients (Dong et al. 2018, eq. 6); 0 is plain PGD.
     targets : int

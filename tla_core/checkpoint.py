@@ -197,8 +197,10 @@ def check_writable(path: Path | str) -> None:
     trial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        trial.write_bytes(b"?")
-        trial.unlink()
+        try:
+            trial.write_bytes(b"?")
+        finally:
+            trial.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path | str) -> str:

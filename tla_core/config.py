@@ -44,7 +44,8 @@ class TrainConfig:
     Parameters
     ----------
     method : {"um", "at", "alp", "tla", "tla-rn", "tla-sa"}
-        ``tla-rn`` draws the negatives at random, ``tla-sa`` swaps the anchor: clean, with an adversarial positive.
+        um, at, alp or tla; ``tla-rn`` draws the negatives at random, ``tla-sa`` swaps the anchor: clean, with an
+        adversarial positive.
     dataset : str
         A name or folder that `load_dataset` knows.
     network : str
@@ -54,19 +55,20 @@ class TrainConfig:
     blocks : tuple of int
         Residual blocks of each group; () is the published number.
     normalization : {"none", "per-image"}
-        Of the input, inside the network: per-image standardisation as CIFAR-10's networks have it.
+        Of the input, inside the network: none, or per-image standardisation as CIFAR-10's networks have it.
     epochs, batch_size : int
     iterations : int
         Length of the training in steps, in place of `epochs`, which then stays 1; 0 counts epochs.
     augmentation : {"none", "crop-flip", "crop-flip-saturation"}
-        Random crops of the image padded by an eighth of its size, mirroring; and a saturation between 0.5 and 1.5 of
-        images with three channels.
+        none; crop-flip: random crops of the image padded by an eighth of its size, and mirroring; or
+        crop-flip-saturation: also a saturation between 0.5 and 1.5 of images with three channels.
     optimizer : {"adam", "sgd"}
-        SGD has momentum 0.9.
+        adam, or sgd, which has momentum 0.9.
     learning_rate : float
         The highest learning rate of the schedule.
     schedule : {"constant", "onecycle", "steps"}
-        ``onecycle`` rises linearly and falls as a cosine; ``steps`` divides by ten at each of `milestones`.
+        ``constant``; ``onecycle`` rises linearly and falls as a cosine; ``steps`` divides by ten at each of
+        `milestones`.
     warmup : float
         Share of the training in which ``onecycle`` rises, in (0, 1).
     milestones : tuple of float
@@ -82,17 +84,18 @@ class TrainConfig:
     pool_size : int
         Clean images among which the hardest negative is sought.
     positives : {"class", "own", "own+class"}
-        A random image of the anchor's class; the anchor's own clean image; or two triplet terms, one with each.
+        class: a random image of the anchor's class; own: the anchor's own clean image; own+class: two triplet terms,
+        one with each.
     own_margin_factor : float
         On the margin of the triplet with the own clean image, which ``own+class`` has.
     norm_term : {"l2", "mean-square"}
-        The sum of the three L2 norms, times `lambda_norm`; or the released code's mean of the squares over batch and
-        features, times `lambda_triplet` and `lambda_norm`.
+        l2: the sum of the three L2 norms, times `lambda_norm`; mean-square: the released code's mean of the squares
+        over batch and features, times `lambda_triplet` and `lambda_norm`.
     mining : {"angular", "cosine"}
         Negatives are sought by the angular distance, or by the signed cosine.
     negatives : {"hardest", "semi-hard"}
-        The closest in the pool; or the closest of those that are farther from the anchor than its positive, and the
-        farthest where none is. tla-rn draws at random.
+        hardest: the closest in the pool; semi-hard: the closest of those that are farther from the anchor than its
+        positive, and the farthest where none is. tla-rn draws at random.
     noise : {"triplet", "own"}
         Uniform noise of size eps on all clean images of the triplet, or on the anchor's own alone: with the positives
         of ``class`` on none. The own one has it always.
@@ -117,7 +120,8 @@ class TrainConfig:
     averaging : float
         Decay of an exponential moving average of the weights, which is what is selected and stored; 0 is none.
     precision : {"fp32", "bf16"}
-        bf16 runs the network under autocast; the perturbation, the loss, and all that is reported stay fp32.
+        fp32, or bf16, which runs the network under autocast; the perturbation, the loss, and all that is reported stay
+        fp32.
     fine_tune : bool
         The training must start from another run's weights (`init_from`).
     seed : int

@@ -23,7 +23,7 @@ from tla_core.dataset_files import (
 from tla_core.decoded_cache import dataset_checksum, load_or_decode
 from tla_core.image_decoding import DECODING, Shape, check_other_split, decode_images
 from tla_core.image_files import ImageFiles, list_image_folder, list_tiny_imagenet
-from tla_core.validation import as_class_names, as_labels, check_images
+from tla_core.validation import as_class_names, as_labels, check_images, did_you_mean
 
 __all__ = [
     "DATASET_NAMES",
@@ -268,6 +268,7 @@ def _named_folder(name: str) -> Path:
             f"There is no folder {folder}; expected an image folder with train/<class>/* and "
             "test/<class>/*, which cannot be downloaded."
         )
+    near = did_you_mean(name, DATASET_NAMES)
     raise ValueError(
-        f"Unknown dataset {name!r}. Expected one of {', '.join(DATASET_NAMES)}, or the path of an image folder."
+        f"Unknown dataset {name!r}.{near} Expected one of {', '.join(DATASET_NAMES)}, or the path of an image folder."
     )

@@ -172,7 +172,10 @@ def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model
     weights, metadata = RunFolder(run_dir).weights()
     if model is None:
         if metadata["start"]["network"] != "preset":
-            raise ValueError(f"{run_dir} trained a network of the user's. Pass it: load_model(run_dir, model=...).")
+            raise ValueError(
+                f"{run_dir} trained a network of the user's. Pass it: load_model(run_dir, model=...). On the command"
+                f" line, name what makes it: file.py:function --weights {run_dir} --data DATA."
+            )
         data = metadata["data"]
         settings = TrainConfig.from_dict(metadata["config"])
         model = build_model(

@@ -58,10 +58,10 @@ def check_one_of(name: str, value: Any, choices: tuple[str | None, ...]) -> None
         raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}. Got {value!r}.{nearest}")
 
 
-def did_you_mean(value: Any, choices: Iterable[Any]) -> str:
+def did_you_mean(value: Any, choices: Iterable[Any], *, likeness: float = 0.7) -> str:
     """" Did you mean ...?" with what is nearly the same among the choices; "" where nothing is."""
     names = {str(choice).lower(): str(choice) for choice in choices}
-    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=likeness)
     return f" Did you mean {names[near[0]]}?" if near else ""
 
 

@@ -4,26 +4,43 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from analysis.command.arguments import RunDir
+from analysis.command.arguments import MODEL_AS_IT_IS, MODEL_HELP, OWN_DATA, OfData, OfModel, Out, RunDir
 
 
 def extract(
-    run: Positional[RunDir],
+    spec: Positional[Annotated[str, arg(metavar="MODEL", help=MODEL_HELP)]],
     eps: Annotated[tuple[float, ...], arg(help="Perturbation levels; by default all that the dataset has.")] = (),
+    layer: Annotated[
+        tuple[str, ...],
+        arg(help="What is looked at: penultimate, logits, or module paths such as layer3:mean, each in a file."),
+    ] = ("penultimate",),
     split: Annotated[Literal["test", "train"], arg(help="Of the training images only clean ones are taken.")] = "test",
     images: Annotated[int | None, arg(help="Test images, evenly spread over the set; by default all.")] = None,
+    model: OfModel = MODEL_AS_IT_IS,
+    data: OfData = OWN_DATA,
+    out: Out = None,
     device: str = "auto",
     progress: bool = True,
 ) -> None:
-    """Store the representations of a run: of the test images, clean and adversarial, or of the training images."""
-    from analysis.scales.run_results import extract_run, run_config
-    from tla_core.protocol import analysis_levels
+    """Store the representations of a model: of the test images, clean and adversarial, or of the training images."""
+    from analysis.command.measuring import config_for, is_own, open_subject, represent
+    from analysis.scales.run_results import extract_run
+    from tla_core.protocol import analysis_attack, analysis_levels
 
-    if split == "train":
-        print(extract_run(run, split=split, device=device, progress=progress))
+    levels = (None,)
+    if split == "test":
+        config = config_for(spec, data.data)
+        levels = eps or analysis_levels(config)
+        for level in levels:  # one that no attack can have is refused before anything is opened
+            analysis_attack(config, level)
+    if is_own(spec, model, data, out) and layer == ("penultimate",):
+        for level in levels:
+            print(extract_run(spec, level, split=split, images=images, device=device, progress=progress))
         return
-    for level in eps or analysis_levels(run_config(run)):
-        print(extract_run(run, level, images=images, device=device, progress=progress))
+    subject = open_subject(spec, model, data, split=split, out=out, device=device)
+    print(subject)
+    for level in levels:
+        print(*represent(subject, level, layers=layer, images=images, progress=progress), sep="\n")
 
 
 def project(

@@ -1,5 +1,6 @@
 """Arguments that several commands take."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,13 @@ from tyro.conf import arg
 
 RunDir = Annotated[Path, arg(metavar="RUN", help="Run folder, such as runs/mini/mnist/tla/seed0.")]
 ScaleName = Annotated[str, arg(help="mini, or another scale of workflow/scales.")]
+Out = Annotated[
+    Path | None,
+    arg(
+        help="Folder of the results. By default those of the run; for a MODEL that is no run, or other images,"
+        " a folder named after both, which is printed."
+    ),
+]
 MODEL_HELP = (
     "Run or checkpoint folder, FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION, torchvision:NAME[@WEIGHTS],"
     " timm:NAME[@pretrained], or a folder of transformers."
@@ -56,3 +64,25 @@ class DataOptions:
     crop: Annotated[
         tuple[int, ...], arg(help="Of image files: what is cut out of the middle, one length or two. By default none.")
     ] = ()
+
+
+# What a command takes where nothing is said.
+MODEL_AS_IT_IS, OWN_DATA = ModelOptions(), DataOptions()
+OfModel = Annotated[ModelOptions, arg(name="")]
+OfData = Annotated[DataOptions, arg(name="")]
+
+
+def value_of(args: Sequence[str], flag: str) -> str | None:
+    """What the command line gives to a flag, before it is parsed; None where it does not stand.
+
+    Examples
+    --------
+    >>> value_of(["evaluate", "net.py:net", "--data", "mnist"], "--data"), value_of(["--data=x"], "--data")
+    ('mnist', 'x')
+    """
+    for position, word in enumerate(args):
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+        if word == flag and position + 1 < len(args):
+            return args[position + 1]
+    return None

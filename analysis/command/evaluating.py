@@ -1,4 +1,4 @@
-"""`tla evaluate`: measures and stores the accuracies of runs."""
+"""`tla evaluate`: measures and stores the accuracies of runs and other models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from analysis.command.arguments import (
+    MODEL_AS_IT_IS,
+    MODEL_HELP,
+    OWN_DATA,
+    DataOptions,
+    ModelOptions,
+    OfData,
+    OfModel,
+    Out,
+    value_of,
+)
 from tla_core.attack_config import AttackConfig
 
 if TYPE_CHECKING:
@@ -18,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyOptions:
-    """What of the accuracy table is measured: the arguments of `analysis.scales.accuracy.run_attacks`."""
+    """What of the accuracy table is measured: the arguments of `analysis.scales.accuracy_attacks.table_attacks`."""
 
     only: Annotated[tuple[str, ...], arg(help="Measure these columns alone, such as PGD20; clean is always.")] = ()
     images: Annotated[int | None, arg(help="Images for every attack, evenly spread over the split.")] = None
@@ -33,20 +44,23 @@ class AccuracyOptions:
 
 
 def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., None]:
-    """`tla evaluate`, with the attack of the run that the command line names as default of ``--attack``."""
+    """`tla evaluate`, with the attack of the run or images that the command line names as default of ``--attack``."""
     default = AttackConfig()
     own_attack = any(word.startswith("--attack.") for word in args)
     if named:
-        from analysis.scales.run_results import run_config
+        from analysis.command.measuring import config_for
         from tla_core.protocol import analysis_attack
 
-        default = analysis_attack(run_config(named))
+        default = analysis_attack(config_for(named, value_of(args, "--data")))
 
     def evaluate(
-        runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Run folders.")]],
+        models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=MODEL_HELP)]],
         table: Annotated[AccuracyOptions, arg(name="")] = AccuracyOptions(),
+        model: OfModel = MODEL_AS_IT_IS,
+        data: OfData = OWN_DATA,
         attack: Annotated[AttackConfig, arg(help="Measure this attack instead of the table.")] = default,
         save: Annotated[Path | None, arg(help="Write the table to SAVE.csv, .md, .tex, .html and .json.")] = None,
+        out: Out = None,
         split: Annotated[
             Literal["test", "train", "holdout"], arg(help="holdout: the training images that the run held out.")
         ] = "test",
@@ -54,40 +68,30 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
         device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
         progress: Annotated[bool, arg(help="Show a progress bar.")] = True,
     ) -> None:
-        """Measure and store the paper's accuracy table of one run or several, with standard errors.
+        """Measure and store the paper's accuracy table of one model or several, with standard errors.
 
         What is stored already is not measured again, so that an interrupted call goes on at the attack where it was.
         APGD (Croce and Hein 2020), untargeted and towards nine classes, and Square are run on 1,000 images beside it:
         the column "strongest" is the worst case of each of them over all attacks. With any flag --attack.X, that attack
         alone is measured. For mnist-mini, long attacks take 500 images and at most 3 restarts unless flags say
-        otherwise; elsewhere all images, and the paper's 20.
+        otherwise; elsewhere all images, and the paper's 20. For images of your own, attacks have the eps that the run
+        was trained with, and for another MODEL 8/255.
         """
-        from analysis.scales.accuracy import accuracy_table, evaluate_run, run_attacks
-        from tla_core.attacks import TransferAttack
-        from tla_core.masking import MaskingWarning
+        from analysis.scales.accuracy import accuracy_table
 
         if named is None:
             raise ValueError("RUN must come before the flags: `tla evaluate RUN --attack.steps 100`.")
-        measured = {}
-        for run in runs:
-            if own_attack:
-                times = f" x{attack.restarts}" if attack.restarts > 1 else ""
-                name, count = f"{attack.name.upper()}-{attack.steps}{times}", table.long_images or table.images
-                attacks, limits = {name: attack}, {name: count} if count else {}
-            else:
-                attacks, limits = run_attacks(run, device=device, **vars(table))
-            options = {"split": split, "limits": limits, "batch_size": batch_size, "device": device}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", MaskingWarning)  # printed below
-                measured[str(run)] = evaluate_run(run, attacks, progress=progress, **options)
-            _print_accuracies(run, measured[str(run)], attacks)
-            whole_table = not own_attack and not table.only
-            if whole_table and not any(isinstance(each, TransferAttack) for each in attacks.values()):
-                print("  no black-box column: train an independent copy and pass it with --black-box RUN")
-            print(f"  stored in {measured[str(run)].path}")
-        methods = [run_config(run).method.upper() for run in measured]
-        labels = methods if len(set(methods)) == len(methods) else list(measured)
-        accuracies = accuracy_table(dict(zip(labels, measured.values(), strict=True)))
+        chosen = None
+        if own_attack:
+            times = f" x{attack.restarts}" if attack.restarts > 1 else ""
+            name, count = f"{attack.name.upper()}-{attack.steps}{times}", table.long_images or table.images
+            chosen = {name: attack}, {name: count} if count else {}
+        measured, labels = {}, {}
+        for spec in models:
+            request = _Request(spec, model, data, table, chosen, split, out, device)
+            labels[spec], measured[spec] = _measure(request, batch_size=batch_size, progress=progress)
+        distinct = len(set(labels.values())) == len(labels)
+        accuracies = accuracy_table({labels[spec] if distinct else spec: measured[spec] for spec in measured})
         if len(measured) > 1:
             print()
             print(accuracies.to_markdown(), end="")
@@ -95,8 +99,8 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
             from analysis.display.figures import save_table
 
             numbers = {
-                run: {"data": _data_of(result), "attacks": result.attacks, "checks": result.checks}
-                for run, result in measured.items()
+                spec: {"data": _data_of(result), "attacks": result.attacks, "checks": result.checks}
+                for spec, result in measured.items()
             }
             files = save_table(accuracies, save, numbers=numbers)
             print(f"saved as {', '.join(path.name for path in files.values())} in {save.parent}")
@@ -104,14 +108,69 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
     return evaluate
 
 
-def _print_accuracies(run: Path, result: RunAccuracy, attacks: dict[str, Any]) -> None:
-    from analysis.scales.accuracy import STRONGEST
+@dataclass(frozen=True)
+class _Request:
+    """What of the command line concerns one model; `chosen` are attacks in place of the table, with their images."""
+
+    spec: str
+    model: ModelOptions
+    data: DataOptions
+    table: AccuracyOptions
+    chosen: tuple[dict[str, Any], dict[str, int]] | None
+    split: str
+    out: Path | None
+    device: str
+
+
+def _measure(request: _Request, **options: Any) -> tuple[str, RunAccuracy]:
+    """Measure one model, and print what came out; its name in tables, and its accuracies."""
+    from analysis.command.measuring import is_own, open_subject, refuse_others
+    from analysis.scales.accuracy import Subject, evaluate_run, evaluate_subject
+    from analysis.scales.accuracy_attacks import run_attacks, table_attacks
+    from analysis.scales.run_results import run_config
+    from tla_core.attacks import TransferAttack
+    from tla_core.masking import MaskingWarning
+
+    spec, split, device, chosen = request.spec, request.split, request.device, request.chosen
+    of_table = {"device": device, **vars(request.table)}
+    own = is_own(spec, request.model, request.data, request.out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MaskingWarning)  # printed below
+        if own:
+            name = run_config(spec).method.upper()
+            attacks, limits = chosen or run_attacks(spec, **of_table)
+            result = evaluate_run(spec, attacks, split=split, limits=limits, device=device, **options)
+            lines = _other_copy(spec, result)
+        else:
+            subject = open_subject(spec, request.model, request.data, split=split, out=request.out, device=device)
+            name, data = subject.opened.name, subject.data
+            attacks, limits = chosen or table_attacks(subject.config, len(data.class_names), **of_table)
+            path, expected = subject.folder / f"accuracy-{split}.safetensors", {**subject.identity, "of": len(data)}
+            refuse_others(path, expected)
+            measured = Subject(path, expected, data, lambda: subject.opened.model)
+            result = evaluate_subject(measured, attacks, limits=limits, **options)
+            lines = [f"  {subject}"]
+    _print_accuracies(spec, lines, result, attacks)
+    whole_table = chosen is None and not request.table.only
+    if own and whole_table and not any(isinstance(each, TransferAttack) for each in attacks.values()):
+        print("  no black-box column: train an independent copy and pass it with --black-box RUN")
+    print(f"  stored in {result.path}")
+    return name, result
+
+
+def _other_copy(run: str, result: RunAccuracy) -> list[str]:
     from analysis.scales.run_results import run_config
     from tla_core.dataset_download import other_copy
 
-    print(run)
-    if other_copy(run_config(run).dataset):
-        print(f"  on {_data_of(result)}, another copy of the images than that of the settings")
+    if not other_copy(run_config(run).dataset):
+        return []
+    return [f"  on {_data_of(result)}, another copy of the images than that of the settings"]
+
+
+def _print_accuracies(title: str, lines: list[str], result: RunAccuracy, attacks: dict[str, Any]) -> None:
+    from analysis.scales.accuracy import STRONGEST
+
+    print(title, *lines, sep="\n")
     for name in ("clean", *attacks, *({STRONGEST} & set(result.correct))):
         value, error, count = result.accuracy[name], result.standard_error[name], len(result.correct[name])
         detail = f"   {attacks[name]}" if name in attacks else ""

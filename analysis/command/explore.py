@@ -1,25 +1,47 @@
-"""`tla explore`: writes the explorer of some runs and opens it."""
+"""`tla explore`: writes the explorer of some models and opens it."""
 
 from __future__ import annotations
 
+import functools
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from tla_core.presets import METHODS, VARIANTS
+from analysis.command.arguments import (
+    MODEL_AS_IT_IS,
+    MODEL_HELP,
+    OWN_DATA,
+    DataOptions,
+    ModelOptions,
+    OfData,
+    OfModel,
+)
+from analysis.command.model_names import is_run, model_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from analysis.representations import RepresentationSet
 
 
 def explore(
-    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Run folders, one to six.")]],
+    specs: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=f"One to six: {MODEL_HELP}")]],
     eps: Annotated[float | None, arg(help="Perturbation level; by default that of the dataset's attack.")] = None,
     points: Annotated[int, arg(help="The most points of a panel, an image with its attacked one being two.")] = 2000,
-    methods: Annotated[tuple[str, ...], arg(help="Maps to switch between.")] = ("tsne", "umap", "pca"),
+    methods: Annotated[tuple[Literal["tsne", "umap", "pca"], ...], arg(help="Maps to switch between.")] = (
+        "tsne",
+        "umap",
+        "pca",
+    ),
     k: Annotated[int, arg(help="Nearest neighbours that are shown at first.")] = 5,
     full_images: Annotated[
         Literal["none", "page", "beside"], arg(help="Where images above 96 pixels are in full size, for a click.")
     ] = "none",
+    layer: Annotated[str, arg(help="What is shown: penultimate, logits, or a module path.")] = "penultimate",
+    model: OfModel = MODEL_AS_IT_IS,
+    data: OfData = OWN_DATA,
     out: Annotated[Path | None, arg(help="The file; by default explorer-epsE.html beside the results.")] = None,
     parquet: Annotated[bool, arg(help="Write the same as a table too, OUT.parquet.")] = False,
     serve: Annotated[bool, arg(help="Serve the file to this machine alone, until Ctrl+C.")] = False,
@@ -28,34 +50,26 @@ def explore(
     device: str = "auto",
     progress: bool = True,
 ) -> None:
-    """Look into the embeddings of one run or several in a browser: one file, without a server or a network."""
+    """Look into the embeddings of one model or several in a browser: one file, without a server or a network."""
     import webbrowser
 
     from analysis.explore.explorer import EmbeddingExplorer
-    from analysis.representations import RepresentationSet
-    from analysis.scales.run_results import extract_run, is_current, representations_target
-    from analysis.scales.targets import results_dir
 
-    if not runs:
-        raise ValueError("tla explore needs a run: `tla explore runs/mini/mnist/um/seed0 runs/mini/mnist/tla/seed0`.")
-    names = run_names(runs)
-    sets, levels = {}, set()
-    for name, run in zip(names, runs, strict=True):
-        # Of a run whose representations were not made yet, no more than can be shown.
-        images = None if is_current(*representations_target(run, eps)) else max(points // 2, 1)
-        path = extract_run(run, eps, images=images, device=device, progress=progress)
-        sets[name] = RepresentationSet.load(path)
-        levels.add(sets[name].meta["attack"]["eps"])
+    if not specs:
+        raise ValueError("tla explore needs a MODEL: `tla explore runs/mini/mnist/um/seed0 runs/mini/mnist/tla/seed0`.")
+    sets, images, folder = _sets(specs, eps, points, layer, model, data, device, progress)
+    levels = {reps.meta["attack"]["eps"] for reps in sets.values()}
     if len(levels) > 1:
-        raise ValueError(f"the runs' attacks have different eps: {sorted(levels)}. Choose one with --eps.")
-    target = out or results_dir(runs[0]).parents[1] / f"explorer-eps{levels.pop():g}.html"
+        raise ValueError(f"the models' attacks have different eps: {sorted(levels)}. Choose one with --eps.")
+    target = out or folder / f"explorer-eps{levels.pop():g}.html"
     kept = target.with_suffix(".maps.safetensors")
     explorer = EmbeddingExplorer(
-        sets, methods=methods, maps_file=kept, k=k, max_points=points, full_images=full_images, progress=progress
-    )
+        sets, images=images, methods=methods, maps_file=kept, k=k, max_points=points, full_images=full_images,
+        progress=progress,
+    )  # fmt: skip
     for note in explorer.notes:
         print(note)
-    path = explorer.to_html(target, title=", ".join(names))
+    path = explorer.to_html(target, title=", ".join(sets))
     print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     if parquet:
         print(explorer.to_parquet(path.with_suffix(".parquet")))
@@ -73,30 +87,40 @@ def explore(
         webbrowser.open(path.resolve().as_uri())
 
 
-def run_names(runs: tuple[Path, ...]) -> list[str]:
-    """What panels are called: the methods, and where these are the same, the ends of the paths that tell them apart.
+def _sets(
+    specs: tuple[str, ...], eps: float | None, points: int, layer: str, model: ModelOptions, data: DataOptions,
+    device: str, progress: bool,
+) -> tuple[dict[str, RepresentationSet], Tensor | None, Path]:  # fmt: skip
+    """Representations by the names of the models, with their images where no dataset has them; the page's folder."""
+    import numpy as np
 
-    Examples
-    --------
-    >>> run_names((Path("runs/mini/mnist/um/seed0"), Path("runs/mini/mnist/tla@code/seed0")))
-    ['UM', 'TLA@code']
-    >>> run_names((Path("runs/mini/mnist/um/seed0"), Path("runs/mini/mnist/um/seed1")))
-    ['um/seed0', 'um/seed1']
-    >>> run_names((Path("checkpoints/cifar10-um"), Path("checkpoints/cifar10-tla")))
-    ['UM', 'TLA']
-    """
-    if len(set(runs)) < len(runs):
-        raise ValueError("a run is named twice; expected different ones.")
-    paths = [run.resolve().parts for run in runs]
-    folders = [parts[-2 if parts[-1].startswith("seed") else -1].partition("@") for parts in paths]
-    names = [_method(folder).upper() + at + variant for folder, at, variant in folders]
-    length = 2
-    while len(set(names)) < len(names):
-        names = ["/".join(parts[-length:]) for parts in paths]
-        length += 1
-    return names
+    from analysis.command.measuring import is_own, open_subject, represent
+    from analysis.representations import RepresentationSet
+    from analysis.scales.run_results import extract_run, is_current, representations_target
+    from analysis.scales.targets import results_dir
 
-
-def _method(folder: str) -> str:
-    """The method at the end of the name of a published run, ``cifar10-tla-rn``; of others the whole name."""
-    return next((name for name in (*VARIANTS, *METHODS) if folder.endswith(f"-{name}")), folder)
+    mixed = not all(map(is_run, specs))
+    subjects, sets, folders, images = {}, {}, [], None
+    for spec in specs:  # all are opened before anything takes time
+        options = MODEL_AS_IT_IS if mixed and is_run(spec) else model
+        if layer == "penultimate" and is_own(spec, options, data, None):
+            folders.append(results_dir(spec).parents[1])
+            representations_target(spec, eps)
+        else:
+            subjects[spec] = open_subject(spec, options, data, device=device)
+            folders.append(subjects[spec].folder)
+            print(subjects[spec])
+    fewest = max(points // 2, 1)  # no more than can be shown, unless more is stored
+    for spec, name in model_names(specs).items():
+        if spec in subjects:
+            path = represent(subjects[spec], eps, layers=[layer], images=fewest, progress=progress)[0]
+        else:
+            count = None if is_current(*representations_target(spec, eps)) else fewest
+            path = extract_run(spec, eps, images=count, device=device, progress=progress)
+        sets[name] = RepresentationSet.load(path)
+    shared = functools.reduce(np.intersect1d, [reps.indices for reps in sets.values()])
+    if len(shared) and any(len(reps) != len(shared) for reps in sets.values()):  # of some models more is stored
+        sets = {name: reps.subset(np.isin(reps.indices, shared)) for name, reps in sets.items()}
+    if subjects:
+        images = next(iter(subjects.values())).data.images[next(iter(sets.values())).indices]
+    return sets, images, folders[0]

@@ -3,13 +3,14 @@
 import sys
 
 try:
-    import dis
     import os
     from collections.abc import Callable, Sequence
+    from typing import Literal, get_args, get_origin
 
     import tyro
 
     from analysis.command.analysing import extract, landscape, project
+    from analysis.command.errors import is_ours
     from analysis.command.evaluating import evaluate_command
     from analysis.command.explore import explore
     from analysis.command.jobs import run_served
@@ -17,6 +18,7 @@ try:
     from analysis.command.making import ablation, demo, figures, manifest, notebooks, redraw, reproduction
     from analysis.command.training import data, presets, train_command
     from tla_core.attack_config import format_number, parse_number
+    from tla_core.validation import did_you_mean
 except KeyboardInterrupt:  # a quarter of a second in which Ctrl+C would end in a traceback
     print("tla: interrupted before it began.", file=sys.stderr)
     sys.exit(130)
@@ -32,8 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and (status := run_served(args)) is not None:
         return status
     try:
+        known = commands(args)
+        if args and not args[0].startswith("-") and args[0] not in known:
+            near = did_you_mean(args[0], known)
+            print(f"tla: error: there is no command {args[0]!r}.{near} There are: {', '.join(known)}.", file=sys.stderr)
+            sys.exit(2)
         tyro.extras.subcommand_cli_from_dict(
-            commands(args), prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_numbers()
+            known, prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_values()
         )
     except BrokenPipeError:  # who read the output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -41,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("tla: interrupted. The same command goes on from the last saved state.", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        if not isinstance(error, OSError) and not _is_ours(error):
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        if not isinstance(error, OSError) and not is_ours(error):
             raise
         text = str(error)
         if isinstance(error, OSError) and error.strerror:
@@ -85,8 +92,8 @@ def _named(args: Sequence[str], command: str) -> str | None:
     return args[1] if len(args) > 1 and args[0] == command and not args[1].startswith("-") else None
 
 
-def _numbers() -> tyro.constructors.ConstructorRegistry:
-    """Read every float on the command line by our own parser, which knows fractions."""
+def _values() -> tyro.constructors.ConstructorRegistry:
+    """Read every float by our own parser, which knows fractions, and name the nearest of choices that are words."""
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
@@ -101,17 +108,24 @@ def _numbers() -> tyro.constructors.ConstructorRegistry:
             str_from_instance=lambda value: [format_number(value)],
         )
 
+    @registry.primitive_rule
+    def choice(info: tyro.constructors.PrimitiveTypeInfo):
+        choices = get_args(info.type)
+        if get_origin(info.type) is not Literal or not all(isinstance(each, str) for each in choices):
+            return None
+
+        def chosen(words: list[str]) -> str:
+            if words[0] not in choices:
+                near = did_you_mean(words[0], choices)
+                raise ValueError(f"expected one of {', '.join(choices)}. Got {words[0]!r}.{near}")
+            return words[0]
+
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=f"{{{','.join(choices)}}}",
+            instance_from_str=chosen,
+            is_instance=lambda value: value in choices,
+            str_from_instance=lambda value: [value],
+        )
+
     return registry
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether the message was written for the user, by a ``raise`` of ours; any other error keeps its traceback."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None:
-        return False
-    module = last.tb_frame.f_globals.get("__name__", "").partition(".")[0]
-    raised = last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    return raised and module in ("tla_core", "analysis", "__main__")
-

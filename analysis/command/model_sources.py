@@ -17,10 +17,9 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Network:
-    """A network, how it is called in legends, and the normalisation that its weights say they expect."""
+    """A network, and the normalisation that its weights say they expect."""
 
     model: nn.Module
-    name: str
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -56,7 +55,7 @@ def open_network(spec: str, weights: Path | None, n_classes: int | None) -> Netw
         if not isinstance(model, nn.Module):
             raise ValueError(f"{spec} gives a function, which has no weights: leave --weights out.")
         load_weights(model, weights)
-    return Network(model, spec.rpartition(":")[2])
+    return Network(model)
 
 
 def _of_library(library: str, name: str, weights: Path | None, n_classes: int | None) -> Network:
@@ -90,9 +89,7 @@ def _torchvision(name: str, asked: str) -> Callable[[int | None], Network]:
         near = did_you_mean(name, zoo.list_models(module=zoo))
         raise ValueError(f"torchvision has no classifier {name!r}.{near} `torchvision.models.list_models()` has all.")
     if asked in ("", RANDOM):
-        return lambda count: Network(
-            zoo.get_model(name, weights=None, **({} if count is None else {"num_classes": count})), name
-        )
+        return lambda count: Network(zoo.get_model(name, weights=None, **_outputs(count)))
     choices = zoo.get_model_weights(name)
     if asked not in (*choices.__members__, "DEFAULT"):
         near = did_you_mean(asked, choices.__members__)
@@ -103,7 +100,7 @@ def _torchvision(name: str, asked: str) -> Callable[[int | None], Network]:
     def make(count: int | None) -> Network:
         model, transform = zoo.get_model(name, weights=chosen), chosen.transforms()
         model.class_names = list(chosen.meta["categories"])  # so that --classes may name them
-        return Network(model, name, tuple(transform.mean), tuple(transform.std))
+        return Network(model, tuple(transform.mean), tuple(transform.std))
 
     return make
 
@@ -117,20 +114,11 @@ def _timm(name: str, asked: str) -> Callable[[int | None], Network]:
         raise ValueError(f"timm has no model {name!r}.{near} `timm.list_models()` has all.")
 
     def make(count: int | None) -> Network:
-        options = {} if count is None else {"num_classes": count}
-        model = timm.create_model(name, pretrained=asked == "pretrained", **options)
+        model = timm.create_model(name, pretrained=asked == "pretrained", **_outputs(count))
         said = model.pretrained_cfg if asked == "pretrained" else {}
-        return Network(model, name, tuple(said.get("mean", ())), tuple(said.get("std", ())))
+        return Network(model, tuple(said.get("mean", ())), tuple(said.get("std", ())))
 
     return make
-
-
-def is_transformers_folder(folder: Path) -> bool:
-    """Whether its ``config.json`` names a type of model, as transformers writes it."""
-    try:
-        return "model_type" in json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def _of_transformers(folder: Path, weights: Path | None) -> Network:
@@ -153,7 +141,11 @@ def _of_transformers(folder: Path, weights: Path | None) -> Network:
         said = {}
     shown = bool(said.get("do_normalize", said.get("image_mean")))
     mean, std = (tuple(said.get(key) or ()) if shown else () for key in ("image_mean", "image_std"))
-    return Network(model, folder.resolve().name, mean, std)
+    return Network(model, mean, std)
+
+
+def _outputs(count: int | None) -> dict[str, int]:
+    return {} if count is None else {"num_classes": count}
 
 
 def _library(name: str):

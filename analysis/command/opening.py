@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from analysis.command.arguments import ModelOptions
-from analysis.command.explore import run_names
-from analysis.command.model_sources import is_transformers_folder, open_network
-from analysis.command.user_code import file_digest, functions_of
+from analysis.command.arguments import MODEL_AS_IT_IS, ModelOptions
+from analysis.command.errors import is_ours
+from analysis.command.model_names import is_run, is_transformers_folder, model_names
+from analysis.command.model_sources import open_network
+from analysis.command.user_code import functions_of, source_of
 from analysis.scales.run_results import run_config
 from tla_core.config import TrainConfig, canonical_json
 from tla_core.datasets import DATASET_NAMES, ImageDataset
 from tla_core.modes import attack_mode
-from tla_core.run_folder import RunFolder
 from tla_core.runtime import pick_device
 from tla_core.training import load_model
 from tla_core.wrapping import as_classifier, wrap
@@ -90,7 +90,7 @@ def open_model(spec: str, options: ModelOptions, *, n_classes: int | None = None
         If there is no such model or function, a library is missing, or weights or options do not fit. Errors of the
         user's own code are passed on.
     """
-    if _is_run(spec):
+    if is_run(spec):
         return _open_run(spec, options, device)
     if ":" not in spec and not is_transformers_folder(Path(spec)):
         raise _no_model(spec)
@@ -100,8 +100,9 @@ def open_model(spec: str, options: ModelOptions, *, n_classes: int | None = None
     mean, std = options.mean or network.mean, options.std or network.std
     model = wrap(network.model, output=_output(options), mean=mean or None, std=std or None, classes=_classes(options))
     model = model.to(pick_device(device)).eval()
-    settings = _settings(options, mean, std) | file_digest(spec)
-    return OpenedModel(model, network.name, spec, state_digest(model), settings=settings)
+    origin = {} if is_transformers_folder(Path(spec)) else source_of(spec)  # whose config tells networks apart
+    settings = _settings(options, mean, std) | origin
+    return OpenedModel(model, model_names([spec])[spec], spec, state_digest(model), settings=settings)
 
 
 def open_models(
@@ -114,16 +115,14 @@ def open_models(
     ValueError
         If a model is named twice; and as `open_model`.
     """
-    if len(set(specs)) < len(specs):
-        raise ValueError("a model is named twice; expected different ones.")
-    runs = [spec for spec in specs if _is_run(spec)]
-    names = dict(zip(runs, run_names(tuple(map(Path, runs))), strict=True))
-    of_runs = options if len(runs) == len(specs) else ModelOptions()
-    opened = [
-        open_model(spec, of_runs if spec in names else options, n_classes=n_classes, device=device) for spec in specs
-    ]
-    short = [names.get(each.spec, each.name) for each in opened]
-    return {name if short.count(name) == 1 else each.spec: each for name, each in zip(short, opened, strict=True)}
+    names = model_names(specs)
+    mixed = not all(map(is_run, specs))
+    return {
+        name: open_model(
+            spec, MODEL_AS_IT_IS if mixed and is_run(spec) else options, n_classes=n_classes, device=device
+        )
+        for spec, name in names.items()
+    }
 
 
 def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
@@ -143,9 +142,9 @@ def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
         with attack_mode(model), torch.no_grad():
             logits = model(data.images[:2].to(next(_tensors(model)).device).float() / 255)
     except Exception as error:
-        # What is raised by the model itself carries a note, see `as_classifier`.
-        if isinstance(error, ValueError | TypeError) and not getattr(error, "__notes__", ()):
-            raise ValueError(f"{opened.spec}: {error}") from error
+        if is_ours(error):
+            flag = " On the command line: --output." if "tla.wrap(model, output" in str(error) else ""
+            raise ValueError(f"{opened.spec}: {error}{flag}") from error
         first = (str(error).splitlines() or [""])[0]
         raise ValueError(
             f"{opened.spec} does not take the images of {data.name}, {shape}: {type(error).__name__}: {first}"
@@ -181,27 +180,16 @@ def _tensors(model: nn.Module):
     yield torch.empty(0)
 
 
-def _is_run(spec: str) -> bool:
-    folder = Path(spec)
-    return folder.is_dir() and not is_transformers_folder(folder)
-
-
 def _open_run(spec: str, options: ModelOptions, device: str) -> OpenedModel:
     if unused := [name for name in ("weights", "mean", "std") if getattr(options, name)]:
         raise ValueError(f"{spec} is a run, which has weights and normalisation of its own: leave --{unused[0]} out.")
     config = run_config(spec)
-    record = RunFolder(spec).record()
-    if record["start"]["network"] != "preset":
-        raise ValueError(
-            f"{spec} trained a network of the user's ({record['start']['network'].split()[0]}): name what makes that,"
-            f" file.py:function --weights {spec} --data DATA."
-        )
     model = load_model(spec, device=device)
     settings = {}
     if options.output != "auto" or options.classes:
         model = wrap(model, output=_output(options), classes=_classes(options))
         settings = _settings(options, (), ())
-    return OpenedModel(model, run_names((Path(spec),))[0], spec, state_digest(model), Path(spec), config, settings)
+    return OpenedModel(model, model_names([spec])[spec], spec, state_digest(model), Path(spec), config, settings)
 
 
 def _no_model(spec: str) -> Exception:

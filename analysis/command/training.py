@@ -10,11 +10,12 @@ from tyro.conf import Positional, arg
 
 from tla_core.attack_config import format_number
 from tla_core.config import TrainConfig
+from tla_core.validation import did_you_mean
 
 
 def train_command(preset_name: str | None) -> Callable[..., None]:
     """`tla train`, with the fields of the preset that the command line names as defaults."""
-    default = TrainConfig.preset(preset_name) if preset_name else TrainConfig()
+    default = _preset(preset_name) if preset_name else TrainConfig()
 
     def train(
         preset: Positional[Annotated[str, arg(metavar="PRESET", help="See `tla presets`.")]],
@@ -44,6 +45,17 @@ def train_command(preset_name: str | None) -> Callable[..., None]:
     return train
 
 
+def _preset(name: str) -> TrainConfig:
+    """The preset; ValueError with what there is, and the nearest first, where there is none of that name."""
+    from tla_core.presets import list_presets
+
+    known = list_presets()
+    if name not in known:
+        near = did_you_mean(name, known, likeness=0.9)
+        raise ValueError(f"unknown preset {name!r}.{near} There are: {', '.join(known)}.")
+    return TrainConfig.preset(name)
+
+
 def presets(
     name: Positional[Annotated[str | None, arg(metavar="PRESET", help="Show this one in full.")]] = None,
 ) -> None:
@@ -64,7 +76,7 @@ def presets(
 
     # One preset in full.
     if name is not None:
-        config, sources = TrainConfig.preset(name), preset_sources(name)
+        config, sources = _preset(name), preset_sources(name)
         used_fields = fields_in_use(config)
         for field in used_fields:
             print(f"{field:<18} {text(config, field):<44} {sources.get(field, 'default')}")

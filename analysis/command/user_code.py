@@ -45,13 +45,15 @@ def call_named(text: str, **offered: Any) -> Any:
     return value(**_arguments(value, text, offered))
 
 
-def file_digest(text: str) -> dict[str, str]:
-    """The sha256 of the file that ``file.py:function`` names: another forward with the same weights is another model.
+def source_of(text: str) -> dict[str, str]:
+    """What is called, as JSON values: another forward with the same weights is another model.
 
-    Empty for a module of a package.
+    Of ``file.py:function`` the function and the sha256 of the file, wherever it lies; of anything else its name.
     """
-    path = Path(text.rpartition(":")[0]).expanduser()
-    return {"source_sha256": hashlib.sha256(path.read_bytes()).hexdigest()} if path.suffix == ".py" else {}
+    source, _, name = text.rpartition(":")
+    if not source.endswith(".py"):
+        return {"network": text}
+    return {"network": name, "source_sha256": hashlib.sha256(Path(source).expanduser().read_bytes()).hexdigest()}
 
 
 def _module(name: str) -> Any:

@@ -2,15 +2,14 @@
 
 import contextlib
 import hashlib
-import os
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from analysis.scales.accuracy_store import (
@@ -23,21 +22,17 @@ from analysis.scales.accuracy_store import (
     read_outcomes,
     with_strongest,
 )
-from analysis.scales.run_results import run_config, run_images
+from analysis.scales.run_results import run_images
 from analysis.scales.targets import results_dir
 from analysis.tables import Column, Table
 from tla_core.attacks import Attack, TransferAttack
-from tla_core.autoattack import AutoAttack
 from tla_core.checkpoint import CheckpointError, check_writable, file_sha256
 from tla_core.config import canonical_json
 from tla_core.datasets import ImageDataset
 from tla_core.evaluation import Evaluation, describe_attack, evaluate
 from tla_core.evaluation_run import image_steps
-from tla_core.protocol import STRONGEST_IMAGES, accuracy_columns, strongest_attacks
 from tla_core.run_folder import RunFolder
 from tla_core.training import load_model
-
-AUTOATTACK, SQUARE = "AutoAttack", "Square"
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,95 +53,41 @@ class RunAccuracy(Evaluation):
     path: Path = Path()
 
 
-def run_attacks(
-    run_dir: Path | str, *, black_box: Path | str | None = None, images: int | None = None,
-    long_images: int | None = None, strongest_images: int | None = None, strongest_steps: int | None = None,
-    strongest_targets: int | None = None, square: int = 1000, restarts: int | None = None, autoattack: int = 0,
-    only: Sequence[str] = (), device: str = "auto",
-) -> tuple[dict[str, Attack], dict[str, int]]:  # fmt: skip
-    """What `tla evaluate RUN` measures of a run.
+@dataclass(frozen=True)
+class Subject:
+    """What accuracies are measured of.
 
-    Parameters
+    Attributes
     ----------
-    run_dir : Path or str
-    black_box : Path or str, optional
-        An independently trained copy, whose adversarial examples are transferred; by default that in
-        ``<method>@copy`` beside the run's own folder. Without one the black-box column is left out.
-    images : int, optional
-        Images for every attack; by default all.
-    long_images : int, optional
-        Images for the paper's attacks of more than 40 steps, or with restarts; by default 500 of mnist-mini, and all of
-        any other dataset.
-    strongest_images, strongest_steps, strongest_targets : int, optional
-        Images for those of `strongest_attacks`, and for Square, by default 1,000; the steps of the former, by default
-        100; and the classes that the targeted one goes towards, by default 9.
-    square : int
-        Queries of Square, which needs no gradients; 0 leaves it out.
-    restarts : int, optional
-        Restarts beyond it are not run; the column's name says how many were. By default 3 on mnist-mini, elsewhere 20.
-    autoattack : int
-        Images for AutoAttack; 0 leaves it out.
-    only : sequence of str
-        Columns; by default all.
-    device : str
-
-    Returns
-    -------
-    attacks : dict of str to attack
-        Column -> attack: the paper's for the dataset of the run, those of `strongest_attacks`, Square and AutoAttack.
-    limits : dict of str to int
-        Column -> images that the attack is run on, where they are not all.
-
-    Raises
-    ------
-    ValueError
-        For a column that there is not.
+    path : Path
+        Where they are stored.
+    expected : dict
+        What the file must say, see `read_outcomes`: ``checkpoint_sha256`` of the model, ``data``, ``of``, and more.
+    data : ImageDataset
+    load : callable
+        Gives the model.
+    weights : Path or None
+        The file that must have that checksum also when something was measured; None for a model in memory.
     """
-    config = run_config(run_dir)
-    mini = config.dataset == "mnist-mini"
-    long_images, restarts = long_images or (500 if mini else None), restarts or (3 if mini else 20)
-    attacks: dict[str, Attack] = {}
-    limits: dict[str, int] = {}
-    for name, column in accuracy_columns(config).items():
-        attack = column.attack
-        if attack.restarts > restarts:
-            name = name.replace(str(attack.restarts), str(restarts), 1)
-            attack = replace(attack, restarts=restarts)
-        if count := (long_images if attack.steps > 40 or attack.restarts > 1 else None) or images:
-            limits[name] = min(count, images or count)
-        copy = black_box or _copy_of(Path(run_dir)) if column.black_box else None
-        if column.black_box and copy is None:
-            continue
-        attacks[name] = TransferAttack(load_model(copy, device=device), attack) if copy else attack
-    strong = strongest_attacks(config, RunFolder(run_dir).record()["data"]["classes"])
-    for name, attack in strong.items():
-        targets = strongest_targets if attack.targets else None
-        strong[name] = replace(attack, steps=strongest_steps or attack.steps, targets=targets or attack.targets)
-    count = strongest_images or STRONGEST_IMAGES
-    if square:
-        strong[SQUARE] = replace(strong["APGD-CE"], name="square", steps=square)
-    attacks, limits = attacks | strong, limits | dict.fromkeys(strong, min(count, images or count))
-    if autoattack:
-        attacks[AUTOATTACK] = AutoAttack(eps=strong["APGD-CE"].eps, norm=strong["APGD-CE"].norm)
-        limits[AUTOATTACK] = autoattack
-    if unknown := sorted(set(only) - {"clean", *attacks}):
-        raise ValueError(f"no column {', '.join(unknown)}. There are: clean, {', '.join(attacks)}.")
-    attacks = {name: attack for name, attack in attacks.items() if not only or name in only}
-    return attacks, {name: count for name, count in limits.items() if name in attacks}
+
+    path: Path
+    expected: dict[str, Any]
+    data: ImageDataset
+    load: Callable[[], nn.Module]
+    weights: Path | None = None
 
 
 def missing_columns(
     run_dir: Path | str, attacks: Mapping[str, Attack], *, split: str = "test", limits: Mapping[str, int] | None = None
 ) -> list[str]:
     """Which of the attacks `evaluate_run` would have to measure."""
-    data = run_images(run_dir, split)
-    correct = _measured(run_dir, attacks, split, limits, data)[2]
+    correct = _stored(_of_run(run_dir, split), attacks, limits)[0]
     return [name for name in ("clean", *attacks) if name not in correct]
 
 
 def stored_outcomes(run_dir: Path | str, *, split: str = "test") -> dict[str, Tensor]:
     """What is stored of a run's accuracies, with the strongest; nothing is measured, and nothing is there of others."""
-    correct = _measured(run_dir, {}, split, None, run_images(run_dir, split))[2]
+    correct = _stored(_of_run(run_dir, split), {}, None)[0]
     return with_strongest(correct) if correct else {}
 
 
@@ -220,14 +161,22 @@ def evaluate_run(
     UserWarning
         If an attack is stored with other settings: its outcomes are replaced.
     """
-    data = run_images(run_dir, split)
-    path, expected, correct, columns = _measured(run_dir, attacks, split, limits, data, tell=True)
-    weights = RunFolder(run_dir).model_path
+    of_run = _of_run(run_dir, split, device)
+    return evaluate_subject(of_run, attacks, limits=limits, batch_size=batch_size, progress=progress)
+
+
+def evaluate_subject(
+    of: Subject, attacks: Mapping[str, Attack], *, limits: Mapping[str, int] | None = None, batch_size: int = 256,
+    progress: bool = True,
+) -> RunAccuracy:  # fmt: skip
+    """The same as `evaluate_run`, of any model on any images."""
+    path, expected, data = of.path, of.expected, of.data
+    correct, columns = _stored(of, attacks, limits, tell=True)
     counts = _counts(attacks, limits, data) | {name: columns[name]["images"] for name in attacks if name in correct}
     todo = [name for name in attacks if name not in correct]
     if todo or "clean" not in correct:
         check_writable(path)
-        model = load_model(run_dir, device=device)
+        model = of.load()
         clean = {"clean": correct["clean"]} if "clean" in correct else {}
         total = sum(image_steps(attacks[name]) * counts[name] for name in todo) + len(data.labels) * (not clean)
         with tqdm(total=total, unit="image step", unit_scale=True, disable=not progress, desc="evaluate") as bar:
@@ -246,7 +195,7 @@ def evaluate_run(
                     outcomes[name] = outcome
                     values = {key: asdict(check) for key, check in checks.items()}
                     outcome_columns[name] = {"settings": _settings(attacks[name]), "images": count, "checks": values}
-                    add_outcomes(path, expected, outcomes, outcome_columns, weights)
+                    add_outcomes(path, expected, outcomes, outcome_columns, of.weights)
 
                 # The search without gradients takes what the strongest attacks leave, if they are run at all.
                 search = set(APGD_COLUMNS) <= set(group) or not set(APGD_COLUMNS) & set(attacks)
@@ -256,10 +205,10 @@ def evaluate_run(
                 )  # fmt: skip
                 model_checks = {key: asdict(check) for key, check in (evaluation.checks["model"] | unreliable).items()}
                 outcome_columns["clean"] = {"settings": {}, "images": len(data.labels), "checks": model_checks}
-        correct, columns = add_outcomes(path, expected, outcomes, outcome_columns, weights)
+        correct, columns = add_outcomes(path, expected, outcomes, outcome_columns, of.weights)
     else:
         with contextlib.suppress(OSError):  # what is only looked at need not be written
-            add_outcomes(path, expected, {}, {}, weights)
+            add_outcomes(path, expected, {}, {}, of.weights)
         add_comparisons(correct, columns)
     # All that is stored, the attacks of this call first.
     order = ["clean", *attacks, *sorted(set(correct) - {"clean", *attacks})]
@@ -319,14 +268,19 @@ def _counts(attacks: Mapping[str, Attack], limits: Mapping[str, int] | None, dat
     return {name: min((limits or {}).get(name, len(data.labels)), len(data.labels)) for name in attacks}
 
 
-def _measured(
-    run_dir: Path | str, attacks: Mapping[str, Attack], split: str, limits: Mapping[str, int] | None,
-    data: ImageDataset, *, tell: bool = False,
-) -> tuple[Path, dict[str, Any], dict[str, Tensor], dict[str, Any]]:  # fmt: skip
-    """Path and metadata of a run's accuracies, and what is stored, without what was measured with other settings."""
-    checkpoint = RunFolder(run_dir).finished_model()
+def _of_run(run_dir: Path | str, split: str, device: str = "auto") -> Subject:
+    data = run_images(run_dir, split)
+    weights = RunFolder(run_dir).finished_model()
     path = results_dir(run_dir) / f"accuracy-{split}.safetensors"
-    expected = {"checkpoint_sha256": file_sha256(checkpoint), "data": data.source, "of": len(data.labels)}
+    expected = {"checkpoint_sha256": file_sha256(weights), "data": data.source, "of": len(data.labels)}
+    return Subject(path, expected, data, lambda: load_model(run_dir, device=device), weights)
+
+
+def _stored(
+    of: Subject, attacks: Mapping[str, Attack], limits: Mapping[str, int] | None, *, tell: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What is stored of its accuracies, without what was measured with other settings."""
+    path, expected, data = of.path, of.expected, of.data
     correct, columns = read_outcomes(path, expected)
     counts = _counts(attacks, limits, data)
     for name, attack in attacks.items():
@@ -341,19 +295,12 @@ def _measured(
                 stacklevel=3,
             )
         del correct[name], columns[name]
-    return path, expected, correct, columns
+    return correct, columns
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     keys = [key for key in {**old, **new} if canonical_json(old.get(key)) != canonical_json(new.get(key))]
     return ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in keys)
-
-
-def _copy_of(run_dir: Path) -> Path | None:
-    """A finished run in ``<method>@copy`` beside the folder of the method."""
-    run_dir = Path(os.path.abspath(run_dir))  # it may be the folder that one is in
-    copies = run_dir.parent.with_name(f"{run_dir.parent.name.partition('@')[0]}@copy")
-    return next((path.parent for path in sorted(copies.glob("seed*/model.safetensors"))), None)
 
 
 def _settings(attack: Attack) -> dict[str, Any]:

@@ -93,8 +93,9 @@ def is_enough(column: Mapping[str, Any], settings: Mapping[str, Any], images: in
 
 
 def add_outcomes(
-    path: Path, expected: Mapping[str, Any], correct: Mapping[str, Tensor], columns: Mapping[str, Any], weights: Path
-) -> Outcomes:
+    path: Path, expected: Mapping[str, Any], correct: Mapping[str, Tensor], columns: Mapping[str, Any],
+    weights: Path | None,
+) -> Outcomes:  # fmt: skip
     """Add measured columns to those in the file, which another evaluation may have written meanwhile.
 
     A column of the same settings stays if it was measured on more images. All columns are compared with each other
@@ -107,8 +108,8 @@ def add_outcomes(
         See `read_outcomes`.
     correct, columns : mapping
         Of what was measured.
-    weights : Path
-        File that was evaluated.
+    weights : Path or None
+        File that was evaluated; None for a model in memory, which nothing can replace.
 
     Returns
     -------
@@ -124,7 +125,7 @@ def add_outcomes(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _held(path.parent):
-        if file_sha256(weights) != expected["checkpoint_sha256"]:
+        if weights is not None and file_sha256(weights) != expected["checkpoint_sha256"]:
             raise CheckpointError(
                 f"{weights} was replaced while it was evaluated: what was measured is of the old weights and is not"
                 f" stored. Run `tla evaluate {weights.parent}` again."

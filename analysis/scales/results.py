@@ -290,7 +290,8 @@ def _landscapes(plan: Plan, artefact: Artefact, progress: bool) -> None:
 
 
 def _accuracies(plan: Plan, artefact: Artefact, progress: bool) -> "RunAccuracy":
-    from analysis.scales.accuracy import evaluate_run, run_attacks
+    from analysis.scales.accuracy import evaluate_run
+    from analysis.scales.accuracy_attacks import run_attacks
 
     run, *copy = ((plan.scale.root / path).parent for path in artefact.needs)
     attacks, limits = run_attacks(run, **{**artefact.settings, "black_box": copy[0] if copy else None})

@@ -111,8 +111,8 @@ def _other_images(run_dir: Path | str, trained_on: dict[str, Any], images: str) 
     description = f"{trained_on['images']:,} images {size} of {trained_on['classes']} classes"
     return ValueError(
         f"{run_dir} was trained on {trained_on['name']!r} ({trained_on['source']}: {description}), and {images} is"
-        " another dataset. Measure it on images of its own:"
-        " analysis.extract(tla.load_model(RUN), images, labels), or tla.evaluate(tla.load_model(RUN), images, labels)."
+        " another dataset. Name the images to measure it on: `tla evaluate RUN --data DATA`, or"
+        " tla.evaluate(tla.load_model(RUN), images, labels)."
     )
 
 

@@ -14,6 +14,7 @@ from tla_core.attack_config import AttackConfig, parse_number
 from tla_core.config import TrainConfig
 from tla_core.presets import METHODS, VARIANTS, preset_fields
 from tla_core.protocol import SWEEPS, analysis_attack
+from tla_core.validation import did_you_mean
 
 STRONGEST_LIMITS = ("images", "steps", "targets")
 FIGURE_KINDS = ("maps", "landscapes", "sweeps")
@@ -244,7 +245,7 @@ class Scale:
         return {"pairs": pairs, "n_clean": self.pair_points, "n_iter": self.tsne_iterations} if pairs else None
 
     def accuracy_options(self, dataset: str, method: str, seed: int) -> dict[str, Any]:
-        """What `accuracy.run_attacks` is told of a run; ``black_box`` is (method, seed) of the copy, or None.
+        """What `accuracy_attacks.run_attacks` is told of a run; ``black_box`` is (method, seed) of the copy, or None.
 
         All columns of the first seed's runs of the main table, of its other seeds those that the scale names for them,
         and of others those that sweeps are compared by.
@@ -303,7 +304,8 @@ def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:
     path = root / "workflow" / "scales" / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise ValueError(f"unknown scale {name!r}. There are: {', '.join(known) or 'none'} in {path.parent}.")
+        near = did_you_mean(name, known)
+        raise ValueError(f"unknown scale {name!r}.{near} There are: {', '.join(known) or 'none'} in {path.parent}.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

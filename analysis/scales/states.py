@@ -112,7 +112,8 @@ def _settings_at(scale: str, plan: Plan, artefact: Artefact) -> dict[str, Any]:
 
 
 def _why_accuracies(plan: Plan, artefact: Artefact, path: Path) -> str:
-    from analysis.scales.accuracy import missing_columns, run_attacks
+    from analysis.scales.accuracy import missing_columns
+    from analysis.scales.accuracy_attacks import run_attacks
 
     model, *copy = (plan.scale.root / need for need in artefact.needs)
     if json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"] != file_sha256(model):
