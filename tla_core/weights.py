@@ -44,6 +44,9 @@ class LoadedWeights:
         The key under which the file holds them; "" for a file of weights alone.
     prefix : str
         What was taken off the front of the names in the file.
+    normalization : tuple of tuple of float, or None
+        Mean and standard deviation of the channels, where a pair of them is all that is unexpected, as in checkpoints
+        of RobustBench: `tla_core.wrap` puts them inside.
     """
 
     loaded: int
@@ -52,6 +55,7 @@ class LoadedWeights:
     other_shape: tuple[str, ...] = ()
     key: str = ""
     prefix: str = ""
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     @property
     def complete(self) -> bool:
@@ -129,6 +133,7 @@ def load_weights(
         if isinstance(part, Normalize)
         for name in ("mean", "std")
     }
+    unexpected = tuple(n for n in weights if n not in model_tensors and not n.endswith(_NOT_WEIGHTS))
     report = LoadedWeights(
         len(fitting_weights),
         tuple(
@@ -136,7 +141,7 @@ def load_weights(
             for n in model_tensors
             if n not in weights and n not in normalisation_names and not n.endswith(_NOT_WEIGHTS)
         ),
-        tuple(n for n in weights if n not in model_tensors and not n.endswith(_NOT_WEIGHTS)),
+        unexpected,
         tuple(
             f"{name} {tuple(weights[name].shape)}, in the model {tuple(model_tensors[name].shape)}"
             for name in shared
@@ -144,6 +149,7 @@ def load_weights(
         ),
         key,
         prefix,
+        _normalization({name: weights[name] for name in unexpected}),
     )
     if not fitting_weights or (strict and not report.complete):
         raise ValueError(
@@ -151,6 +157,16 @@ def load_weights(
         )
     inside.load_state_dict(fitting_weights, strict=False)
     return report
+
+
+def _normalization(unexpected: dict[str, Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    by_last = {name.rpartition(".")[2]: tensor for name, tensor in unexpected.items()}
+    if len(unexpected) != 2 or set(by_last) not in ({"mean", "std"}, {"mu", "sigma"}):
+        return None
+    mean, std = (by_last[name] for name in sorted(by_last))
+    if mean.shape != std.shape or mean.numel() != max(mean.shape, default=1) or not mean.is_floating_point():
+        return None
+    return tuple(mean.flatten().tolist()), tuple(std.flatten().tolist())
 
 
 def _advice(report: LoadedWeights) -> str:

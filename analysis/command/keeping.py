@@ -51,14 +51,24 @@ def clean(
 
 def publish(
     runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN", help="Finished runs whose accuracies are there.")]],
-    out: Annotated[Path | None, arg(help="Where their folders go; by default checkpoints, below the project.")] = None,
+    out: Annotated[
+        Path | None,
+        arg(help="Where they go; by default checkpoints below the project, or robustbench with --robustbench."),
+    ] = None,
+    robustbench: Annotated[
+        bool, arg(help="Write what RobustBench's model zoo takes instead: a state dict, its class, its numbers.")
+    ] = False,
 ) -> None:
     """Put runs into folders as the Hugging Face hub has them: weights, settings, a model card with the accuracies."""
     from analysis.publish.model_cards import hub_name, publish_run
+    from analysis.publish.robustbench import publish_for_robustbench
     from analysis.scales.scale import project_root
 
     for run in runs:
-        print(publish_run(run, (out or project_root() / "checkpoints") / hub_name(run)))
+        if robustbench:
+            print(publish_for_robustbench(run, out or project_root() / "robustbench"))
+        else:
+            print(publish_run(run, (out or project_root() / "checkpoints") / hub_name(run)))
 
 
 def restore(scale: ScaleName = "small") -> None:

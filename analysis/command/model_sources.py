@@ -54,8 +54,18 @@ def open_network(spec: str, weights: Path | None, n_classes: int | None) -> Netw
     if weights is not None:
         if not isinstance(model, nn.Module):
             raise ValueError(f"{spec} gives a function, which has no weights: leave --weights out.")
-        load_weights(model, weights)
+        return _with_weights(Network(model), weights)
     return Network(model)
+
+
+def _with_weights(network: Network, path: Path) -> Network:
+    """Put the weights of a file in; a normalisation that lies beside them is that of the network."""
+    report = load_weights(network.model, path, strict=False)
+    if report.normalization and not report.missing and not report.other_shape:
+        return Network(network.model, *report.normalization)
+    if not report.complete:
+        load_weights(network.model, path)  # raises, and says what does not fit
+    return network
 
 
 def _of_library(library: str, name: str, weights: Path | None, n_classes: int | None) -> Network:
@@ -71,15 +81,12 @@ def _of_library(library: str, name: str, weights: Path | None, n_classes: int | 
     make = (_torchvision if library == "torchvision" else _timm)(name, asked)
     if weights is None:
         return make(n_classes if asked == RANDOM else None)
-    network = make(None)
     try:
-        load_weights(network.model, weights)
+        return _with_weights(make(None), weights)
     except ValueError as error:
         if n_classes is None or "of another shape" not in str(error):
             raise
-        network = make(n_classes)  # such weights are those of a head for the user's own classes
-        load_weights(network.model, weights)
-    return network
+    return _with_weights(make(n_classes), weights)  # of a head for the user's own classes
 
 
 def _torchvision(name: str, asked: str) -> Callable[[int | None], Network]:
