@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tiny import mnist_images, project_folder, tiny_config, use_few_images
+from tiny import REPOSITORY, mnist_images, project_folder, tiny_config, use_few_images
 
 import tla_core as tla
 from analysis.command.arguments import MODEL_AS_IT_IS, OWN_DATA, DataOptions, ModelOptions
@@ -260,6 +260,9 @@ def test_resize_and_crop_are_for_files():
         data("mnist-mini", crop=(1, 2, 3))
 
 
+FGSM = ["--attack.name", "fgsm", "--no-progress"]
+
+
 # What does not fit ----------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +320,17 @@ def test_a_folder_of_one_class_is_no_task(here, capsys):
     assert "nets.py:net has one output. Expected at least two classes" in capsys.readouterr().err
 
 
+def test_classes_in_another_order_are_no_silent_mistake(here, capsys):
+    for name in ("cat", "dog", "Eel", "owl"):
+        (here / "pets/test" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((28, 28), np.uint8)).save(here / "pets/test" / name / "0.png")
+    words = ["nets.py:Named", "--output", "scores", "--data", "pets", *FGSM]
+    for given in ([], ["--classes", "cat", "dog", "owl", "eel"]):
+        assert main(["evaluate", *words, *given]) == 1
+        assert "classes of pets in another order: say --classes eel cat dog owl." in capsys.readouterr().err
+    assert main(["evaluate", *words, "--classes", "eel", "cat", "dog", "owl"]) == 0
+
+
 def test_an_eps_of_eight_is_refused(capsys):
     assert main(["extract", "nets.py:net", "--data", "three.npz", "--eps", "8"]) == 1
     assert "did you mean 8/255?" in capsys.readouterr().err
@@ -328,9 +342,6 @@ def test_an_eps_of_eight_is_refused(capsys):
 
 
 # Results --------------------------------------------------------------------------------------------------------------
-
-
-FGSM = ["--attack.name", "fgsm", "--no-progress"]
 
 
 def stored(here, pattern="results/**/accuracy-test.json"):
@@ -429,6 +440,19 @@ def test_a_full_disk_is_said_first_and_loses_nothing(here, capsys, monkeypatch):
             assert main(command) == 1
             assert "could not write" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (here / "mine").iterdir()} == before
+
+
+def test_the_commands_of_the_guide(here, capsys):
+    page = (REPOSITORY / "docs/guide/own_model.md").read_text(encoding="utf-8")
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.S):
+        if "network = " in code or "nets.py" in code:
+            exec(code, names)
+    commands = [line.split()[1:] for line in page.splitlines() if line.startswith("    tla ")]
+    assert [words[0] for words in commands] == ["evaluate", "extract", "explore"]
+    for words in commands:
+        assert main([*words, "--no-progress"]) == 0, capsys.readouterr().err
+    assert len(list(here.glob("results/net-*/mine.npz-*/*"))) == 6
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------

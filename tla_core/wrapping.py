@@ -291,7 +291,7 @@ def describe_output(out: Any) -> str:
 
 def _output_numbers(model: nn.Module, classes: list[Any]) -> list[int]:
     """The outputs that are the classes; ValueError for names that the model does not know, and for repetitions."""
-    names = _class_names(model)
+    names = output_names(model)
     numbers = []
     for each in classes:
         if isinstance(each, str):
@@ -308,7 +308,11 @@ def _output_numbers(model: nn.Module, classes: list[Any]) -> list[int]:
     return numbers
 
 
-def _class_names(model: nn.Module) -> list[str]:
+def output_names(model: nn.Module) -> list[str]:
+    """What the outputs of a model are called, as far as it knows: of a `Classifier` those of its classes; or []."""
+    if isinstance(model, Classifier):
+        names = output_names(model.model)
+        return [names[k] for k in model.classes] if names and model.classes else names
     labels = getattr(getattr(model, "config", None), "id2label", None)
     if isinstance(labels, Mapping):
         return [str(labels[key]) for key in sorted(labels, key=int)]

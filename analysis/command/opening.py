@@ -1,6 +1,7 @@
 """Opens the model that a user names on the command line, of whatever origin; its images: see `opening_data`."""
 
 import hashlib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from tla_core.datasets import DATASET_NAMES, ImageDataset
 from tla_core.modes import attack_mode
 from tla_core.runtime import pick_device
 from tla_core.training import load_model
-from tla_core.wrapping import as_classifier, wrap
+from tla_core.wrapping import as_classifier, output_names, see_through, wrap
 
 FORMS = (
     "a run or checkpoint folder, file.py:function, package.module:function, torchvision:NAME, timm:NAME, or a folder of"
@@ -131,8 +132,8 @@ def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
     Raises
     ------
     ValueError
-        If it does not take the images, or returns no logits, less than two of them, NaN, or more or fewer than there
-        are classes; with what to do.
+        If it does not take the images, or returns no logits, less than two of them, NaN, more or fewer than there are
+        classes, or those in another order; with what to do.
     """
     shape = "x".join(map(str, data.images.shape[1:]))
     # Arrays without names may lack the images of some classes; what has names has all classes.
@@ -156,6 +157,14 @@ def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
         raise ValueError(
             f"{opened.spec} has {outputs} outputs, and {data.name} has {classes} classes: say which outputs they are,"
             f" --classes with {classes} numbers, or names that the model knows."
+        )
+    known = output_names(see_through(opened.model))
+    order = {name.casefold(): name for name in known}
+    wanted = [name.casefold() for name in data.class_names]
+    if sorted(order) == sorted(wanted) and list(order) != wanted:
+        raise ValueError(
+            f"{opened.spec} has the classes of {data.name} in another order: say --classes"
+            f" {shlex.join(order[name] for name in wanted)}."
         )
     if outputs < 2:
         raise ValueError(f"{opened.spec} has one output. Expected at least two classes to tell apart.")
