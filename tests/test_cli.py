@@ -122,13 +122,16 @@ def test_an_error_is_one_line_on_standard_error_without_a_traceback(tmp_path):
         (["train", "mini/mnist/um", "--learning-rat", "3"], "--learning-rate"),
         (["train", "mini/mnist/tlaa"], "mini/mnist/tla"),
         (["presets", "mini/mnst/tla"], "mini/mnist/tla"),
+        (["data", "get", "mnits"], "mnist"),
+        (["notebooks", "fig7_retrievel"], "fig7_retrieval"),
         (["train", "mini/mnist/tla", "--method", "tala"], "tla"),
         (["train", "mini/mnist/um", "--dataset", "mnits", "--out", "x"], "mnist"),
         (["train", "mini/mnist/um", "--attack.name", "pgdd"], "pgd"),
         (["evaluate", "nets.py:net", "--data", "cifar01"], "cifar10"),
     ],
 )
-def test_what_is_mistyped_gets_a_suggestion(args, nearest, capsys, tmp_path):
+def test_what_is_mistyped_gets_a_suggestion(args, nearest, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("TLA_ROOT", str(REPOSITORY))
     (tmp_path / "nets.py").write_text("import torch\nnet = torch.nn.Linear(1, 1)")
     try:
         status = cli.main(args)

@@ -391,6 +391,26 @@ def test_other_models_and_images_never_replace_results(here, capsys):
     assert {path: path.read_bytes() for path in (here / "mine").iterdir()} == before
 
 
+def test_all_models_are_opened_before_one_is_measured_and_have_a_folder_each(here, capsys, monkeypatch):
+    words = ["--data", "three.npz", "--out", "mine", *FGSM]
+    with monkeypatch.context() as patched:
+        patched.setattr("analysis.scales.accuracy.evaluate", lambda *_, **__: pytest.fail("this takes time"))
+        assert main(["evaluate", "nets.py:net", "nets.py:nothing", *words]) == 1
+    assert "Got NoneType" in capsys.readouterr().err
+    assert main(["evaluate", "nets.py:net", "nets.py:ten", *words]) == 0
+    assert "| net | " in capsys.readouterr().out
+    assert [record["model"]["name"] for record in stored(here, "mine/*/accuracy-test.json").values()] == ["net", "ten"]
+
+
+def test_a_download_that_fails_says_what_to_do(monkeypatch, capsys):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", offline)
+    assert main(["evaluate", "torchvision:squeezenet1_1@DEFAULT", "--data", "three.npz"]) == 1
+    assert "cannot be downloaded: no network Take a file of them, --weights FILE" in capsys.readouterr().err
+
+
 def test_several_layers_are_extracted_in_one_pass(here, capsys):
     words = ["--data", "three.npz", "--eps", "0.1", "--layer", "penultimate", "1:flatten", "--no-progress"]
     assert main(["extract", "nets.py:net", *words]) == 0
@@ -401,6 +421,7 @@ def test_several_layers_are_extracted_in_one_pass(here, capsys):
     sets = [RepresentationSet.load(path) for path in paths]
     assert [reps.meta["layer"] for reps in sets] == ["penultimate", "1:flatten"]
     assert all(reps.meta["data_name"] == "three.npz" and reps.features.shape == (12, 16) for reps in sets)
+    assert all(reps.adv_images.dtype == np.uint8 for reps in sets)
     assert sets[0].meta["attack"]["eps"] == 0.1 and sets[0].meta["model"]["name"] == "net"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tla_core.dataset_files import DatasetError
 from tla_core.decoded_cache import user_cache_folder
+from tla_core.validation import did_you_mean
 
 FOLDERS = {
     "mnist": "MNIST/raw",
@@ -76,7 +77,8 @@ def download_dataset(name: str, root: str | os.PathLike | None = None) -> Path:
     """
     folder = dataset_root(root) / FOLDERS.get(name, "")
     if name not in BY_HAND:
-        raise DatasetError(f"{name} cannot be downloaded; only {', '.join(BY_HAND)} can. {remedy(name)}")
+        near = "" if name in FOLDERS else did_you_mean(name, BY_HAND)
+        raise DatasetError(f"{name} cannot be downloaded; only {', '.join(BY_HAND)} can.{near} {remedy(name)}")
     if folder.is_dir():
         return folder
     from torchvision.datasets import MNIST  # torchvision takes seconds to import

@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from analysis.command.arguments import MODEL_AS_IT_IS, MODEL_HELP, OWN_DATA, OfData, OfModel, Out, RunDir
+from analysis.command.arguments import (
+    MODEL_AS_IT_IS,
+    MODEL_HELP,
+    OWN_DATA,
+    Device,
+    OfData,
+    OfModel,
+    Out,
+    Progress,
+    RunDir,
+)
 
 
 def extract(
@@ -19,8 +29,8 @@ def extract(
     model: OfModel = MODEL_AS_IT_IS,
     data: OfData = OWN_DATA,
     out: Out = None,
-    device: str = "auto",
-    progress: bool = True,
+    device: Device = "auto",
+    progress: Progress = True,
 ) -> None:
     """Store the representations of a model: of the test images, clean and adversarial, or of the training images."""
     from analysis.command.measuring import config_for, is_own, open_subject, represent
@@ -48,7 +58,7 @@ def project(
     eps: Annotated[float | None, arg(help="Perturbation level; by default that of the dataset's attack.")] = None,
     scale: Annotated[str, arg(help="Whose number of points, pairs and iterations to use.")] = "mini",
     jobs: Annotated[int, arg(help="Maps that are made side by side, each by one process.")] = 1,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> None:
     """Store t-SNE maps of a run: of each class, clean and adversarial test images together, and of the class pairs."""
     from analysis.scales.run_results import extract_run, project_pairs_run, project_run, run_config
@@ -65,7 +75,7 @@ def landscape(
     run: Positional[RunDir],
     scale: Annotated[str, arg(help="Whose number of images, radius and resolution to use.")] = "mini",
     rise_only: Annotated[bool, arg(help="Only those whose rise is averaged, none that are drawn.")] = False,
-    device: str = "auto",
+    device: Device = "auto",
 ) -> None:
     """Store the loss of a run around a few test images, along two random directions that all runs share."""
     from analysis.scales.run_results import landscape_run

@@ -9,11 +9,13 @@ from tyro.conf import arg
 
 RunDir = Annotated[Path, arg(metavar="RUN", help="Run folder, such as runs/mini/mnist/tla/seed0.")]
 ScaleName = Annotated[str, arg(help="mini, or another scale of workflow/scales.")]
+Device = Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")]
+Progress = Annotated[bool, arg(help="Show a progress bar.")]
 Out = Annotated[
     Path | None,
     arg(
-        help="Folder of the results. By default those of the run; for a MODEL that is no run, or other images,"
-        " a folder named after both, which is printed."
+        help="Folder of the results, with one in it for each of several models. By default those of the run; for a"
+        " MODEL that is no run, or other images, a folder named after both, which is printed."
     ),
 ]
 MODEL_HELP = (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -15,16 +16,19 @@ from analysis.command.arguments import (
     MODEL_HELP,
     OWN_DATA,
     DataOptions,
+    Device,
     ModelOptions,
     OfData,
     OfModel,
     Out,
+    Progress,
     value_of,
 )
 from tla_core.attack_config import AttackConfig
 
 if TYPE_CHECKING:
     from analysis.scales.accuracy import RunAccuracy
+    from tla_core.attacks import Attack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +69,8 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
             Literal["test", "train", "holdout"], arg(help="holdout: the training images that the run held out.")
         ] = "test",
         batch_size: Annotated[int, arg(help="Images at once; changes no outcome.")] = 256,
-        device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
-        progress: Annotated[bool, arg(help="Show a progress bar.")] = True,
+        device: Device = "auto",
+        progress: Progress = True,
     ) -> None:
         """Measure and store the paper's accuracy table of one model or several, with standard errors.
 
@@ -77,6 +81,7 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
         otherwise; elsewhere all images, and the paper's 20. For images of your own, attacks have the eps that the run
         was trained with, and for another MODEL 8/255.
         """
+        from analysis.command.measuring import folder_for
         from analysis.scales.accuracy import accuracy_table
 
         if named is None:
@@ -87,9 +92,10 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
             name, count = f"{attack.name.upper()}-{attack.steps}{times}", table.long_images or table.images
             chosen = {name: attack}, {name: count} if count else {}
         measured, labels = {}, {}
-        for spec in models:
-            request = _Request(spec, model, data, table, chosen, split, out, device)
-            labels[spec], measured[spec] = _measure(request, batch_size=batch_size, progress=progress)
+        folders = {spec: folder_for(out, spec, models) for spec in models}
+        tasks = [_task(spec, model, data, table, chosen, split, folders[spec], device) for spec in models]
+        for task in tasks:  # all models are opened before anything takes time
+            labels[task.spec], measured[task.spec] = task.name, _measure(task, batch_size, progress)
         distinct = len(set(labels.values())) == len(labels)
         accuracies = accuracy_table({labels[spec] if distinct else spec: measured[spec] for spec in measured})
         if len(measured) > 1:
@@ -109,76 +115,76 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What of the command line concerns one model; `chosen` are attacks in place of the table, with their images."""
+class _Task:
+    """One model with its attacks: how it is called, how it is measured, and what is printed of it."""
 
     spec: str
-    model: ModelOptions
-    data: DataOptions
-    table: AccuracyOptions
-    chosen: tuple[dict[str, Any], dict[str, int]] | None
-    split: str
-    out: Path | None
-    device: str
+    name: str
+    attacks: dict[str, Attack]
+    measure: Callable[..., RunAccuracy]
+    lines: Callable[[RunAccuracy], tuple[list[str], list[str]]]
 
 
-def _measure(request: _Request, **options: Any) -> tuple[str, RunAccuracy]:
-    """Measure one model, and print what came out; its name in tables, and its accuracies."""
+def _task(
+    spec: str, model: ModelOptions, data: DataOptions, table: AccuracyOptions,
+    chosen: tuple[dict[str, Attack], dict[str, int]] | None, split: str, out: Path | None, device: str,
+) -> _Task:  # fmt: skip
+    """Open a model, and see what is to be measured; `chosen` are attacks in place of the table, and their images."""
     from analysis.command.measuring import is_own, open_subject, refuse_others
     from analysis.scales.accuracy import Subject, evaluate_run, evaluate_subject
     from analysis.scales.accuracy_attacks import run_attacks, table_attacks
     from analysis.scales.run_results import run_config
     from tla_core.attacks import TransferAttack
+
+    of_table = {"device": device, **vars(table)}
+    if is_own(spec, model, data, out):
+        attacks, limits = chosen or run_attacks(spec, **of_table)
+        measure = functools.partial(evaluate_run, spec, attacks, split=split, limits=limits, device=device)
+        transferred = any(isinstance(each, TransferAttack) for each in attacks.values())
+        lacking = chosen is None and not table.only and not transferred
+        return _Task(spec, run_config(spec).method.upper(), attacks, measure, lambda it: _lines(spec, it, lacking))
+    subject = open_subject(spec, model, data, split=split, out=out, device=device)
+    attacks, limits = chosen or table_attacks(subject.config, len(subject.data.class_names), **of_table)
+    path, expected = subject.folder / f"accuracy-{split}.safetensors", {**subject.identity, "of": len(subject.data)}
+    refuse_others(path, expected)
+    measured = Subject(path, expected, subject.data, lambda: subject.opened.model)
+    measure = functools.partial(evaluate_subject, measured, attacks, limits=limits)
+    return _Task(spec, subject.opened.name, attacks, measure, lambda _: ([f"  {subject}"], []))
+
+
+def _measure(task: _Task, batch_size: int, progress: bool) -> RunAccuracy:
+    """Measure one model, and print what came out."""
+    from analysis.scales.accuracy import STRONGEST
     from tla_core.masking import MaskingWarning
 
-    spec, split, device, chosen = request.spec, request.split, request.device, request.chosen
-    of_table = {"device": device, **vars(request.table)}
-    own = is_own(spec, request.model, request.data, request.out)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MaskingWarning)  # printed below
-        if own:
-            name = run_config(spec).method.upper()
-            attacks, limits = chosen or run_attacks(spec, **of_table)
-            result = evaluate_run(spec, attacks, split=split, limits=limits, device=device, **options)
-            lines = _other_copy(spec, result)
-        else:
-            subject = open_subject(spec, request.model, request.data, split=split, out=request.out, device=device)
-            name, data = subject.opened.name, subject.data
-            attacks, limits = chosen or table_attacks(subject.config, len(data.class_names), **of_table)
-            path, expected = subject.folder / f"accuracy-{split}.safetensors", {**subject.identity, "of": len(data)}
-            refuse_others(path, expected)
-            measured = Subject(path, expected, data, lambda: subject.opened.model)
-            result = evaluate_subject(measured, attacks, limits=limits, **options)
-            lines = [f"  {subject}"]
-    _print_accuracies(spec, lines, result, attacks)
-    whole_table = chosen is None and not request.table.only
-    if own and whole_table and not any(isinstance(each, TransferAttack) for each in attacks.values()):
-        print("  no black-box column: train an independent copy and pass it with --black-box RUN")
-    print(f"  stored in {result.path}")
-    return name, result
-
-
-def _other_copy(run: str, result: RunAccuracy) -> list[str]:
-    from analysis.scales.run_results import run_config
-    from tla_core.dataset_download import other_copy
-
-    if not other_copy(run_config(run).dataset):
-        return []
-    return [f"  on {_data_of(result)}, another copy of the images than that of the settings"]
-
-
-def _print_accuracies(title: str, lines: list[str], result: RunAccuracy, attacks: dict[str, Any]) -> None:
-    from analysis.scales.accuracy import STRONGEST
-
-    print(title, *lines, sep="\n")
-    for name in ("clean", *attacks, *({STRONGEST} & set(result.correct))):
+        result = task.measure(batch_size=batch_size, progress=progress)
+    above, below = task.lines(result)
+    print(task.spec, *above, sep="\n")
+    for name in ("clean", *task.attacks, *({STRONGEST} & set(result.correct))):
         value, error, count = result.accuracy[name], result.standard_error[name], len(result.correct[name])
-        detail = f"   {attacks[name]}" if name in attacks else ""
+        detail = f"   {task.attacks[name]}" if name in task.attacks else ""
         print(f"  {name:<12} {value * 100:6.2f} % +- {error * 100:.2f}   {count:>6} images{detail}")
     for line in result.failed_checks:
         print(f"  MASKING CHECK FAILED: {line}")
     for line in result.gaps:
         print(f"  GAP: {line}")
+    print(*below, f"  stored in {result.path}", sep="\n")
+    return result
+
+
+def _lines(run: str, result: RunAccuracy, no_black_box: bool) -> tuple[list[str], list[str]]:
+    """What is printed above and below the accuracies of a run."""
+    from analysis.scales.run_results import run_config
+    from tla_core.dataset_download import other_copy
+
+    above, below = [], []
+    if other_copy(run_config(run).dataset):
+        above.append(f"  on {_data_of(result)}, another copy of the images than that of the settings")
+    if no_black_box:
+        below.append("  no black-box column: train an independent copy and pass it with --black-box RUN")
+    return above, below
 
 
 def _data_of(result: RunAccuracy) -> str:

@@ -14,9 +14,11 @@ from analysis.command.arguments import (
     MODEL_HELP,
     OWN_DATA,
     DataOptions,
+    Device,
     ModelOptions,
     OfData,
     OfModel,
+    Progress,
 )
 from analysis.command.model_names import is_run, model_names
 
@@ -47,8 +49,8 @@ def explore(
     serve: Annotated[bool, arg(help="Serve the file to this machine alone, until Ctrl+C.")] = False,
     port: Annotated[int, arg(help="Port for --serve; 0 takes a free one.")] = 0,
     open_page: Annotated[bool, arg(name="open", help="Open the page in the browser.")] = True,
-    device: str = "auto",
-    progress: bool = True,
+    device: Device = "auto",
+    progress: Progress = True,
 ) -> None:
     """Look into the embeddings of one model or several in a browser: one file, without a server or a network."""
     import webbrowser

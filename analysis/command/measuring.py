@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from analysis.command.arguments import MODEL_AS_IT_IS, OWN_DATA, DataOptions, ModelOptions
-from analysis.command.model_names import is_run
+from analysis.command.model_names import is_run, model_names
 from analysis.command.opening import OpenedModel, check_fits, open_model
 from analysis.command.opening_data import open_data
 from analysis.extraction import extract
@@ -116,7 +116,8 @@ def represent(
     Parameters
     ----------
     subject : NamedSubject
-        Of test images clean and attacked ones are taken, of training images clean ones.
+        Of test images clean and attacked ones are taken, of training images clean ones. The attacked ones are stored as
+        bytes; what is extracted is of them as they were made.
     eps : float, optional
         By default that of the attack for these images.
     layers : sequence of str
@@ -148,7 +149,10 @@ def represent(
         n = len(subject.data)
         rows = torch.arange(min(images or n, n)) * n // min(images or n, n)
         taken = subject.data.subset(rows)
-        sets = extract(subject.opened.model, taken, layer=list(todo), attack=attack, indices=rows, progress=progress)
+        sets = extract(
+            subject.opened.model, taken, layer=list(todo), attack=attack, indices=rows, keep_images="uint8",
+            progress=progress,
+        )  # fmt: skip
         for layer, expected in todo.items():
             meta = {**sets[layer].meta, **expected, "source": subject.data.source}
             replace(sets[layer], meta=meta).save(paths[layer])
@@ -175,6 +179,11 @@ def _default_folder(opened: OpenedModel, data: ImageDataset) -> Path:
     except FileNotFoundError:
         top = Path()
     return top / "results" / f"{_plain(opened.name)}-{opened.digest[:8]}" / images
+
+
+def folder_for(out: Path | None, spec: str, specs: Sequence[str]) -> Path | None:
+    """The folder that is asked for; with several models one in it for each."""
+    return out if out is None or len(set(specs)) < 2 else out / _plain(model_names(tuple(dict.fromkeys(specs)))[spec])
 
 
 def _plain(name: str) -> str:

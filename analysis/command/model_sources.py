@@ -79,8 +79,16 @@ def _of_library(library: str, name: str, weights: Path | None, n_classes: int | 
             f" {library}:{name}@{download}; or for a network that has learnt nothing, {library}:{name}@{RANDOM}."
         )
     make = (_torchvision if library == "torchvision" else _timm)(name, asked)
+    if asked == RANDOM:
+        return make(n_classes)
     if weights is None:
-        return make(n_classes if asked == RANDOM else None)
+        try:
+            return make(None)
+        except OSError as error:
+            raise OSError(
+                f"the weights of {library}:{name}@{asked} cannot be downloaded: {error} Take a file of them, --weights"
+                " FILE."
+            ) from error
     try:
         return _with_weights(make(None), weights)
     except ValueError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tla_core.checkpoint import write_atomic
+from tla_core.validation import did_you_mean
 
 
 class NotebookError(RuntimeError):
@@ -50,8 +51,9 @@ def run_notebook(
 
     source, target = Path(source), Path(target)
     if not source.is_file():
-        known = ", ".join(sorted(p.stem for p in source.parent.glob("*.ipynb"))) or "none"
-        raise FileNotFoundError(f"there is no notebook {source.name}. In {source.parent} there are: {known}.")
+        known = sorted(p.stem for p in source.parent.glob("*.ipynb"))
+        names, near = ", ".join(known) or "none", did_you_mean(source.stem, known)
+        raise FileNotFoundError(f"there is no notebook {source.name}.{near} In {source.parent} there are: {names}.")
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".running.ipynb")
     command = f"tla notebooks {source.stem} " + " ".join(f"--{k.lower()} {v}" for k, v in parameters.items())

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from analysis.command.arguments import Device, Progress
 from tla_core.attack_config import format_number
 from tla_core.config import TrainConfig
 from tla_core.validation import did_you_mean
@@ -23,8 +24,8 @@ def train_command(preset_name: str | None) -> Callable[..., None]:
         out: Annotated[Path | None, arg(help="Run folder. By default runs/PRESET/seedN below the project.")] = None,
         replace: Annotated[bool, arg(help="Move a run with other settings aside instead of refusing.")] = False,
         init_from: Annotated[Path | None, arg(help="Run folder whose weights the training starts from.")] = None,
-        device: Annotated[str, arg(help="auto, cpu, cuda or cuda:N.")] = "auto",
-        progress: Annotated[bool, arg(help="Show a progress bar.")] = True,
+        device: Device = "auto",
+        progress: Progress = True,
         tensorboard: Annotated[bool, arg(help="Log for TensorBoard too, into OUT/tensorboard.")] = False,
     ) -> None:
         """Train a model, or go on with a training that was interrupted.
