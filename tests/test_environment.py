@@ -27,6 +27,7 @@ ORACLES = (ROOT / "requirements-oracles.txt").read_text()
 # What conda calls by another name than the package index does.
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "snakemake": "snakemake-minimal"}
 NOT_ON_CONDA = {"pyautoattack"}
+MODELS = "models"  # the extra for models of other libraries: neither pinned nor in environment.yml
 FAISS = {"faiss-cpu", "faiss-gpu"}
 
 
@@ -74,7 +75,7 @@ def pins_of(text):
 
 
 def environment_problems(project, environment):
-    """Where environment.yml and pyproject.toml (core and every extra but cpu) differ in packages or bounds."""
+    """Where environment.yml and pyproject.toml (core and every extra but cpu and models) differ."""
     problems, conda = [], {}
     for spec in (entry for entry in environment["dependencies"] if isinstance(entry, str)):
         try:
@@ -88,7 +89,7 @@ def environment_problems(project, environment):
 
     expected = {"python": project["project"]["requires-python"], "pip": ""} | named(project["build-system"]["requires"])
     expected_from_pip = {}
-    for name, bound in all_named(project, leave_out=["cpu"]).items():
+    for name, bound in all_named(project, leave_out=["cpu", MODELS]).items():
         if name in NOT_ON_CONDA:
             expected_from_pip[name] = bound
         else:
@@ -118,7 +119,7 @@ def constraint_problems(project, constraints, oracles):
             problems.append(f"{match[1]} is pinned twice")
         else:
             seen.add(key)
-    for name, bound in all_named(project).items():
+    for name, bound in all_named(project, leave_out=[MODELS]).items():
         if name not in pins:
             problems.append(f"{name} is not pinned")
         elif not Requirement(f"{name}{bound}").specifier.contains(pins[name]):

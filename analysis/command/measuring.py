@@ -148,9 +148,9 @@ def represent(
     if todo:
         n = len(subject.data)
         rows = torch.arange(min(images or n, n)) * n // min(images or n, n)
-        taken = subject.data.subset(rows)
+        subset = subject.data.subset(rows)
         sets = extract(
-            subject.opened.model, taken, layer=list(todo), attack=attack, indices=rows, keep_images="uint8",
+            subject.opened.model, subset, layer=list(todo), attack=attack, indices=rows, keep_images="uint8",
             progress=progress,
         )  # fmt: skip
         for layer, expected in todo.items():
@@ -165,8 +165,8 @@ def refuse_others(path: Path, expected: dict[str, Any]) -> None:
         metadata = read_metadata(path)
     except (FileNotFoundError, CheckpointError):  # what is damaged is made again
         return
-    kept = {key: expected[key] for key in ("checkpoint_sha256", "data_sha256")}
-    if different_settings(metadata.get("meta", metadata), kept):
+    digests = {key: expected[key] for key in ("checkpoint_sha256", "data_sha256")}
+    if different_settings(metadata.get("meta", metadata), digests):
         raise ValueError(f"{path} holds results of another model or of other images. Choose another folder with --out.")
 
 

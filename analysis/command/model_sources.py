@@ -130,8 +130,8 @@ def _timm(name: str, asked: str) -> Callable[[int | None], Network]:
 
     def make(count: int | None) -> Network:
         model = timm.create_model(name, pretrained=asked == "pretrained", **_outputs(count))
-        said = model.pretrained_cfg if asked == "pretrained" else {}
-        return Network(model, tuple(said.get("mean", ())), tuple(said.get("std", ())))
+        config = model.pretrained_cfg if asked == "pretrained" else {}
+        return Network(model, tuple(config.get("mean", ())), tuple(config.get("std", ())))
 
     return make
 
@@ -151,11 +151,11 @@ def _of_transformers(folder: Path, weights: Path | None) -> Network:
                 " classifier that was trained."
             )
     try:
-        said = json.loads((folder / "preprocessor_config.json").read_bytes())
+        config = json.loads((folder / "preprocessor_config.json").read_bytes())
     except FileNotFoundError:
-        said = {}
-    shown = bool(said.get("do_normalize", said.get("image_mean")))
-    mean, std = (tuple(said.get(key) or ()) if shown else () for key in ("image_mean", "image_std"))
+        config = {}
+    normalises = bool(config.get("do_normalize", config.get("image_mean")))
+    mean, std = (tuple(config.get(key) or ()) if normalises else () for key in ("image_mean", "image_std"))
     return Network(model, mean, std)
 
 

@@ -137,7 +137,7 @@ def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
     """
     shape = "x".join(map(str, data.images.shape[1:]))
     # Arrays without names may lack the images of some classes; what has names has all classes.
-    named = data.name in DATASET_NAMES or data.class_names != tuple(map(str, range(len(data.class_names))))
+    has_names = data.name in DATASET_NAMES or data.class_names != tuple(map(str, range(len(data.class_names))))
     try:
         model = as_classifier(opened.model, data.images, data.labels)
         with attack_mode(model), torch.no_grad():
@@ -153,18 +153,18 @@ def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
     if not torch.isfinite(logits).all():
         raise ValueError(f"{opened.spec} returns NaN or infinite logits for the first images of {data.name}.")
     outputs, classes = logits.shape[1], len(data.class_names)
-    if named and outputs != classes:
+    if has_names and outputs != classes:
         raise ValueError(
             f"{opened.spec} has {outputs} outputs, and {data.name} has {classes} classes: say which outputs they are,"
             f" --classes with {classes} numbers, or names that the model knows."
         )
     known = output_names(see_through(opened.model))
     order = {name.casefold(): name for name in known}
-    wanted = [name.casefold() for name in data.class_names]
-    if sorted(order) == sorted(wanted) and list(order) != wanted:
+    class_order = [name.casefold() for name in data.class_names]
+    if sorted(order) == sorted(class_order) and list(order) != class_order:
         raise ValueError(
             f"{opened.spec} has the classes of {data.name} in another order: say --classes"
-            f" {shlex.join(order[name] for name in wanted)}."
+            f" {shlex.join(order[name] for name in class_order)}."
         )
     if outputs < 2:
         raise ValueError(f"{opened.spec} has one output. Expected at least two classes to tell apart.")
@@ -224,5 +224,5 @@ def _classes(options: ModelOptions) -> list[int] | list[str] | None:
 
 
 def _settings(options: ModelOptions, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
-    said = {"mean": list(mean), "std": list(std), "output": options.output, "classes": list(options.classes)}
-    return {name: value for name, value in said.items() if value and value != "auto"}
+    values = {"mean": list(mean), "std": list(std), "output": options.output, "classes": list(options.classes)}
+    return {name: value for name, value in values.items() if value and value != "auto"}

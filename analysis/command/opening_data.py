@@ -97,14 +97,14 @@ def _arrays(path: Path) -> tuple[Any, Any]:
     return arrays["images"], arrays["labels"]
 
 
-def _dataset(given: Any, name: str) -> ImageDataset:
+def _dataset(value: Any, name: str) -> ImageDataset:
     """Images and labels, or a dataset of the user's, by the name that it was asked for with."""
-    if given is None:
+    if value is None:
         raise ValueError(f"{name} gives nothing. Expected a dataset, or (images, labels).")
-    if isinstance(given, tuple | list) and len(given) == 2 and not isinstance(given[0], tuple | dict):
-        images, labels = given
-        given = ImageDataset(_as_bytes(images), labels)
-    data = as_dataset(given)
+    if isinstance(value, tuple | list) and len(value) == 2 and not isinstance(value[0], tuple | dict):
+        images, labels = value
+        value = ImageDataset(_as_bytes(images), labels)
+    data = as_dataset(value)
     if data.name != "custom":
         return data
     return ImageDataset(data.images, data.labels, data.class_names, name, "", name)

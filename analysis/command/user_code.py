@@ -105,11 +105,11 @@ def _arguments(function: Any, text: str, offered: dict[str, Any]) -> dict[str, A
         each.name for each in parameters
         if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]  # fmt: skip
-    given = {name: value for name, value in offered.items() if name in required and value is not None}
-    if lacking := [name for name in required if name not in given]:
+    arguments = {name: value for name, value in offered.items() if name in required and value is not None}
+    if lacking := [name for name in required if name not in arguments]:
         known = f" besides {', '.join(offered)}" if offered else ""
         raise ValueError(
             f"{text} needs {', '.join(lacking)}: expected a function that can be called without arguments{known}."
             " Write one that calls it."
         )
-    return given
+    return arguments

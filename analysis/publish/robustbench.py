@@ -70,18 +70,18 @@ def publish_for_robustbench(run_dir: Path | str, out_dir: Path | str) -> Path:
     accuracy = stored_accuracy(measured, run.model_path)
     name = re.sub(r"\W", "_", hub_name(run_dir))
     attack = analysis_attack(config)
-    below = Path(DATASETS[config.dataset]) / THREAT_MODELS[attack.norm]
-    target = out / "models" / below / f"{name}.pt"
+    subfolder = Path(DATASETS[config.dataset]) / THREAT_MODELS[attack.norm]
+    target = out / "models" / subfolder / f"{name}.pt"
     check_writable(target)
     content = io.BytesIO()
     torch.save({key: weights[key].contiguous() for key in sorted(weights)}, content)  # read in any order
     write_atomic(target, content.getvalue())
-    write_atomic(out / "model_zoo" / f"{name}.py", _entry(name, config, record["data"], below).encode())
-    write_json(out / "model_info" / below / f"{name}.json", _info(config, attack.eps, accuracy))
+    write_atomic(out / "model_zoo" / f"{name}.py", _entry(name, config, record["data"], subfolder).encode())
+    write_json(out / "model_info" / subfolder / f"{name}.json", _info(config, attack.eps, accuracy))
     return target
 
 
-def _entry(name: str, config: TrainConfig, data: dict[str, Any], below: Path) -> str:
+def _entry(name: str, config: TrainConfig, data: dict[str, Any], subfolder: Path) -> str:
     """Python that makes the network, and its line of the zoo's table."""
     settings = {
         "width": config.width, "blocks": config.blocks, "normalization": config.normalization,
@@ -90,7 +90,7 @@ def _entry(name: str, config: TrainConfig, data: dict[str, Any], below: Path) ->
     cls = NETWORKS[config.network].__name__
     arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
     return (
-        f'"""{name} in RobustBench\'s zoo, {below}: images in [0, 1] -> logits, normalised inside."""\n\n'
+        f'"""{name} in RobustBench\'s zoo, {subfolder}: images in [0, 1] -> logits, normalised inside."""\n\n'
         f"from tla_core.models import {cls}\n\n\n"
         f"def {name}() -> {cls}:\n"
         f"    return {cls}(\n        {arguments}\n    )\n\n\n"

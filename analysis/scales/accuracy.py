@@ -161,22 +161,22 @@ def evaluate_run(
     UserWarning
         If an attack is stored with other settings: its outcomes are replaced.
     """
-    of_run = _of_run(run_dir, split, device)
-    return evaluate_subject(of_run, attacks, limits=limits, batch_size=batch_size, progress=progress)
+    subject = _of_run(run_dir, split, device)
+    return evaluate_subject(subject, attacks, limits=limits, batch_size=batch_size, progress=progress)
 
 
 def evaluate_subject(
-    of: Subject, attacks: Mapping[str, Attack], *, limits: Mapping[str, int] | None = None, batch_size: int = 256,
+    subject: Subject, attacks: Mapping[str, Attack], *, limits: Mapping[str, int] | None = None, batch_size: int = 256,
     progress: bool = True,
 ) -> RunAccuracy:  # fmt: skip
     """The same as `evaluate_run`, of any model on any images."""
-    path, expected, data = of.path, of.expected, of.data
-    correct, columns = _stored(of, attacks, limits, tell=True)
+    path, expected, data = subject.path, subject.expected, subject.data
+    correct, columns = _stored(subject, attacks, limits, tell=True)
     counts = _counts(attacks, limits, data) | {name: columns[name]["images"] for name in attacks if name in correct}
     todo = [name for name in attacks if name not in correct]
     if todo or "clean" not in correct:
         check_writable(path)
-        model = of.load()
+        model = subject.load()
         clean = {"clean": correct["clean"]} if "clean" in correct else {}
         total = sum(image_steps(attacks[name]) * counts[name] for name in todo) + len(data.labels) * (not clean)
         with tqdm(total=total, unit="image step", unit_scale=True, disable=not progress, desc="evaluate") as bar:
@@ -195,7 +195,7 @@ def evaluate_subject(
                     outcomes[name] = outcome
                     values = {key: asdict(check) for key, check in checks.items()}
                     outcome_columns[name] = {"settings": _settings(attacks[name]), "images": count, "checks": values}
-                    add_outcomes(path, expected, outcomes, outcome_columns, of.weights)
+                    add_outcomes(path, expected, outcomes, outcome_columns, subject.weights)
 
                 # The search without gradients takes what the strongest attacks leave, if they are run at all.
                 search = set(APGD_COLUMNS) <= set(group) or not set(APGD_COLUMNS) & set(attacks)
@@ -205,10 +205,10 @@ def evaluate_subject(
                 )  # fmt: skip
                 model_checks = {key: asdict(check) for key, check in (evaluation.checks["model"] | unreliable).items()}
                 outcome_columns["clean"] = {"settings": {}, "images": len(data.labels), "checks": model_checks}
-        correct, columns = add_outcomes(path, expected, outcomes, outcome_columns, of.weights)
+        correct, columns = add_outcomes(path, expected, outcomes, outcome_columns, subject.weights)
     else:
         with contextlib.suppress(OSError):  # what is only looked at need not be written
-            add_outcomes(path, expected, {}, {}, of.weights)
+            add_outcomes(path, expected, {}, {}, subject.weights)
         add_comparisons(correct, columns)
     # All that is stored, the attacks of this call first.
     order = ["clean", *attacks, *sorted(set(correct) - {"clean", *attacks})]
@@ -277,10 +277,10 @@ def _of_run(run_dir: Path | str, split: str, device: str = "auto") -> Subject:
 
 
 def _stored(
-    of: Subject, attacks: Mapping[str, Attack], limits: Mapping[str, int] | None, *, tell: bool = False
+    subject: Subject, attacks: Mapping[str, Attack], limits: Mapping[str, int] | None, *, tell: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What is stored of its accuracies, without what was measured with other settings."""
-    path, expected, data = of.path, of.expected, of.data
+    path, expected, data = subject.path, subject.expected, subject.data
     correct, columns = read_outcomes(path, expected)
     counts = _counts(attacks, limits, data)
     for name, attack in attacks.items():

@@ -110,5 +110,5 @@ def table_attacks(
 def _copy_of(run_dir: Path) -> Path | None:
     """A finished run in ``<method>@copy`` beside the folder of the method."""
     run_dir = Path(os.path.abspath(run_dir))  # it may be the folder that one is in
-    beside = run_dir.parent.with_name(f"{run_dir.parent.name.partition('@')[0]}@copy")
-    return next((path.parent for path in sorted(beside.glob("seed*/model.safetensors"))), None)
+    copies = run_dir.parent.with_name(f"{run_dir.parent.name.partition('@')[0]}@copy")
+    return next((path.parent for path in sorted(copies.glob("seed*/model.safetensors"))), None)
