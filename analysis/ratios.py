@@ -278,22 +278,34 @@ def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=40
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
+def mean_distances(clean, counts, metric="angular") -> np.ndarray:
+    """Mean distance between two images of resamples of one class; nan where a resample has no two, or no distance.
+
+    Parameters
+    ----------
+    clean : ndarray of shape (n, d)
+        As `_prepare` leaves it: rows of unit length, but for Euclidean distances.
+    counts : ndarray of shape (b, n), float64
+        How often each resample holds each image; pairs of an image with itself are left out.
+    """
+    within = _mean_of_two_images(_distances(clean, clean, metric), counts)
+    scale = np.linalg.norm(clean, axis=1).max() if metric == "euclidean" else 1.0
+    return np.where(within > _ROUNDING * scale, within, np.nan)
+
+
+def _mean_of_two_images(distances, counts):
+    n_pairs = counts.shape[1] ** 2 - np.square(counts).sum(axis=1)
+    n_pairs[n_pairs == 0] = np.nan
+    np.fill_diagonal(distances, 0)
+    return np.einsum("bi,bi->b", counts @ distances, counts) / n_pairs
+
+
 def _own_and_mean_distances(clean, attacked, counts, metric):
     """Of resamples of one class: mean distances of adversarial examples from their own clean image, within the clean
     images, and from the other clean images; nan where a resample has no two images, or no distance between them."""
-    n_pairs = len(clean) ** 2 - np.square(counts).sum(axis=1)
-    n_pairs[n_pairs == 0] = np.nan
-
-    def mean_of_two_images(distances):
-        np.fill_diagonal(distances, 0)
-        return np.einsum("bi,bi->b", counts @ distances, counts) / n_pairs
-
-    within = mean_of_two_images(_distances(clean, clean, metric))
     distances = _distances(attacked, clean, metric)
     own = counts @ np.diagonal(distances) / len(clean)
-    across = mean_of_two_images(distances)
-    scale = np.linalg.norm(clean, axis=1).max() if metric == "euclidean" else 1.0
-    return own, np.where(within > _ROUNDING * scale, within, np.nan), across
+    return own, mean_distances(clean, counts, metric), _mean_of_two_images(distances, counts)
 
 
 def _prepare(features, metric):
