@@ -11,7 +11,7 @@ from analysis.ratios import bootstrap_r_prime, mean_distances, ratio_r
 from tla_core.validation import check_one_of, check_whole
 
 
-def ratio_errors(reps, which, *, n_resamples=200, random_state=0) -> np.ndarray:
+def class_ratio_errors(reps, which, *, n_resamples=200, random_state=0) -> np.ndarray:
     """Standard error of each class's r or r' (angular), the spread of resamples of its images.
 
     Parameters

@@ -215,6 +215,19 @@ def _sha256(path: Path, *_state: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def state_digest(model: nn.Module) -> str:
+    """sha256 of the state of a model: names, types, shapes and values of its tensors, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if not isinstance(value, Tensor):
+            digest.update(f"{name} {value!r}".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        dense = value.dequantize() if value.is_quantized else value
+        digest.update(dense.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _sync_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):  # a rename is only durable with its folder; not every system allows it
         descriptor = os.open(folder, os.O_RDONLY)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from analysis.command.arguments import MODEL_AS_IT_IS, ModelOptions
 from analysis.command.errors import is_ours
@@ -16,6 +16,7 @@ from analysis.command.model_names import is_run, is_transformers_folder, model_n
 from analysis.command.model_sources import open_network
 from analysis.command.user_code import functions_of, source_of
 from analysis.scales.run_results import run_config
+from tla_core.checkpoint import state_digest
 from tla_core.config import TrainConfig, canonical_json
 from tla_core.datasets import DATASET_NAMES, ImageDataset
 from tla_core.modes import attack_mode
@@ -168,19 +169,6 @@ def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
         )
     if outputs < 2:
         raise ValueError(f"{opened.spec} has one output. Expected at least two classes to tell apart.")
-
-
-def state_digest(model: nn.Module) -> str:
-    """sha256 of the state of a model: names, types, shapes and values of its tensors, wherever they lie."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if not isinstance(value, Tensor):
-            digest.update(f"{name} {value!r}".encode())
-            continue
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        dense = value.dequantize() if value.is_quantized else value
-        digest.update(dense.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _tensors(model: nn.Module):

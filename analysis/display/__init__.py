@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "effects": ["EffectsDisplay"],
         "false_classes": ["FalseClassPanel", "FalseClassesDisplay"],
         "landscape": ["SURFACE_CONFIG", "LandscapeDisplay", "LandscapesDisplay"],
+        "lines": ["LinesDisplay"],
         "projection": ["ProjectionDisplay"],
         "retrieval": ["RetrievalDisplay", "RetrievalStrip"],
         "sweep": ["SweepDisplay"],

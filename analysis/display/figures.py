@@ -160,7 +160,7 @@ def _save(contents: dict[str, bytes], path, shown: dict[str, Any], caption, sour
         "files": {
             files[ending].name: hashlib.sha256(content).hexdigest() for ending, content in sorted(contents.items())
         },
-        **_plain(shown),
+        **plain(shown),
         "sources": sources or [],
         "provenance": {
             "command": command or os.environ.get("TLA_COMMAND") or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -174,11 +174,12 @@ def _save(contents: dict[str, bytes], path, shown: dict[str, Any], caption, sour
     return files
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """JSON values of arrays, tuples and numbers of numpy; NaN and infinity, which JSON does not have, become null."""
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

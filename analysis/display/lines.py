@@ -1,0 +1,113 @@
+"""One number of several models over layers, levels or classes, with error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from analysis.display.style import class_colour, figure_style
+
+# As the ROC curves: told apart in grey by the line styles and markers as well.
+_COLOURS = tuple(class_colour(k) for k in (0, 6, 3, 4, 7, 9))
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
+
+
+class LinesDisplay:
+    """Lines, or points beside each other, one for each model.
+
+    Parameters
+    ----------
+    values : mapping of str to sequence of float, (m,)
+        By model; None and nan are not drawn.
+    ticks : sequence of str, (m,)
+        What stands below each place.
+    places : sequence of float, (m,), optional
+        Where they lie; by default 0, 1, 2 and so on.
+    errors : mapping of str to sequence of float, (m,), optional
+        Standard errors.
+    quantity, along, title : str
+        Of the two axes, and above.
+    joined : bool
+        Draw lines between the points.
+    reference : float, optional
+        A thin line across.
+    limits : (float, float), optional
+        Of the values' axis.
+
+    Attributes
+    ----------
+    figure_, ax_
+        Set by `plot`.
+
+    Raises
+    ------
+    ValueError
+        If there are no models, or not one value and error for each tick.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Sequence[float | None]], ticks: Sequence[str], *,
+        places: Sequence[float] | None = None, errors: Mapping[str, Sequence[float | None]] | None = None,
+        quantity: str = "", along: str = "", title: str = "", joined: bool = True, reference: float | None = None,
+        limits: tuple[float, float] | None = None,
+    ) -> None:  # fmt: skip
+        self.values, self.ticks, self.errors = dict(values), list(ticks), dict(errors or {})
+        self.places = list(range(len(self.ticks)) if places is None else places)
+        self.quantity, self.along, self.title, self.joined, self.reference = quantity, along, title, joined, reference
+        self.limits = limits
+        lengths = {len(each) for each in (*self.values.values(), *self.errors.values(), self.places)}
+        if not self.values or lengths != {len(self.ticks)} or not self.ticks:
+            raise ValueError(f"expected models, and {len(self.ticks)} values for each. Got {sorted(lengths)}.")
+
+    def plot(self, ax=None) -> LinesDisplay:
+        """Draw into `ax`, or into a new figure with a legend."""
+        import matplotlib.pyplot as plt
+
+        with figure_style():
+            alone = ax is None
+            if alone:
+                _, ax = plt.subplots(figsize=(2.55, 2.6), layout="constrained")
+            if self.reference is not None:
+                ax.axhline(self.reference, color="#bdbdbd", linewidth=0.8, zorder=1)
+            gap = min(np.diff(sorted(self.places)), default=1.0)
+            for number, (name, values) in enumerate(self.values.items()):
+                # Beside each other, so that error bars do not hide each other.
+                shift = 0 if self.joined else 0.7 * gap * ((number + 0.5) / len(self.values) - 0.5)
+                style = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+                line = _LINE_STYLES[number % len(_LINE_STYLES)] if self.joined else "none"
+                ax.errorbar(
+                    np.add(self.places, shift), _floats(values), yerr=self._errors(name), label=name, linestyle=line,
+                    markersize=3, linewidth=1.1, elinewidth=0.8, capsize=1.5, zorder=2, **style,
+                )  # fmt: skip
+            long = max(len(tick) for tick in self.ticks) * len(self.ticks) > 30
+            turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
+            ax.set_xticks(self.places, self.ticks, **turned)
+            ax.set(xlabel=self.along, ylabel=self.quantity, title=self.title)
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.margins(y=0.08)
+            if self.limits is not None:
+                margin = 0.03 * (self.limits[1] - self.limits[0])
+                ax.set_ylim(self.limits[0] - margin, self.limits[1] + margin)
+            if alone and len(self.values) > 1:
+                columns = 1 if max(map(len, self.values)) > 16 else 2 if len(self.values) > 4 else len(self.values)
+                ax.figure.legend(loc="outside lower center", ncols=columns, handlelength=2.4, columnspacing=1.2)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def _errors(self, name: str) -> np.ndarray | None:
+        return np.nan_to_num(_floats(self.errors[name])) if name in self.errors else None
+
+    def numbers(self) -> list[dict]:
+        """What the figure shows, as records."""
+        return [
+            {"name": name, "values": dict(zip(self.ticks, values, strict=True))} for name, values in self.values.items()
+        ]
+
+    def __repr__(self) -> str:
+        return f"LinesDisplay({self.quantity}: {', '.join(self.values)}; {len(self.ticks)} places)"
+
+
+def _floats(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
