@@ -16,6 +16,7 @@ try:
     from analysis.command.jobs import run_served
     from analysis.command.keeping import clean, publish, repair, restore, runs, site, status
     from analysis.command.making import ablation, demo, figures, manifest, notebooks, redraw, reproduction
+    from analysis.command.report import report
     from analysis.command.training import data, presets, train_command
     from tla_core.attack_config import format_number, parse_number
     from tla_core.validation import did_you_mean
@@ -68,6 +69,7 @@ def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:
         "project": project,
         "landscape": landscape,
         "explore": explore,
+        "report": report,
         "notebooks": notebooks,
         "figures": figures,
         "manifest": manifest,

@@ -1,0 +1,59 @@
+"""`tla report`: one page on what an attack does to models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from analysis.command.arguments import MODEL_HELP, DataOptions, ModelOptions
+
+
+def report(
+    models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=f"One to six. {MODEL_HELP}")]],
+    *,
+    eps: Annotated[float, arg(help="Radius of the attacks in pixel units, such as 8/255.")],
+    out: Annotated[Path, arg(help="Folder of report.html, report.json and explorer.html; it goes on what lies there.")],
+    options: OmitArgPrefixes[ModelOptions] = ModelOptions(),  # noqa: B008
+    images_of: OmitArgPrefixes[DataOptions] = DataOptions(),  # noqa: B008
+    norm: Annotated[Literal["linf", "l2"], arg(help="The ball of the attacks.")] = "linf",
+    images: Annotated[int, arg(help="At most so many, of each class as large a share as of the others.")] = 1000,
+    minutes: Annotated[float | None, arg(help="Begin no further part after so many; a later call goes on.")] = None,
+    layer: Annotated[str, arg(help="What the report calls the representation.")] = "penultimate",
+    autoattack: Annotated[
+        int | None, arg(help="Images for AutoAttack; by default as many as are affordable, 100 at most. 0 is none.")
+    ] = None,
+    explorer: Annotated[bool, arg(help="Write the embedding explorer beside the page.")] = True,
+    device: str = "auto",
+    progress: bool = True,
+) -> None:
+    """Write one page on what an attack does to the accuracy and the representations of one model or several."""
+    import os
+    import shlex
+    import sys
+
+    from analysis.command.opening import check_fits, open_models
+    from analysis.command.opening_data import open_data
+    from analysis.reports.making import report as make_report
+
+    if not models:
+        raise ValueError("tla report needs a model: `tla report MODEL... --data DATA --eps 8/255 --out FOLDER`.")
+    # Of models that are no runs the data are opened first: they say how many classes there are.
+    data = None if images_of.data is None else open_data(images_of)
+    n_classes = None if data is None else len(data.class_names)
+    opened = open_models(models, options, n_classes=n_classes, device=device)
+    data = data or open_data(images_of, next(iter(opened.values())))
+    for each in opened.values():
+        check_fits(each, data)
+    command = os.environ.get("TLA_COMMAND") or shlex.join(["tla", *sys.argv[1:]])
+    made = make_report(
+        {name: each.model for name, each in opened.items()}, data, eps=eps, out=out, norm=norm, n_images=images,
+        minutes=minutes, layer=layer, autoattack=autoattack, explorer=explorer, command=command, progress=progress,
+    )  # fmt: skip
+    for name, model in made.numbers["models"].items():
+        trust, few = model["trust"], model["summary"]
+        print(f"{name}: clean {few['clean']:.1%}, strongest {few['strongest']:.1%}. {trust['sentence']}")
+    for line in made.numbers["left_out"]:
+        print(f"left out: {line}")
+    print(made.path)
