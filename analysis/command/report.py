@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
-from analysis.command.arguments import MODEL_HELP, DataOptions, ModelOptions
+from analysis.command.arguments import MODEL_AS_IT_IS, MODEL_HELP, OWN_DATA, OfData, OfModel
 
 
 def report(
-    models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=f"One to six. {MODEL_HELP}")]],
+    specs: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=f"One to six: {MODEL_HELP}")]],
     *,
     eps: Annotated[float, arg(help="Radius of the attacks in pixel units, such as 8/255.")],
     out: Annotated[Path, arg(help="Folder of report.html, report.json and explorer.html; it goes on what lies there.")],
-    options: OmitArgPrefixes[ModelOptions] = ModelOptions(),  # noqa: B008
-    images_of: OmitArgPrefixes[DataOptions] = DataOptions(),  # noqa: B008
+    model: OfModel = MODEL_AS_IT_IS,
+    data: OfData = OWN_DATA,
     norm: Annotated[Literal["linf", "l2"], arg(help="The ball of the attacks.")] = "linf",
     images: Annotated[int, arg(help="At most so many, of each class as large a share as of the others.")] = 1000,
     minutes: Annotated[float | None, arg(help="Begin no further part after so many; a later call goes on.")] = None,
@@ -37,22 +37,22 @@ def report(
     from analysis.command.opening_data import open_data
     from analysis.reports.making import report as make_report
 
-    if not models:
-        raise ValueError("tla report needs a model: `tla report MODEL... --data DATA --eps 8/255 --out FOLDER`.")
-    # Of models that are no runs the data are opened first: they say how many classes there are.
-    data = None if images_of.data is None else open_data(images_of)
-    n_classes = None if data is None else len(data.class_names)
-    opened = open_models(models, options, n_classes=n_classes, device=device)
-    data = data or open_data(images_of, next(iter(opened.values())))
+    if not specs:
+        raise ValueError("tla report needs a MODEL: `tla report MODEL... --data DATA --eps 8/255 --out FOLDER`.")
+    # Where the data are named they are opened first: they say how many classes a network should have.
+    shown = None if data.data is None else open_data(data)
+    n_classes = None if shown is None else len(shown.class_names)
+    opened = open_models(specs, model, n_classes=n_classes, device=device)
+    shown = shown or open_data(data, next(iter(opened.values())))
     for each in opened.values():
-        check_fits(each, data)
+        check_fits(each, shown)
     command = os.environ.get("TLA_COMMAND") or shlex.join(["tla", *sys.argv[1:]])
     made = make_report(
-        {name: each.model for name, each in opened.items()}, data, eps=eps, out=out, norm=norm, n_images=images,
+        {name: each.model for name, each in opened.items()}, shown, eps=eps, out=out, norm=norm, n_images=images,
         minutes=minutes, layer=layer, autoattack=autoattack, explorer=explorer, command=command, progress=progress,
     )  # fmt: skip
-    for name, model in made.numbers["models"].items():
-        trust, few = model["trust"], model["summary"]
+    for name, numbers in made.numbers["models"].items():
+        trust, few = numbers["trust"], numbers["summary"]
         print(f"{name}: clean {few['clean']:.1%}, strongest {few['strongest']:.1%}. {trust['sentence']}")
     for line in made.numbers["left_out"]:
         print(f"left out: {line}")

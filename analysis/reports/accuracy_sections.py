@@ -3,7 +3,7 @@
 from typing import Any
 
 from analysis.display.lines import LinesDisplay
-from analysis.reports.making import Contents
+from analysis.reports.contents import Contents
 from analysis.reports.markup import number, percent, section, table, text
 from analysis.reports.pictures import chart
 from analysis.reports.trust import NO_PROOF

@@ -9,7 +9,7 @@ import torch
 
 from analysis.display.figures import plain
 from analysis.reports.accuracies import Accuracies
-from analysis.reports.making import Contents, Findings
+from analysis.reports.contents import Contents, Findings
 from analysis.reports.measure import LARGEST_MOVES
 from analysis.reports.trust import as_numbers
 from analysis.similarity import linear_cka

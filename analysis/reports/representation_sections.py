@@ -11,7 +11,7 @@ from analysis.display.landscape import LandscapesDisplay
 from analysis.display.lines import LinesDisplay
 from analysis.display.retrieval import RetrievalDisplay
 from analysis.maps import align_maps, align_pair_maps
-from analysis.reports.making import Contents, Findings
+from analysis.reports.contents import Contents, Findings
 from analysis.reports.markup import number, percent, section, table, text
 from analysis.reports.measure import landscape_unit
 from analysis.reports.pictures import change, chart, maps_figure, photographs, thumbnail
@@ -123,7 +123,8 @@ def _depth_table(each: Findings) -> str:
     head = ["block", "units", "r′", "r", "kNN clean", "kNN attacked", "CKA"]
     reasons = {reason for record in each.depth for reason in record["reasons"].values()}
     notes = "".join(f"<p class='quiet'>–: {text(reason)}</p>" for reason in sorted(reasons)[:3])
-    return f"<div>{table(head, rows, caption=f'{text(each.name)}, {each.depth[0]["k"]} neighbours')}{notes}</div>"
+    caption = f"{text(each.name)}, {each.depth[0]['k']} neighbours"
+    return f"<div>{table(head, rows, caption=caption)}{notes}</div>"
 
 
 def ratios(contents: Contents) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis.reports import accuracy_sections as accuracy
 from analysis.reports import representation_sections as representation
-from analysis.reports.making import Contents, Report
+from analysis.reports.contents import Contents, Report
 from analysis.reports.markup import section, table, text
 from analysis.reports.numbers import numbers_of
 from tla_core.checkpoint import write_atomic, write_json
