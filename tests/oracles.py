@@ -47,6 +47,23 @@ def neighbours(queries, gallery, k, metric, exclude=None):
     return np.array(distances), np.array(indices)
 
 
+def linear_cka(x, y):
+    """Equation 3 and 5 of Kornblith et al. 2019 by HSIC: Gram matrices, centred by loops."""
+
+    def centred_gram(rows):
+        gram = [[sum(float(a) * float(b) for a, b in zip(u, v, strict=True)) for v in rows] for u in rows]
+        n = len(rows)
+        means = [sum(row) / n for row in gram]
+        total = sum(means) / n
+        return [[gram[i][j] - means[i] - means[j] + total for j in range(n)] for i in range(n)]
+
+    def hsic(k, m):
+        return sum(k[i][j] * m[i][j] for i in range(len(k)) for j in range(len(k)))
+
+    k, m = centred_gram(x), centred_gram(y)
+    return hsic(k, m) / math.sqrt(hsic(k, k) * hsic(m, m))
+
+
 # training ------------------------------------------------------------------------------------------------------------
 
 

@@ -18,9 +18,9 @@ from tla_core.presets import list_presets, preset_sources
 from tla_core.protocol import ANALYSIS_ATTACKS
 
 COMMANDS = (
-    "train", "evaluate", "extract", "project", "landscape", "explore", "notebooks", "figures", "manifest", "redraw",
-    "reproduction", "ablation", "demo", "publish", "restore", "repair", "site", "status", "runs", "clean", "presets",
-    "data",
+    "train", "evaluate", "extract", "project", "landscape", "explore", "report", "notebooks", "figures", "manifest",
+    "redraw", "reproduction", "ablation", "demo", "publish", "restore", "repair", "site", "status", "runs", "clean",
+    "presets", "data",
 )  # fmt: skip
 
 

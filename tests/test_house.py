@@ -16,12 +16,13 @@ ROOMS: dict[str, set[str]] = {
     "analysis": {"tla_core"},
     "analysis.display": {"analysis", "tla_core"},
     "analysis.explore": {"analysis.display", "analysis", "tla_core"},
+    "analysis.reports": {"analysis.explore", "analysis.display", "analysis", "tla_core"},
     "analysis.scales": {"analysis", "tla_core"},
     "analysis.paper": {"analysis.scales", "analysis.display", "analysis", "tla_core"},
     "analysis.publish": {"analysis.paper", "analysis.scales", "analysis.display", "analysis", "tla_core"},
     "analysis.command": {
-        "analysis.publish", "analysis.paper", "analysis.scales", "analysis.explore", "analysis.display", "analysis",
-        "tla_core",
+        "analysis.publish", "analysis.paper", "analysis.reports", "analysis.scales", "analysis.explore",
+        "analysis.display", "analysis", "tla_core",
     },
 }  # fmt: skip
 # Folders of the project: their modules may be imported where the table says so, and nowhere else.

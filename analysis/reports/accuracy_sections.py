@@ -72,8 +72,9 @@ def accuracies(contents: Contents, numbers: dict[str, Any]) -> str:
     }  # fmt: skip
     lines = "; ".join(f"{text(name)}: {text(AttackConfig(**each))}" for name, each in settings.items())
     head = ["left of all images", *(text(name) for name in models)]
+    ball = eps_text(contents.attack.eps, contents.attack.norm)
     about = (
-        f"Correctly classified images, clean and under attacks of eps {eps_text(contents.attack.eps, contents.attack.norm)},"
+        f"Correctly classified images, clean and under attacks of eps {ball},"
         " ± one standard error of the choice of images; correct under an attack means correct without it too, and under"
         " the worst of its restarts. It cannot show what other attacks, other eps or another training would give."
     )
@@ -127,4 +128,5 @@ def curve(contents: Contents, numbers: dict[str, Any]) -> str:
         quantity="accuracy, %", along="eps",
     )  # fmt: skip
     body = chart(display, f"Accuracy of {', '.join(known)} against eps")
-    return section("curve", "Accuracy and eps", about, body + f'<p class="quiet">Of {first[0]["images"]} images. The levels are evenly spaced.</p>')
+    body += f'<p class="quiet">Of {first[0]["images"]} images. The levels are evenly spaced.</p>'
+    return section("curve", "Accuracy and eps", about, body)

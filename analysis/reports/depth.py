@@ -82,10 +82,11 @@ def measured_depth(sets: dict[str, RepresentationSet]) -> list[dict[str, Any]]:
     says why. A layer that gives the same as the one after it, or as the last, is left out.
     """
     names = list(sets)
-    kept = [
-        name for place, name in enumerate(names)
-        if not any(_same(sets[name], sets[other]) for other in (*names[place + 1 : place + 2], names[-1]) if other != name)
-    ]  # fmt: skip
+    kept = []
+    for place, name in enumerate(names):
+        others = {*names[place + 1 : place + 2], names[-1]} - {name}
+        if not any(_same(sets[name], sets[other]) for other in others):
+            kept.append(name)
     return [_measured(name, sets[name]) for name in kept]
 
 

@@ -174,7 +174,10 @@ def checked_subjects(
                  for part in torch.arange(len(data)).split(256)]
             )  # fmt: skip
         if bad := int((~logits.isfinite()).any(1).sum()):
-            raise ValueError(f"{name} returns NaN or infinite logits for {bad} of {len(data)} images: nothing to attack.")
+            raise ValueError(
+                f"{name} returns NaN or infinite logits for {bad} of {len(data)} images; expected numbers. Was it trained"
+                " to an end?"
+            )
         outputs[name] = logits.shape[1]
         if logits.shape[1] < 2:
             raise ValueError(f"{name} has one output; expected two classes or more to tell apart.")
@@ -215,5 +218,3 @@ def digest_of(subject: Subject, attack: AttackConfig | None, **settings: Any) ->
     """What identifies a stored part: the model, the images (within its identity), the attack, and the settings."""
     attacked = None if attack is None else attack.to_dict()
     return hashlib.sha256(canonical_json([1, subject.identity, attacked, settings]).encode()).hexdigest()
-
-

@@ -1,6 +1,7 @@
 """`report`: measures what an attack does to models, part by part, and writes one page and its numbers."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from analysis.reports.inputs import checked_subjects, chosen_images, named_model
 from analysis.reports.trust import judge
 from analysis.reports.writing import write_report
 from tla_core.checkpoint import check_writable
+from tla_core.masking import MaskingWarning
 from tla_core.validation import check_number, check_whole
 
 
@@ -146,6 +148,12 @@ class _Run:
         self.bar.update()
 
     def measure(self, autoattack: int | None) -> None:
+        """Measure all; what the masking checks warn of stands in the first lines of the page."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MaskingWarning)
+            self._measure(autoattack)
+
+    def _measure(self, autoattack: int | None) -> None:
         contents, models = self.contents, self.contents.models
         data, attack = contents.data, contents.attack
         runs = {each.name: Measurement(each.subject, data, attack, batch_size=self.batch_size) for each in models}

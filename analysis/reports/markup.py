@@ -17,7 +17,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = 
         f"<tr><th scope='row'>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows
     )
     about = f"<caption>{caption}</caption>" if caption else ""
-    return f'<div class="scroll"><table class="{css}">{about}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    rest = f"{about}<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll"><table class="{css}">{rest}</table></div>'
 
 
 def percent(value: float | None, error: float | None = None) -> str:

@@ -170,7 +170,8 @@ def pair_map(subject: Subject, reps: RepresentationSet, pair: tuple[int, int]) -
         For too few images.
     """
     inputs = digest_of(subject, None, representations=reps.meta["inputs"], pair=pair)
-    points = int(np.isin(reps.labels, pair).sum() + ((reps.labels == pair[0]) & (reps.adv_predictions == pair[1])).sum())
+    mistaken = (reps.labels == pair[0]) & (reps.adv_predictions == pair[1])
+    points = int(np.isin(reps.labels, pair).sum() + mistaken.sum())
     path = subject.folder / "pair.safetensors"
 
     def make() -> list[PairMap]:

@@ -151,5 +151,3 @@ def _cka(one: np.ndarray, other: np.ndarray) -> float | None:
         return linear_cka(one, other)
     except ValueError:  # a collapsed representation is like nothing
         return None
-
-

@@ -60,6 +60,6 @@ def thumbnail(pixels: np.ndarray, alt: str) -> str:
 
 def change(clean: np.ndarray, adversarial: np.ndarray, eps: float) -> np.ndarray:
     """What the attack changed, (c, h, w) uint8: grey is nothing, black and white the eps of an L-inf attack."""
-    both = [np.asarray(each, dtype=np.float32) / (255 if each.dtype == np.uint8 else 1) for each in (clean, adversarial)]
-    largest = max(eps if eps <= 1 else 0, float(np.abs(both[1] - both[0]).max()), 1 / 255)
-    return np.clip(127.5 + 127.5 * (both[1] - both[0]) / largest, 0, 255).astype(np.uint8)
+    before, after = (each / np.float32(255 if each.dtype == np.uint8 else 1) for each in (clean, adversarial))
+    largest = max(eps if eps <= 1 else 0, float(np.abs(after - before).max()), 1 / 255)
+    return np.clip(127.5 + 127.5 * (after - before) / largest, 0, 255).astype(np.uint8)

@@ -28,7 +28,7 @@ def represented(contents: Contents) -> list[Findings]:
     return [each for each in contents.models if each.reps is not None]
 
 
-# Where adversarial examples go -----------------------------------------------------------------------------------------
+# Where adversarial examples go ----------------------------------------------------------------------------------------
 
 
 def destinations(contents: Contents) -> str:
@@ -62,9 +62,8 @@ def _matrix(counts: np.ndarray, names: tuple[str, ...], rows: np.ndarray) -> str
             for j in columns
         )
         body += f"<tr><th scope='row'>{text(names[k])}</th>{cells}</tr>"
-    return (
-        f'<div class="scroll"><table class="matrix"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    rest = f"<thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll"><table class="matrix">{rest}</table></div>'
 
 
 def _confusions(counts: np.ndarray, names: tuple[str, ...]) -> str:
@@ -77,7 +76,7 @@ def _confusions(counts: np.ndarray, names: tuple[str, ...]) -> str:
     return f"<p class='quiet'>Most often {', '.join(lines)}.</p>"
 
 
-# Depth, and ratios by class --------------------------------------------------------------------------------------------
+# Depth, and ratios by class -------------------------------------------------------------------------------------------
 
 
 def depth(contents: Contents) -> str:
@@ -160,7 +159,7 @@ def _or_dash(value: float) -> str:
     return number(value if np.isfinite(value) else None)
 
 
-# Maps, neighbours, landscapes, detection -------------------------------------------------------------------------------
+# Maps, neighbours, landscapes, detection ------------------------------------------------------------------------------
 
 
 def maps(contents: Contents) -> str:
@@ -231,16 +230,18 @@ def landscapes(contents: Contents) -> str:
         images=[data.images[row].numpy() for row in rows],
     )  # fmt: skip
     random = [text(name) for name, each in several.items() if any(one.params["directions"] == "random" for one in each)]
-    note = f"<p class='quiet'>Without a gradient, and along random directions: {', '.join(random)}.</p>" if random else ""
-    return section("landscape", "Loss landscape", about, photographs(display, "Loss landscapes") + note)
+    body = photographs(display, "Loss landscapes")
+    if random:
+        body += f"<p class='quiet'>Without a gradient, and along random directions: {', '.join(random)}.</p>"
+    return section("landscape", "Loss landscape", about, body)
 
 
 def detection(contents: Contents) -> str:
     """ROC curves."""
     about = (
-        "Do misclassified images, clean or attacked, lie where clean ones seldom do? One Gaussian for each class, fitted"
-        " to every other clean image; the others are scored. The area is 0.5 by chance. It cannot show what an attack"
-        " that avoids detection would do."
+        "Do misclassified images, clean or attacked, lie where clean ones seldom do? One Gaussian for each class is"
+        " fitted to every other clean image; the others are scored. The area is 0.5 by chance. It cannot show what an"
+        " attack that avoids detection would do."
     )
     several = {each.name: each.detection for each in contents.models if each.detection is not None}
     body = chart(RocDisplay.from_detections(several), "ROC curves of detection") if several else LEFT_OUT
@@ -280,8 +281,9 @@ def between_models(numbers: dict[str, Any]) -> str:
     )
 
     def rows(part: str) -> str:
-        names = matrices["models"]
-        lines = [[text(name), *(number(value) for value in line)] for name, line in zip(names, matrices[part], strict=True)]
-        return table([part, *map(text, names)], lines)
+        names = [text(name) for name in matrices["models"]]
+        lines = [[name, *map(number, line)] for name, line in zip(names, matrices[part], strict=True)]
+        return table([part, *names], lines)
 
-    return section("between", "Between the models", about, f'<div class="panels">{rows("clean")}{rows("adversarial")}</div>')
+    body = f'<div class="panels">{rows("clean")}{rows("adversarial")}</div>'
+    return section("between", "Between the models", about, body)

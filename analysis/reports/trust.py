@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from analysis.reports.accuracies import Accuracies
@@ -74,13 +75,14 @@ def _of_curve(measured: Accuracies) -> Verdict:
         return Verdict(question, CARLINI, "not done", "The curve over eps was left out.")
     levels = list(measured.curve)
     rises = [
-        (low, high) for low, high in zip(levels, levels[1:], strict=False)
+        (low, high) for low, high in pairwise(levels)
         if paired_gap(measured.curve[high], measured.curve[low])["lower_bound"] > GAP_TOLERANCE
     ]  # fmt: skip
     last = measured.curve[levels[-1]].double().mean().item()
     seen = f"At eps {levels[-1]:.3g} {last:.1%} are left."
     if rises:
-        return Verdict(question, CARLINI, "failed", f"Accuracy rises between eps {rises[0][0]:.3g} and {rises[0][1]:.3g}.")
+        low, high = rises[0]
+        return Verdict(question, CARLINI, "failed", f"Accuracy rises between eps {low:.3g} and {high:.3g}.")
     return Verdict(question, CARLINI, "passed", f"Accuracy falls with eps. {seen}")
 
 

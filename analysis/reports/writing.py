@@ -46,8 +46,8 @@ def html_page(contents: Contents, numbers: dict[str, Any]) -> str:
     size = "×".join(map(str, data.images.shape[1:]))
     head = (
         f"<h1>What an attack does to {text(', '.join(names))}</h1>"
-        f'<p class="quiet">{len(data):,}{of} images of {text(data.source)} ({size}), {len(data.class_names)} classes, eps'
-        f" {accuracy.eps_text(contents.attack.eps, contents.attack.norm)}.</p>"
+        f'<p class="quiet">{len(data):,}{of} images of {text(data.source)} ({size}), {len(data.class_names)} classes,'
+        f" eps {accuracy.eps_text(contents.attack.eps, contents.attack.norm)}.</p>"
     )
     titles = re.findall(r'<section id="(\w+)"><h2>(.*?)</h2>', "".join(sections))
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title in titles)
@@ -70,6 +70,7 @@ def _made(contents: Contents, numbers: dict[str, Any]) -> str:
     )
     made, data = numbers["made"], numbers["data"]
     environment = made["environment"]
+    machine = f"{environment['device']}, {environment['cpu_capability']}, threads: {environment['threads']}"
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     rows = [
         ["command", f"<code>{text(made['command'])}</code>"],
@@ -79,11 +80,12 @@ def _made(contents: Contents, numbers: dict[str, Any]) -> str:
         ["examples shown", text(contents.attack)],
         ["representation", text(numbers["layer"])],
         ["versions", text(f"Python {environment['python']}, {versions}")],
-        ["machine", text(f"{environment['device']}, {environment['cpu_capability']}, threads: {environment['threads']}")],
+        ["machine", text(machine)],
         ["time", f"{made['seconds']:.0f} s"],
     ]  # fmt: skip
     left = "".join(f"<li>{text(line)}</li>" for line in numbers["left_out"])
     body = table(["", ""], rows, css="text facts") + (f"<h3>Left out</h3><ul>{left}</ul>" if left else "")
     if contents.explorer is not None:
-        body += f'<p>Beside this page: <a href="{contents.explorer.name}">the embedding explorer</a> of these images.</p>'
+        link = f'<a href="{contents.explorer.name}">the embedding explorer</a>'
+        body += f"<p>Beside this page: {link} of these images.</p>"
     return section("made", "How this was made", about, body)
