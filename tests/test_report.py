@@ -48,7 +48,7 @@ class Scaled(nn.Module):
 
 @pytest.fixture(scope="module")
 def models():
-    return {"<b>first</b>": network(0), "second": network(1)}
+    return {"<b>first</b>": network(0), "second": network(2)}
 
 
 @pytest.fixture(scope="module")
