@@ -115,7 +115,9 @@ def test_representations_are_those_of_extract_and_of_the_oracles(small, numbers,
                                    [np.nan if np.isnan(each) else each for each in analysis.ratio_r(reps).per_class],
                                    rtol=1e-4) if not analysis.ratio_r(reps).left_out else None  # fmt: skip
         assert entry["destinations"] == confusion_matrix(reps.labels, reps.adv_predictions, labels=range(10)).tolist()
-        block = next(record for record in entry["depth"] if record["layer"] == "penultimate")
+        layers = [record["layer"] for record in entry["depth"]]
+        assert layers[-2:] == ["penultimate", "logits"] and "classifier" not in layers  # which are the logits
+        block = entry["depth"][-2]
         assert block["cka"] == pytest.approx(naive_linear_cka(reps.features, reps.adv_features), rel=1e-4)
         assert block["r_prime"] == pytest.approx(entry["ratios"]["r_prime"], rel=1e-6)
         retrieved = analysis.retrieve(reps, k=3)

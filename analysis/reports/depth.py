@@ -79,13 +79,12 @@ def measured_depth(sets: dict[str, RepresentationSet]) -> list[dict[str, Any]]:
     """r, r', kNN accuracy and linear CKA between clean and adversarial of each layer, in the order given.
 
     A number that a layer does not have, such as an angle of a representation that is zero, is None, and ``reasons``
-    says why. A layer that gives the same as the one after it, or as the last, is left out.
+    says why. A layer that gives the same as a later one is left out.
     """
     names = list(sets)
     kept = []
     for place, name in enumerate(names):
-        others = {*names[place + 1 : place + 2], names[-1]} - {name}
-        if not any(_same(sets[name], sets[other]) for other in others):
+        if not any(_same(sets[name], sets[later]) for later in names[place + 1 :]):
             kept.append(name)
     return [_measured(name, sets[name]) for name in kept]
 

@@ -91,10 +91,9 @@ def depth(contents: Contents) -> str:
     groups: dict[tuple[str, ...], list[Findings]] = {}
     for each in contents.models:
         if each.depth:
-            groups.setdefault(tuple(record["layer"] for record in each.depth), []).append(each)
+            groups.setdefault(_ticks(each), []).append(each)
     parts = []
-    for layers, several in groups.items():
-        ticks = [_short(layer) for layer in layers]
+    for ticks, several in groups.items():
         if len(groups) > 1:
             parts.append(f"<h3>{', '.join(text(each.name) for each in several)}</h3>")
         charts = []
@@ -108,9 +107,24 @@ def depth(contents: Contents) -> str:
     return section("depth", "Representations through depth", about, "".join(parts) or LEFT_OUT)
 
 
-def _short(layer: str) -> str:
-    name = layer.partition(":")[0]
+def _ticks(each: Findings) -> tuple[str, ...]:
+    """Names of the blocks without what all of them begin with, such as the name of a wrapper, or how maps are read."""
+    names = [record["layer"].partition(":")[0] for record in each.depth]
+    blocks = [name for name in names if name not in ("penultimate", "logits")]
+    outer = {name.partition(".")[0] for name in blocks if "." in name}
+    if len(outer) == 1 and len(blocks) > 1 and all("." in name for name in blocks):
+        names = [name.removeprefix(f"{next(iter(outer))}.") for name in names]
+    return tuple(map(_short, names))
+
+
+def _short(name: str) -> str:
     return name if len(name) <= 14 else "…" + name[-13:]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names that fit above a panel, which tell the models apart."""
+    short = [name if len(name) <= 12 else f"{name[:11]}…" for name in names]
+    return [name if short.count(name) == 1 else f"{place}: {name[:9]}" for place, name in enumerate(short, 1)]
 
 
 def _depth_table(each: Findings) -> str:
@@ -171,7 +185,8 @@ def maps(contents: Contents) -> str:
     )
     several = [each for each in represented(contents) if each.maps]
     parts, names = [], contents.data.class_names
-    titles = {each.name: f"{each.name}\n{each.reps.robust_accuracy:.0%} robust" for each in several}
+    short = _distinct([each.name for each in several])
+    titles = {each.name: f"{name}\n{each.reps.robust_accuracy:.0%} robust" for name, each in zip(short, several, strict=True)}
     classes = list(several[0].maps) if several else []
     if classes:
         aligned = [align_maps(each.maps, several[0].maps) for each in several]
@@ -197,6 +212,7 @@ def retrieval(contents: Contents) -> str:
     several = {each.name: each for each in contents.models if each.retrieval is not None}
     if not several:
         return section("retrieval", "Retrieval: the worst cases", about, LEFT_OUT)
+    short = dict(zip(_distinct(list(several)), several.values(), strict=True))
     k = next(iter(several.values())).retrieval.clean.indices.shape[1]
     rows = [
         [text(name), percent(each.retrieval.clean.mean_precision), percent(each.retrieval.adversarial.mean_precision)]
@@ -205,8 +221,8 @@ def retrieval(contents: Contents) -> str:
     parts = [table([f"of the {k} nearest, of the right class", "clean", "attacked"], rows)]
     for row in contents.worst:
         display = RetrievalDisplay.from_retrievals(
-            {name: each.retrieval for name, each in several.items()}, contents.data.images.numpy(),
-            {name: each.reps.adv_images for name, each in several.items()}, row=row,
+            {name: each.retrieval for name, each in short.items()}, contents.data.images.numpy(),
+            {name: each.reps.adv_images for name, each in short.items()}, row=row,
             class_names=contents.data.class_names,
         )  # fmt: skip
         parts.append(photographs(display, f"Neighbours of image {int(contents.data.rows[row])}, clean and attacked"))
@@ -225,8 +241,9 @@ def landscapes(contents: Contents) -> str:
         return section("landscape", "Loss landscape", about, LEFT_OUT)
     data, rows = contents.data, contents.landscape_rows or [0]
     unit = landscape_unit(contents.attack.eps, contents.attack.norm, data.images[0])
+    shown = dict(zip(_distinct(list(several)), several.values(), strict=True))
     display = LandscapesDisplay.from_landscapes(
-        several, [data.class_names[int(data.labels[row])] for row in rows], eps=unit,
+        shown, [data.class_names[int(data.labels[row])] for row in rows], eps=unit,
         images=[data.images[row].numpy() for row in rows],
     )  # fmt: skip
     random = [text(name) for name, each in several.items() if any(one.params["directions"] == "random" for one in each)]
