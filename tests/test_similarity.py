@@ -32,7 +32,7 @@ def test_a_turned_scaled_and_shifted_representation_is_the_same():
 
 def test_what_has_no_cka_raises():
     x, _ = two(5, 3, 3)
-    with pytest.raises(ValueError, match="as many rows, 3 or more. Got 5 and 4"):
+    with pytest.raises(ValueError, match=r"as many rows, 3 or more\. Got 5 and 4"):
         linear_cka(x, x[:4])
     with pytest.raises(ValueError, match="second is the same for all images"):
         linear_cka(x, np.ones((5, 2)))

@@ -175,8 +175,8 @@ def checked_subjects(
             )  # fmt: skip
         if bad := int((~logits.isfinite()).any(1).sum()):
             raise ValueError(
-                f"{name} returns NaN or infinite logits for {bad} of {len(data)} images; expected numbers. Was it trained"
-                " to an end?"
+                f"{name} returns NaN or infinite logits for {bad} of {len(data)} images; expected numbers. Was it"
+                " trained to an end?"
             )
         outputs[name] = logits.shape[1]
         if logits.shape[1] < 2:
