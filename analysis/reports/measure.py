@@ -1,5 +1,6 @@
 """What a report measures in the representations of one model; what takes long is stored, the rest follows from it."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from analysis.reports.store import kept, read_kept_json, write_kept_json
 from analysis.representations import RepresentationSet
 from analysis.retrieval import RetrievalResult, retrieve
 from tla_core.attack_config import AttackConfig
-from tla_core.checkpoint import read_metadata
+from tla_core.checkpoint import CheckpointError
 from tla_core.losses import angular_distance
 
 LANDSCAPE_POINTS, LANDSCAPE_RADIUS = 25, 2.0  # along an axis; in eps
@@ -58,10 +59,11 @@ def represented(
     inputs = digest_of(subject, attack, layers=layers)
     arrays, blocks = subject.folder / "representations.safetensors", subject.folder / "depth.json"
     depth = read_kept_json(blocks, inputs)
-    if depth is not None and arrays.is_file():
-        metadata = read_metadata(arrays)
-        if metadata.get("meta", {}).get("inputs") == inputs:
-            return Represented(RepresentationSet.load(arrays), depth)
+    if depth is not None:
+        with contextlib.suppress(FileNotFoundError, CheckpointError):  # what is damaged is made again
+            reps = RepresentationSet.load(arrays)
+            if reps.meta.get("inputs") == inputs:
+                return Represented(reps, depth)
     sets = extract(
         subject.model, data.images, data.labels, layer=layers, attack=attack, indices=data.rows, batch_size=batch_size,
         class_names=data.class_names, keep_images="uint8", progress=progress,
