@@ -164,8 +164,9 @@ class Measurement:
         attacks = {name: each for name, each in attacks_on_all(self.attack).items() if name in self.correct}
         settings = {name: describe_attack(attack) for name, attack in attacks.items()}
         compared = dict(self.correct)
-        checks = {name: {key: MaskingCheck(**each) for key, each in several.items()}
-                  for name, several in self.checks.items()}  # fmt: skip
+        # In the order of the attacks, which JSON does not keep.
+        checks = {name: {key: MaskingCheck(**self.checks[name][key]) for key in sorted(self.checks[name])}
+                  for name in ("model", *attacks) if name in self.checks}  # fmt: skip
         if self._autoattack is not None:
             compared["AutoAttack"] = self._autoattack
             described = describe_attack(AutoAttack(eps=self.attack.eps, norm=self.attack.norm))
