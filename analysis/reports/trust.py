@@ -126,7 +126,7 @@ def _status(several: list[tuple[str, MaskingCheck]], needed: bool) -> tuple[str,
     if several:
         return "not judged", first(lambda check: True)
     if needed:
-        return "care", "It was not run: take the robust accuracy for an upper bound."
+        return "care", "AutoAttack was not run: take the robust accuracy for an upper bound."
     return "not done", "Not run."
 
 

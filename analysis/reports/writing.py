@@ -45,7 +45,7 @@ def html_page(contents: Contents, numbers: dict[str, Any]) -> str:
     of = "" if len(data) == data.n_given else f" of {data.n_given:,}"
     size = "×".join(map(str, data.images.shape[1:]))
     head = (
-        f"<h1>What an attack does to {text(', '.join(names))}</h1>"
+        f"<h1>What an attack does to {text(' · '.join(names))}</h1>"
         f'<p class="quiet">{len(data):,}{of} images of {text(data.source)} ({size}), {len(data.class_names)} classes,'
         f" eps {accuracy.eps_text(contents.attack.eps, contents.attack.norm)}.</p>"
     )
