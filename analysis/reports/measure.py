@@ -160,7 +160,8 @@ def class_maps(subject: Subject, reps: RepresentationSet, classes: list[int]) ->
         return maps
 
     path = subject.folder / "maps.safetensors"
-    return kept(path, inputs, make, lambda at, maps: save_maps(at, maps, {"inputs": inputs}), load_maps)
+    maps = kept(path, inputs, make, lambda at, maps: save_maps(at, maps, {"inputs": inputs}), load_maps)
+    return {k: maps[k] for k in classes if k in maps}
 
 
 def pair_map(subject: Subject, reps: RepresentationSet, pair: tuple[int, int]) -> PairMap:
