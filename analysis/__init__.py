@@ -22,6 +22,7 @@ _BY_MODULE = {
         "ClassPairDisplay", "ClassPairPanel", "FalseClassPanel", "FalseClassesDisplay", "LandscapeDisplay",
         "LandscapesDisplay", "ProjectionDisplay", "RetrievalDisplay", "RocDisplay", "SweepDisplay",
     ],
+    "display.style": ["FigureStyle"],
     "display.figures": ["save_figure", "save_table"],
     "explore": ["EmbeddingExplorer"],
     "scales.results": ["MissingResultError", "Results"],

@@ -106,9 +106,9 @@ class Table:
     def to_latex(self) -> str:
         """A booktabs tabular with the best values in bold, the caption as a comment; all text is escaped."""
         align = "".join(c.align[0] if place else "l" for place, c in enumerate(self.columns))
-        lines = [" & ".join(_latex(c.title) for c in self.columns) + r" \\", r"\midrule"]
+        lines = [" & ".join(latex_text(c.title) for c in self.columns) + r" \\", r"\midrule"]
         for row in self.rows:
-            lines.append(" & ".join(self._cell(row, c, r"\textbf{{{}}}", _latex) for c in self.columns) + r" \\")
+            lines.append(" & ".join(self._cell(row, c, r"\textbf{{{}}}", latex_text) for c in self.columns) + r" \\")
         body = "\n".join(lines)
         caption = "".join(f"% {line}\n" for line in self.caption.splitlines())
         return f"{caption}\\begin{{tabular}}{{{align}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
@@ -144,7 +144,8 @@ _LATEX = str.maketrans({
 })  # fmt: skip
 
 
-def _latex(text: str) -> str:
+def latex_text(text: str) -> str:
+    """Text with everything escaped that means something to TeX."""
     return text.translate(_LATEX)
 
 
