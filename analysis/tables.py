@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from analysis.frames import frame_of_records
+
 
 @dataclass(frozen=True)
 class Column:
@@ -85,6 +87,11 @@ class Table:
         values = [r[column.key] for r in self.rows if not _is_missing(r.get(column.key))]
         pick = min if column.best == "min" else max
         return len(values) > 1 and column.text(row[column.key]) == column.text(pick(values))
+
+    def to_dataframe(self):
+        """The records as they are, full precision: a row for each, a column for each key of the table's columns."""
+        keys = [key for c in self.columns for key in (c.key, c.error, c.mark) if key]
+        return frame_of_records([{key: row.get(key) for key in keys} for row in self.rows])
 
     def to_csv(self) -> str:
         """Full precision, one line per record, keys as the header; a missing value is an empty field."""

@@ -115,7 +115,8 @@ def test_a_row_names_each_model_and_its_share_and_has_one_legend():
 def test_a_row_draws_into_the_axes_it_is_given():
     figure, axes = plt.subplots(1, 3)
     display = make_row().plot(axes=axes)
-    assert display.figure_ is figure and list(display.axes_) == list(axes) and legend_labels(figure.legends[0]) == LEGEND
+    assert display.figure_ is figure and list(display.axes_) == list(axes)
+    assert legend_labels(figure.legends[0]) == LEGEND
     alone = ClassPairDisplay([make_panel()], ["UM"])
     assert alone.plot(axes=axes[0]).axes_.tolist() == [axes[0]]
     assert alone.plot().figure_ is not figure and len(alone.figure_.axes) == 1

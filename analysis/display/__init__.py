@@ -9,9 +9,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "curves": ["RocCurve", "RocDisplay"],
         "effects": ["EffectsDisplay"],
         "false_classes": ["FalseClassPanel", "FalseClassesDisplay"],
-        "landscape": ["SURFACE_CONFIG", "LandscapeDisplay", "LandscapesDisplay"],
+        "landscape": ["LandscapeDisplay", "LandscapesDisplay"],
         "projection": ["ProjectionDisplay"],
         "retrieval": ["RetrievalDisplay", "RetrievalStrip"],
+        "surfaces": ["SURFACE_CONFIG"],
         "sweep": ["SweepDisplay"],
     },
 )

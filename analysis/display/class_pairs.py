@@ -7,7 +7,8 @@ import numpy as np
 
 from analysis.display.projection import finish_map
 from analysis.display.style import FigureStyle, Styled
-from analysis.display.texts import Legend, add_legend, columns_that_fit, show_names_as_text, wrapped
+from analysis.display.texts import Legend, add_legend, columns_that_fit, points_of, show_names_as_text, wrapped
+from analysis.frames import names_of, points, stacked
 from analysis.maps import PairMap
 
 # Blue, green and red of Paul Tol's scheme "bright", told apart by colour-blind readers; the shapes do the same work.
@@ -53,9 +54,7 @@ class ClassPairPanel(Styled):
             pair_map.mistaken_share, title,
         )  # fmt: skip
 
-    def plot(
-        self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True
-    ) -> "ClassPairPanel":
+    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "ClassPairPanel":
         """Draw into `ax`, or into a new figure.
 
         Parameters
@@ -97,6 +96,12 @@ class ClassPairPanel(Styled):
             return "none mistaken"
         return f"{self.mistaken_share:.1%} mistaken"
 
+    def to_dataframe(self):
+        """One row for each point: ``kind`` (``"clean"`` or ``"adversarial"``), ``class``, ``x``, ``y``."""
+        clean = points(self.clean_coords, **{"class": names_of(self.clean_labels, self.class_names)})
+        adversarial = points(self.adv_coords, **{"class": self.class_names[self.classes[0]]})
+        return stacked([({"kind": "clean"}, clean), ({"kind": "adversarial"}, adversarial)])
+
     def __repr__(self) -> str:
         first, second = (self.class_names[k] for k in self.classes)
         return f"ClassPairPanel({first!r} to {second!r}, {len(self.adv_coords)} adversarial examples)"
@@ -135,9 +140,7 @@ class ClassPairDisplay(Styled):
         """The constructor by the name that Displays have."""
         return cls(panels, column_titles)
 
-    def plot(
-        self, axes=None, *, style: FigureStyle | str | None = None, legend: Legend = True
-    ) -> "ClassPairDisplay":
+    def plot(self, axes=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "ClassPairDisplay":
         """Draw into a row of axes, or into a new figure of text width.
 
         Parameters
@@ -167,7 +170,7 @@ class ClassPairDisplay(Styled):
                 columnspacing=1.2, ncols=columns_that_fit(names, width, style.points(6.5), most=3),
             )  # fmt: skip
             for panel, title, ax in zip(self.panels, self.column_titles, axes, strict=True):
-                head = wrapped(title, panel_width, style.points(7))
+                head = wrapped(title, panel_width, points_of("axes.titlesize"))
                 panel._draw(ax, style, f"{head}\n{panel.title or panel.share_text}", linespacing=1.4)
         self.axes_, self.figure_ = axes, axes[0].figure
         return self
@@ -186,6 +189,12 @@ class ClassPairDisplay(Styled):
             for panel, title in zip(self.panels, self.column_titles, strict=True)
         ]
 
+    def to_dataframe(self):
+        """The points of all panels, as `ClassPairPanel.to_dataframe` has them, behind the ``model``."""
+        titles = [title.partition("\n")[0] for title in self.column_titles]
+        panels = zip(titles, self.panels, strict=True)
+        return stacked(({"model": title}, panel.to_dataframe()) for title, panel in panels)
+
     def __repr__(self) -> str:
         return f"ClassPairDisplay({self.panels[0]!r} x {len(self.panels)} models)"
 
@@ -195,9 +204,7 @@ def _pair_colours(style: FigureStyle) -> list[str]:
     return [colours[place % len(colours)] for place in range(3)]
 
 
-def pair_legend(
-    classes: tuple[int, int], class_names: Sequence[str], style: FigureStyle
-) -> tuple[list, list[str]]:
+def pair_legend(classes: tuple[int, int], class_names: Sequence[str], style: FigureStyle) -> tuple[list, list[str]]:
     """Handles and labels: clean images of both classes, and the adversarial examples."""
     from matplotlib.lines import Line2D
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from analysis.display.style import FigureStyle, Styled, class_colour
 from analysis.display.texts import Legend, add_legend, show_names_as_text
+from analysis.frames import frame, stacked
 
 if TYPE_CHECKING:
     from analysis.detection import DetectionResult
@@ -120,8 +121,9 @@ class RocDisplay(Styled):
             )  # fmt: skip
             ax.spines[["top", "right"]].set_visible(False)
             # Below the axes: a curve may run anywhere within them.
+            below = -0.17 * style.points(2.75) / (style.width or 2.75)  # of the height of the axes
             names = [f"{curve.name} (AUC {curve.auc:.3f})" for curve in self.curves] + ["chance (AUC 0.500)"]
-            add_legend(ax, lines, names, legend, loc="upper center", bbox_to_anchor=(0.5, -0.17), handlelength=2.6)
+            add_legend(ax, lines, names, legend, loc="upper center", bbox_to_anchor=(0.5, below), handlelength=2.6)
             show_names_as_text(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self
@@ -140,6 +142,18 @@ class RocDisplay(Styled):
             }
             for curve in self.curves
         ]
+
+    def to_dataframe(self):
+        """One row for each point of a curve: ``model``, ``false_positive_rate``, ``true_positive_rate``."""
+        return stacked(
+            (
+                {"model": curve.name},
+                frame({
+                    "false_positive_rate": curve.false_positive_rate, "true_positive_rate": curve.true_positive_rate,
+                }),
+            )
+            for curve in self.curves
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"RocDisplay({', '.join(f'{curve.name} {curve.auc:.3f}' for curve in self.curves)})"

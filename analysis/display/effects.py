@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled
 from analysis.display.texts import show_as_text, show_names_as_text
+from analysis.frames import frame_of_records
 
 
 class EffectsDisplay(Styled):
@@ -70,6 +71,14 @@ class EffectsDisplay(Styled):
             ax.spines[["top", "right"]].set_visible(False)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def to_dataframe(self):
+        """One row for each difference: ``effect``, its ``mean``, ``low``, ``high``, and ``difference``, in points."""
+        effects = zip(self.labels, self.means, self.lows, self.highs, self.differences, strict=True)
+        return frame_of_records([
+            {"effect": label, "mean": mean, "low": low, "high": high, "difference": value}
+            for label, mean, low, high, values in effects for value in values
+        ])  # fmt: skip
 
     def __repr__(self) -> str:
         return f"EffectsDisplay({len(self.labels)} effects)"

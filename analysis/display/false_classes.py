@@ -7,7 +7,8 @@ import numpy as np
 
 from analysis.display.projection import finish_map, scatter_class
 from analysis.display.style import CLEAN_COLOUR, FigureStyle, Styled
-from analysis.display.texts import Legend, add_legend, columns_that_fit, show_names_as_text, wrapped
+from analysis.display.texts import Legend, add_legend, columns_that_fit, points_of, show_names_as_text, wrapped
+from analysis.frames import names_of, points, stacked
 from analysis.maps import ClassMap
 
 
@@ -58,9 +59,7 @@ class FalseClassPanel(Styled):
         """Share of the adversarial examples that are taken for a false class."""
         return float((self.adv_predictions != self.true_class).mean()) if len(self.adv_predictions) else float("nan")
 
-    def plot(
-        self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True
-    ) -> "FalseClassPanel":
+    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "FalseClassPanel":
         """Draw into `ax`, or into a new figure.
 
         Parameters
@@ -101,6 +100,14 @@ class FalseClassPanel(Styled):
         ax.set_title(title, pad=2, **title_options)
         show_names_as_text(ax)
         self.ax_, self.figure_ = ax, ax.figure
+
+    def to_dataframe(self):
+        """One row for each point: ``class``, ``kind`` (``"clean"`` or ``"adversarial"``), ``predicted`` (of adversarial
+        examples), ``x``, ``y``."""
+        clean = points(self.clean_coords, predicted=None)
+        adversarial = points(self.adv_coords, predicted=names_of(self.adv_predictions, self.class_names))
+        own = {"class": self.class_names[self.true_class]}
+        return stacked([({**own, "kind": "clean"}, clean), ({**own, "kind": "adversarial"}, adversarial)])
 
     def __repr__(self) -> str:
         name = self.class_names[self.true_class]
@@ -174,7 +181,7 @@ class FalseClassesDisplay(Styled):
             )  # fmt: skip
             for place, (row, row_axes) in enumerate(zip(self.rows, axes, strict=True)):
                 for panel, ax, title in zip(row, row_axes, self.column_titles, strict=True):
-                    head = "" if place else f"{wrapped(title, panel_width, style.points(7))}\n"
+                    head = "" if place else f"{wrapped(title, panel_width, points_of('axes.titlesize'))}\n"
                     panel._draw(ax, style, f"{head}{panel.panel_title}", **({"linespacing": 1.4} if head else {}))
                 name = wrapped(row[0].class_names[row[0].true_class], panel_width, style.points(8))
                 row_axes[0].set_ylabel(name, fontsize=style.points(8), fontweight="bold")
@@ -208,6 +215,15 @@ class FalseClassesDisplay(Styled):
             for row in self.rows
             for title, panel in zip(self.column_titles, row, strict=True)
         ]
+
+    def to_dataframe(self):
+        """The points of all panels, as `FalseClassPanel.to_dataframe` has them, behind the ``model``."""
+        titles = [title.splitlines()[0] for title in self.column_titles]
+        return stacked(
+            ({"model": title}, panel.to_dataframe())
+            for row in self.rows
+            for title, panel in zip(titles, row, strict=True)
+        )
 
     def __repr__(self) -> str:
         return f"FalseClassesDisplay({len(self.rows)} classes x {len(self.column_titles)} models)"

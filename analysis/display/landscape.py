@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled
-from analysis.display.texts import show_as_text, show_names_as_text, wrapped
+from analysis.display.surfaces import surfaces
+from analysis.display.texts import points_of, show_as_text, show_names_as_text, wrapped
+from analysis.frames import grid, stacked
 
 if TYPE_CHECKING:  # torch and plotly take seconds to import, and drawing needs neither
     import plotly.graph_objects as go
@@ -20,11 +21,8 @@ if TYPE_CHECKING:  # torch and plotly take seconds to import, and drawing needs 
 
 CONTOUR_COLOUR = "white"
 BROKEN_COLOUR = "#d0d0d0"
-# For `show` and `write_html` of what `surface` returns: plotly 7 offers to upload a chart unless it is told not to.
-SURFACE_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 _UNITS = {"input": "pixel units", "weights": "filter norms"}
 _BESIDE = 0.45  # inches, of the labels on the left of a grid
-_MOST_SCENES = 16  # WebGL contexts that a browser gives to one page
 
 
 @dataclass(repr=False)
@@ -167,9 +165,14 @@ class LandscapeDisplay(Styled):
         for along in (ax.xaxis, ax.yaxis):
             along.set_major_formatter("{x:.3g}")
         ax.tick_params(length=2, pad=1.5)
+        ax.grid(False)  # which a style may have: lines over an image
         ax.set_title(title, pad=3, **title_options)
         show_names_as_text(ax)
         return image, contours
+
+    def to_dataframe(self):
+        """One row for each point: ``first`` and ``second``, how far along each direction in `unit`, and ``loss``."""
+        return grid(self.loss, self.axis, "loss")
 
     def __repr__(self) -> str:
         n = len(self.axis)
@@ -255,11 +258,12 @@ class LandscapesDisplay(Styled):
         with self._drawing(style) as style:
             header, axes = self._new_axes(style) if axes is None else (None, np.asarray(axes))
             axes = axes.reshape(len(self.rows), len(self.column_titles))
-            titles = [wrapped(title, self._panel_width(style), style.points(7)) for title in self.column_titles]
+            fitting = {"inches": self._panel_width(style), "points": points_of("axes.titlesize")}
+            titles = [wrapped(title, **fitting) for title in self.column_titles]
             for place, ((name, row), row_axes) in enumerate(zip(self.rows.items(), axes, strict=True)):
                 first = header is None and place == 0
                 for panel, scale, ax, title in zip(row, self.scales, row_axes, titles, strict=True):
-                    own = wrapped(f"{name}: {panel.rise_text}", self._panel_width(style), style.points(7))
+                    own = wrapped(f"{name}: {panel.rise_text}", **fitting)
                     head = {"title": f"{title}\n{own}", "linespacing": 1.4} if first else {"title": own}
                     panel._draw(ax, style, scale, **head)
                     ax.tick_params(labelbottom=ax in axes[-1], labelleft=ax is row_axes[0])
@@ -287,44 +291,7 @@ class LandscapesDisplay(Styled):
         ValueError
             For more than 16 panels, of which a browser would show the last 16.
         """
-        import plotly.graph_objects as go
-        from plotly.subplots import make_subplots
-
-        n_rows, n_columns = len(self.rows), len(self.column_titles)
-        if n_rows * n_columns > _MOST_SCENES:
-            raise ValueError(
-                f"a browser draws at most {_MOST_SCENES} surfaces on a page. Got {n_rows * n_columns}; take fewer"
-                " images."
-            )
-        titles = [
-            f"{html.escape(f'{name}, {column}', quote=False)}<br>{panel.rise_text}"
-            for name, row in self.rows.items()
-            for column, panel in zip(self.column_titles, row, strict=True)
-        ]
-        colours = _plotly_scale(self.style.colour_map)
-        figure = make_subplots(
-            n_rows, n_columns, specs=[[{"type": "surface"}] * n_columns] * n_rows, subplot_titles=titles,
-            horizontal_spacing=0.01, vertical_spacing=0.06,
-        )  # fmt: skip
-        for i, row in enumerate(self.rows.values()):
-            for j, (panel, (low, high)) in enumerate(zip(row, self.scales, strict=True)):
-                loss = np.where(np.isfinite(panel.loss), panel.values, np.nan).T.astype(np.float32)
-                axis = np.asarray(panel.axis, dtype=np.float32)
-                surface = go.Surface(
-                    x=axis, y=axis, z=loss, cmin=low, cmax=high, colorscale=colours, showscale=False,
-                    hovertemplate="%{x:.3g}, %{y:.3g}<br>loss %{z:.4g}<extra></extra>",
-                )  # fmt: skip
-                figure.add_trace(surface, row=i + 1, col=j + 1)
-                figure.update_scenes(
-                    xaxis={"title": f"1st ({panel.unit})", "nticks": 5},
-                    yaxis={"title": f"2nd ({panel.unit})", "nticks": 5},
-                    zaxis={"title": "loss", "range": [low, high], "nticks": 4},
-                    camera_eye={"x": 2.1, "y": 2.1, "z": 1.5},  # far enough for the titles of the axes to be seen
-                    aspectmode="cube", row=i + 1, col=j + 1,
-                )  # fmt: skip
-        figure.update_layout(height=340 * n_rows, margin={"l": 0, "r": 0, "t": 50, "b": 0}, font_size=10)
-        figure.update_annotations(font_size=12)
-        return figure
+        return surfaces(self.rows, self.column_titles, self.scales, self.style)
 
     def numbers(self) -> list[dict[str, Any]]:
         """What the figure shows, as records: for each panel its losses, its axes, and the scale of its colours."""
@@ -345,6 +312,14 @@ class LandscapesDisplay(Styled):
             for name, row in self.rows.items()
             for title, panel, scale in zip(self.column_titles, row, self.scales, strict=True)
         ]
+
+    def to_dataframe(self):
+        """The points of all panels, as `LandscapeDisplay.to_dataframe` has them, behind ``model`` and ``column``."""
+        return stacked(
+            ({"model": name, "column": title.splitlines()[0]}, panel.to_dataframe())
+            for name, row in self.rows.items()
+            for title, panel in zip(self.column_titles, row, strict=True)
+        )
 
     def _columns(self) -> list[list[LandscapeDisplay]]:
         return [list(column) for column in zip(*self.rows.values(), strict=True)]
@@ -378,13 +353,6 @@ class LandscapesDisplay(Styled):
         return f"LandscapesDisplay({', '.join(self.rows)} x {len(self.column_titles)} images)"
 
 
-def _plotly_scale(name: str) -> list[str]:
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(colour) for colour in colormaps[name](np.linspace(0, 1, 16))]
-
-
 def contour_levels(low: float, high: float) -> list[float]:
     """Round losses strictly between the two, of which there are at most five."""
     from matplotlib.ticker import MaxNLocator
@@ -402,10 +370,14 @@ def _scale_of(panels: Sequence[LandscapeDisplay]) -> tuple[float, float]:
 
 def _add_colour_bar(axes: list, scale: tuple[float, float], location: str, quantity: str) -> None:
     """Beside axes of one scale; its ticks are the levels of their contour lines."""
+    levels = contour_levels(*scale)
+    inches = axes[-1].get_position(original=True).width * axes[-1].figure.get_figure(root=True).get_figwidth()
+    crowded = location == "bottom" and len(levels) * 3.5 * points_of("xtick.labelsize") > 72 * inches
     bar = axes[-1].figure.colorbar(
-        axes[-1].images[0], ax=axes, location=location, ticks=contour_levels(*scale), aspect=22, pad=0.01, fraction=0.05
-    )
-    for level in contour_levels(*scale):
+        axes[-1].images[0], ax=axes, location=location, ticks=levels[:: 2 if crowded else 1], aspect=22, pad=0.01,
+        fraction=0.05,
+    )  # fmt: skip
+    for level in levels:
         line = bar.ax.axvline if location == "bottom" else bar.ax.axhline
         line(level, color=CONTOUR_COLOUR, linewidth=0.5)
     bar.ax.tick_params(length=2, pad=1.5)

@@ -6,6 +6,7 @@ import numpy as np
 
 from analysis.display.style import FigureStyle, Styled
 from analysis.display.texts import Legend, add_legend, show_names_as_text
+from analysis.frames import names_of, points
 
 _MOST_LINES_OF_A_LEGEND = 18
 
@@ -46,9 +47,7 @@ class ProjectionDisplay(Styled):
             raise ValueError(f"labels must have the shape ({len(projection.coords)},). Got {labels.shape}.")
         return cls(projection.coords, labels, tuple(class_names), title)
 
-    def plot(
-        self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True
-    ) -> "ProjectionDisplay":
+    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "ProjectionDisplay":
         """Draw into `ax`, or into a new figure.
 
         Parameters
@@ -77,6 +76,10 @@ class ProjectionDisplay(Styled):
             )  # fmt: skip
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def to_dataframe(self):
+        """One row for each point: ``class``, ``x``, ``y``."""
+        return points(self.coords, **{"class": names_of(self.labels, self.class_names)})
 
     def __repr__(self) -> str:
         return f"ProjectionDisplay({len(self.coords)} points, {len(np.unique(self.labels))} classes)"

@@ -11,6 +11,7 @@ import numpy as np
 
 from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled
 from analysis.display.texts import Legend, add_legend, show_names_as_text, wrapped
+from analysis.frames import frame_of_records
 
 if TYPE_CHECKING:
     from analysis.retrieval import RetrievalResult, RetrievedNeighbours
@@ -222,6 +223,18 @@ class RetrievalDisplay(Styled):
             for name, pair in self.strips.items()
             for kind, strip in zip(_BLOCKS, pair, strict=True)
         ]
+
+    def to_dataframe(self):
+        """One row for each neighbour shown: ``model``, ``query``, ``row``, ``class``, ``rank``, ``neighbour_row``,
+        ``neighbour_class``, ``distance``, ``correct``."""
+        return frame_of_records([
+            {
+                "model": record["model"], "query": record["query"], "row": record["row"], "class": record["true_class"],
+                "rank": rank, "neighbour_row": each["row"], "neighbour_class": each["class"],
+                "distance": each["distance"], "correct": each["correct"],
+            }
+            for record in self.numbers() for rank, each in enumerate(record["neighbours"], start=1)
+        ])  # fmt: skip
 
     def __repr__(self) -> str:
         return f"RetrievalDisplay({', '.join(self.strips)}, {self._n_images - 1} neighbours)"

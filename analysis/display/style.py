@@ -89,6 +89,7 @@ class FigureStyle:
         }  # fmt: skip
         colours = rcParams["axes.prop_cycle"].by_key().get("color", ())
         changed = {key: repr(value) if key == "axes.prop_cycle" else value for key, value in changed.items()}
+        changed.setdefault("svg.hashsalt", "tla-toolkit")  # otherwise an SVG has other bytes each time
         return cls(
             palette=colours, width=rcParams["figure.figsize"][0], font_size=rcParams["font.size"],
             marker_size=rcParams["font.size"] / _POINTS, colour_map=rcParams["image.cmap"], settings=changed,

@@ -9,6 +9,7 @@ import numpy as np
 
 from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled, class_colour
 from analysis.display.texts import Legend, add_legend, show_as_text, show_names_as_text
+from analysis.frames import frame_of_records
 
 # Panel -> key in the rows, name in the legend, place of the colour, and marker: told apart in grey as well.
 _PANELS = {
@@ -103,6 +104,14 @@ class SweepDisplay(Styled):
     def numbers(self) -> list[dict]:
         """What the figure shows, as records."""
         return [dict(row) for row in self.rows]
+
+    def to_dataframe(self):
+        """One row for each number shown: ``value`` of the setting, ``measure``, its ``mean`` and ``error``."""
+        measures = [(key, name) for lines in _PANELS.values() for key, name, *_ in lines]
+        return frame_of_records([
+            {"value": row["value"], "measure": name, "mean": row[key], "error": row.get(f"{key} se")}
+            for row in self.rows for key, name in measures if row.get(key) is not None
+        ])  # fmt: skip
 
     def __repr__(self) -> str:
         return f"SweepDisplay({self.setting}: {', '.join(str(row['value']) for row in self.rows)})"

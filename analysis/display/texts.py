@@ -53,6 +53,14 @@ def show_names_as_text(ax) -> None:
     show_as_text(ax.title, ax.xaxis.label, ax.yaxis.label)
 
 
+def points_of(setting: str) -> float:
+    """Points of a text of matplotlib's as it is set now, such as ``"axes.titlesize"``."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(size=rcParams[setting]).get_size_in_points()
+
+
 def wrapped(name: str, inches: float, points: float) -> str:
     """A name in lines that are no longer than so many inches, in letters of that size."""
     characters = max(6, int(inches * 72 / (0.58 * points)))
