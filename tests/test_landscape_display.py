@@ -8,8 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from analysis.display import SURFACE_CONFIG
 from analysis.display.figures import save_figure
-from analysis.display.landscape import SURFACE_CONFIG, LandscapeDisplay, LandscapesDisplay, contour_levels
+from analysis.display.landscape import LandscapeDisplay, LandscapesDisplay, contour_levels
 from analysis.display.style import TEXT_WIDTH
 from analysis.landscape import Landscape
 

@@ -48,7 +48,8 @@ def all_displays():
         "pairs": ClassPairDisplay([pair_panel(), pair_panel()], ["UM", "AT"]), "landscape": landscape(),
         "landscapes": LandscapesDisplay({"AT": [landscape()], "TLA": [landscape()]}, ["cat"]),
         "retrieval": RetrievalDisplay({"AT": (strip(), strip())}, HOSTILE[:2]), "roc": roc(),
-        "sweep": SweepDisplay("$λ$", SWEEP), "effects": EffectsDisplay(["_a $b$"], [1.0], [0.5], [1.5], [[0.9, 1.1]], quantity="q"),
+        "sweep": SweepDisplay("$λ$", SWEEP),
+        "effects": EffectsDisplay(["_a $b$"], [1.0], [0.5], [1.5], [[0.9, 1.1]], quantity="q"),
     }  # fmt: skip
 
 
@@ -137,7 +138,7 @@ def test_a_style_is_its_json_again():
 def test_a_wrong_choice_is_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         FigureStyle(**wrong)
-    with pytest.raises(TypeError, match="\"rc\".*Got 'mine'"):
+    with pytest.raises(TypeError, match=r"for matplotlib.*Got .mine."):
         make_panel().plot(style="mine")
 
 
