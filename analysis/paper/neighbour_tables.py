@@ -28,8 +28,8 @@ def rise_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
     dataset, shape = results.scale.dataset_of("landscapes"), results.scale.landscape
     seeds = results.scale.seeds_of(dataset)
     by_method = {
-        method.upper(): {seed: results.loss_rises(method, seed=seed) for seed in seeds}
-        for method in results.methods if method != "um"
+        results.title(method): {seed: results.loss_rises(method, seed=seed) for seed in seeds}
+        for method in results.scale.methods if method != "um"
     }  # fmt: skip
     firsts = {name: of_seeds[seeds[0]] for name, of_seeds in by_method.items()}
     lowest = np.argmin([list(by_image.values()) for by_image in firsts.values()], axis=0)
@@ -60,7 +60,7 @@ def knn_table(results: Results, dataset: str | None = None, *, k: int = 50) -> T
     dataset = dataset or results.scale.datasets[0]
     rows: list[dict[str, Any]] = []
     seeds = results.scale.seeds_of(dataset)
-    for method in results.methods:
+    for method in results.methods_of(dataset):
         right: dict[str, dict[int, np.ndarray]] = {}
         for seed, reps in results.representations_of_seeds(method, dataset=dataset).items():
             gallery, labels = results.train_representations(method, dataset=dataset, seed=seed), np.asarray(reps.labels)
@@ -70,7 +70,7 @@ def knn_table(results: Results, dataset: str | None = None, *, k: int = 50) -> T
             own = np.asarray(reps.predictions) == labels
             right.setdefault("model", {})[seed] = own
             right.setdefault("model robust", {})[seed] = own & (np.asarray(reps.adv_predictions) == labels)
-        row = {"method": method.upper()}
+        row = {"method": results.title(method)}
         for name, of_seeds in right.items():
             row |= OverSeeds.of_shares(of_seeds).record(name)
         rows.append(row)
@@ -135,9 +135,9 @@ def detection_table(results: Results, dataset: str | None = None) -> Table:
         for covariance in COVARIANCES
     }
     rows, seeds = [], results.scale.seeds_of(dataset)
-    for method in results.methods:
-        paper = DETECTION.get(dataset, {}).get(method.upper())
-        row: dict[str, Any] = {"method": method.upper(), "paper": None if paper is None else paper / 100}
+    for method in results.methods_of(dataset):
+        paper = DETECTION.get(dataset, {}).get(results.title(method))
+        row: dict[str, Any] = {"method": results.title(method), "paper": None if paper is None else paper / 100}
         sets = {
             seed: (results.train_representations(method, dataset=dataset, seed=seed), reps)
             for seed, reps in results.representations_of_seeds(method, dataset=dataset).items()

@@ -11,6 +11,7 @@ from analysis.paper.seeds import OverSeeds, error_words, images_words
 from analysis.paper.verdicts import Estimate
 from analysis.ratios import RatioResult, bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
 from analysis.representations import RepresentationSet
+from analysis.scales.mixed import as_results
 from analysis.scales.results import Results
 from analysis.tables import Column, Table
 
@@ -19,7 +20,9 @@ _TITLES = {"r_prime": "r′", "r": "r"}
 _BEST = {"r_prime": "min", "r": "max"}
 
 
-def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
+def ratio_table(
+    results: Results | Mapping[str, Any], methods: Mapping[str, Any] | None = None
+) -> tuple[Table, list[dict[str, Any]]]:
     """Table 3: r′ and r of each method, on every dataset and at each of its levels.
 
     At the level of a dataset's own attack they are means over its seeds, of the same test images; at the other of the
@@ -27,7 +30,9 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
 
     Parameters
     ----------
-    results : Results
+    results : Results or mapping of str to method
+    methods : mapping of str to method, optional
+        Rows beside those of a scale: representations, models, runs. See `as_results`.
 
     Returns
     -------
@@ -35,38 +40,40 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
     per_class : list of dict
         The values behind the means: dataset, method, seed, eps, ratio, class, value (nan where left out).
     """
-    rows: dict[str, dict[str, Any]] = {method: {"method": method.upper()} for method in results.methods}
+    results = as_results(results, methods)
+    rows: dict[str, dict[str, Any]] = {method: {"method": results.title(method)} for method in results.methods}
     columns, per_class, left_out, counts = [Column("method", "method")], [], [], []
     for dataset in results.scale.datasets:
-        seeds = results.scale.seeds_of(dataset)
-        for eps in results.levels(dataset):
-            for method in results.methods:
-                of_seeds = _sets(results, method, dataset, eps)
+        seeds, levels = results.scale.seeds_of(dataset), results.levels(dataset)
+        for eps in levels:
+            sets = {method: _sets(results, method, dataset, eps) for method in results.methods_of(dataset, eps)}
+            for method, of_seeds in sets.items():
+                title = results.title(method)
                 for name in _RATIOS:
                     ratios = {seed: _ratio(results, dataset, reps, name) for seed, reps in of_seeds.items()}
                     number = OverSeeds.of({seed: each.value for seed, each in ratios.items()})
                     rows[method] |= number.record(f"{dataset} {name} {eps:g}")
                     for seed, each in ratios.items():
-                        where = {"dataset": dataset, "method": method.upper(), "seed": seed, "eps": eps, "ratio": name}
+                        where = {"dataset": dataset, "method": title, "seed": seed, "eps": eps, "ratio": name}
                         names = zip(of_seeds[seed].class_names, each.per_class, strict=True)
                         per_class += [{**where, "class": k, "value": value} for k, value in names]
                         if each.left_out:
                             of_seed = f", seed {seed}" if len(ratios) > 1 else ""
-                            left_out.append(
-                                f"{len(each.left_out)} of {_TITLES[name]} at {eps:.3g} for {method.upper()}{of_seed}"
-                            )
+                            level = f"{_TITLES[name]} at {eps:.3g}"
+                            left_out.append(f"{len(each.left_out)} of {level} for {title}{of_seed}")
             for name in _RATIOS:
                 key = f"{dataset} {name} {eps:g}"
-                title = f"{_TITLES[name]}, {dataset}, ε {eps:.3g}"
+                title = f"{_TITLES[name]}, {dataset}, {_level(eps)}"
                 columns.append(Column(key, title, best=_BEST[name], error=f"{key} se"))
-            images = f"{len(next(iter(of_seeds.values()))):,} test images"
-            over = f", {error_words(tuple(of_seeds))}" if len(of_seeds) > 1 else f", seed {seeds[0]}"
-            counts.append(f"{dataset}, ε {eps:.3g}: {images}{over}")
-        counts[-1] += f"; {results.attack_note(dataset)}, and as many steps at the other level"
+            first = sets[results.methods[0]]
+            over = f", {error_words(tuple(first))}" if len(first) > 1 else f", {results.single_words(dataset)}"
+            counts.append(f"{dataset}, {_level(eps)}: {len(first[seeds[0]]):,} test images{over}")
+        other = ", and as many steps at the other level" if len(levels) > 1 else ""
+        counts[-1] += f"; {results.attack_note(dataset)}{other}"
     caption = (
         "Table 3: ratios r′ (lower is better) and r (higher is better) of mean angular distances, penultimate layer; "
-        f"{'; '.join(counts)}. What test images alone make of differences of r′: table3-differences. Classes left out,"
-        f" for want of adversarial examples: {'; '.join(left_out) or 'none'}."
+        f"{'; '.join(counts)}{results.given_note}. What test images alone make of differences of r′:"
+        f" table3-differences. Classes left out, for want of adversarial examples: {'; '.join(left_out) or 'none'}."
     )
     return Table(columns, list(rows.values()), caption), per_class
 
@@ -90,7 +97,7 @@ def ratio_spread_table(results: Results) -> Table | None:
     for dataset in results.scale.datasets:
         if len(results.scale.seeds_of(dataset)) < 2:
             continue
-        for method in results.methods:
+        for method in results.scale.methods:
             by_seed: dict[str, dict[int, float]] = {}
             for seed, reps in results.representations_of_seeds(method, dataset=dataset).items():
                 values = {name: _ratio(results, dataset, reps, name).value for name in _RATIOS}
@@ -98,7 +105,7 @@ def ratio_spread_table(results: Results) -> Table | None:
                 for name, value in values.items():
                     by_seed.setdefault(name, {})[seed] = value
             counts.add(len(by_seed["clean"]))
-            row: dict[str, Any] = {"method": method.upper(), "dataset": dataset, "seeds": len(by_seed["clean"])}
+            row: dict[str, Any] = {"method": results.title(method), "dataset": dataset, "seeds": len(by_seed["clean"])}
             for name, of_seeds in by_seed.items():
                 values = list(of_seeds.values())
                 row |= {name: float(np.mean(values)), f"{name} sd": float(np.std(values, ddof=1))}
@@ -117,31 +124,39 @@ def ratio_spread_table(results: Results) -> Table | None:
     return Table(columns, rows, caption)
 
 
-def difference_table(results: Results) -> Table:
+def difference_table(results: Results | Mapping[str, Any], methods: Mapping[str, Any] | None = None) -> Table:
     """Differences of r′ between methods, with their standard errors.
 
     Of several seeds they are paired by seed; of one the error is that of a bootstrap over the test images, where both
     methods' r′ are of the same resamples, so that what is hard about an image is not taken for a difference.
     """
+    results = as_results(results, methods)
     pairs, rows = list(combinations(results.methods, 2)), []
     names = [f"{one} {other}" for one, other in pairs]
     for dataset in results.scale.datasets:
         for eps in results.levels(dataset):
             values: dict[str, dict[int, float]] = {}
             resamples = {}
-            for method in results.methods:
+            images: dict[str, np.ndarray] = {}
+            for method in results.methods_of(dataset, eps):
                 sets = _sets(results, method, dataset, eps)
+                images[method] = next(iter(sets.values())).indices
                 values[method] = {seed: _ratio(results, dataset, reps, "r_prime").value for seed, reps in sets.items()}
                 # The same resamples of every method and seed, so that they can be averaged and subtracted.
                 resamples[method] = np.mean([
                     bootstrap_r_prime(reps, **_drawn_from(results, dataset, reps, "r_prime")) for reps in sets.values()
                 ], axis=0)  # fmt: skip
+            first = results.methods[0]
             row: dict[str, Any] = {
-                "dataset": dataset, "eps": eps, "images": len(next(iter(sets.values()))), "seeds": len(sets),
+                "dataset": dataset, "eps": eps, "images": len(images[first]), "seeds": len(values[first]),
             }  # fmt: skip
             for name, (one, other) in zip(names, pairs, strict=True):
+                # Of the same images alone: resamples of others say nothing of a difference.
+                if not {one, other} <= images.keys() or not np.array_equal(images[one], images[other]):
+                    continue
                 images_error = float(np.nanstd(resamples[one] - resamples[other], ddof=1))
-                number = OverSeeds.of({seed: values[one][seed] - values[other][seed] for seed in sets}, images_error)
+                seeds = [seed for seed in values[one] if seed in values[other]]
+                number = OverSeeds.of({seed: values[one][seed] - values[other][seed] for seed in seeds}, images_error)
                 several = len(number.by_seed) > 1
                 estimate = Estimate(number.value, number.error, len(number.by_seed) - 1 if several else math.inf)
                 mark = "*" if estimate.is_not_zero else ""
@@ -150,10 +165,10 @@ def difference_table(results: Results) -> Table:
     columns = [Column("dataset", "dataset"), Column("eps", "ε", digits=4), Column("images", "test images")]
     columns.append(Column("seeds", "trainings"))
     for name, (one, other) in zip(names, pairs, strict=True):
-        title = f"{one.upper()} − {other.upper()}"
+        title = f"{results.title(one)} − {results.title(other)}"
         columns.append(Column(name, title, digits=4, error=f"{name} se", mark=f"{name} mark"))
     alone = images_words(rows, names, "{:.4f}".format)
-    seeds = sorted({len(row[f"{names[0]} by seed"]) for row in rows})
+    seeds = sorted({row["seeds"] for row in rows})
     over = f"over seeds, paired, where there are {seeds[-1]} trainings ({alone}); " if alone else ""
     caption = (
         f"Table 3, differences of r′ between methods, ± standard error: {over}of one training over test images. Over"
@@ -164,23 +179,23 @@ def difference_table(results: Results) -> Table:
     return Table(columns, rows, caption)
 
 
-def distance_table(results: Results) -> Table:
+def distance_table(results: Results | Mapping[str, Any], methods: Mapping[str, Any] | None = None) -> Table:
     """What r′ is made of, at the level of each dataset's own attack: mean distances, averaged over classes.
 
     Of the first seed: clean images of a class from one another, from those of the other classes, and from the
     adversarial examples made from that class.
     """
-    rows = []
+    results, rows = as_results(results, methods), []
     for dataset in results.scale.datasets:
-        for method in results.methods:
+        for method in results.methods_of(dataset, results.levels(dataset)[-1]):
             reps = results.representations(method, dataset=dataset)
             features, labels = np.asarray(reps.features), np.asarray(reps.labels)
             own = _ratio(results, dataset, reps, "r_prime")
             others = [_mean_distance(features[labels != k], features[labels == k]) for k in np.unique(labels)]
             within, attacked, apart = (float(np.nanmean(values)) for values in (own.inner, own.cross, others))
             rows.append({
-                "method": method.upper(), "dataset": dataset, "within": within, "attacked": attacked, "apart": apart,
-                "apart / within": apart / within,
+                "method": results.title(method), "dataset": dataset, "within": within, "attacked": attacked,
+                "apart": apart, "apart / within": apart / within,
             })  # fmt: skip
     columns = [
         Column("method", "method"), Column("dataset", "dataset", align="left"),
@@ -212,6 +227,11 @@ def _drawn_from(results: Results, dataset: str, reps: RepresentationSet, ratio: 
         return {}
     images = len(results.test_images(dataset).labels)
     return {"drawn_from": images} if len(reps) < images else {}
+
+
+def _level(eps: float) -> str:
+    """Of representations that do not say what they were attacked with it is not known."""
+    return "attacked" if math.isnan(eps) else f"ε {eps:.3g}"
 
 
 def _mean_distance(one: np.ndarray, other: np.ndarray) -> float:
