@@ -125,6 +125,22 @@ def test_a_method_of_other_images_or_with_a_name_of_the_scales_is_refused(result
         analysis.ratio_table(results, {"Mine": 3})
 
 
+def test_a_scales_file_names_a_model_of_ones_own(root, monkeypatch):
+    path = root / "workflow/scales/mini.yaml"
+    before = path.read_text(encoding="utf-8")
+    (root / "nets.py").write_text("from tiny import tiny_lenet\n\ndef build():\n    return tiny_lenet(3)\n")
+    path.write_text(before.replace("- tla\n", "- tla\n- Mine: {model: 'nets.py:build'}\n", 1), encoding="utf-8")
+    monkeypatch.delenv("TLA_ROOT", raising=False)
+    monkeypatch.chdir(root)
+    try:
+        results = analysis.as_results("mini")
+        assert results.methods == ("um", "tla", "Mine") and results.source("Mine")["given"] == "LeNet"
+        assert [row["method"] for row in analysis.ratio_table(results)[0].rows] == ["UM", "TLA", "Mine"]
+        assert len(results.pair_maps("Mine")) == 1 and set(results.landscapes("Mine")) == {0, 100}
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
 # Alone ----------------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,6 @@ from analysis.explore.measures import measure
 from analysis.explore.payload import Contents, pack
 from analysis.explore.view import ViewRules
 from analysis.projection import METHODS
-from analysis.representations import RepresentationSet
 
 # More neighbours than are shown first: the page lets a reader choose up to so many, and compares models by all.
 _FEWEST_STORED = 10

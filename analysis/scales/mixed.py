@@ -20,12 +20,13 @@ from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import file_sha256
 from tla_core.datasets import load_dataset
 from tla_core.given import Given, given_images
+from tla_core.naming import import_object
 from tla_core.run_folder import RunFolder
 from tla_core.training import load_model
 
 
 def as_results(
-    results: Results | Mapping[str, Any],
+    results: Results | str | Mapping[str, Any],
     methods: Mapping[str, Any] | None = None,
     *,
     dataset: str | None = None,
@@ -37,8 +38,9 @@ def as_results(
 
     Parameters
     ----------
-    results : Results or mapping of str to method
-        A method is a `RepresentationSet`, a file of one, a model (any `nn.Module`), or the folder of a run.
+    results : Results, str or mapping of str to method
+        A method is a `RepresentationSet`, a file of one, a model (any `nn.Module`), or the folder of a run. The name of
+        a scale stands for its results, with the models of one's own that its file names.
     methods : mapping of str to method, optional
         Beside those of `results`. Models are attacked and looked at as the scale's methods are, on the same images.
     dataset : str, optional
@@ -55,9 +57,22 @@ def as_results(
     TypeError, ValueError
         For what is no method; for one of other images than the others; for a name that there is already.
     """
+    if isinstance(results, str):
+        results = _with_own_methods(Results(results))
     if not isinstance(results, Results):
         return OwnResults({**results, **(methods or {})}, images=images, labels=labels, attack=attack)
     return MixedResults(results, methods, dataset=dataset) if methods else results
+
+
+def _with_own_methods(results: Results) -> Results:
+    """The models that a scale's file names are made, and stand beside its methods."""
+    from torch import nn
+
+    for name, options in results.scale.own_methods.items():
+        model = import_object(options["model"], root=results.scale.root)
+        model = model if isinstance(model, nn.Module) else model()
+        results = MixedResults(results, {name: model}, dataset=options["dataset"])
+    return results
 
 
 class _Given(Results):
