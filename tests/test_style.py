@@ -1,6 +1,9 @@
 """What a user may choose of a figure's looks, and that names are shown as they are."""
 
 import json
+import sys
+import warnings
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -221,3 +224,14 @@ def test_tex_is_given_names_without_commands():
 def test_names_in_surfaces_are_no_tags():
     figure = LandscapesDisplay({"<b>$x$": [landscape()]}, ["a < b"]).surface()
     assert figure.layout.annotations[0].text.startswith("&lt;b&gt;$x$, a &lt; b<br>")
+
+
+def test_a_notebook_whose_backend_shows_nothing_is_told(monkeypatch):
+    make_panel().plot()  # matplotlib asks for a notebook of its own when it makes the first figure
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1)))
+    with pytest.warns(UserWarning, match="backend agg, which shows nothing in a notebook.*%matplotlib inline"):
+        make_panel().plot()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_panel().plot()

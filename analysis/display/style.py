@@ -1,5 +1,7 @@
 """How figures look: the style sheet, what of it a caller may choose, and one colour and marker for each class."""
 
+import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -206,10 +208,26 @@ class Styled:
 
     @contextmanager
     def _drawing(self, style: FigureStyle | str | None) -> Iterator[FigureStyle]:
+        _warn_if_hidden()
         if style is not None:
             self.style = as_style(style)
         with self.style.applied():
             yield self.style
+
+
+def _warn_if_hidden() -> None:
+    """In a notebook ``MPLBACKEND=agg`` of the shell that started it draws figures which nobody sees."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if not hasattr(shell, "kernel"):
+        return
+    import matplotlib
+
+    if matplotlib.get_backend().lower() == "agg":
+        warnings.warn(
+            "matplotlib draws with the backend agg, which shows nothing in a notebook: MPLBACKEND is set to it where"
+            " Jupyter was started. Run `%matplotlib inline` in a cell, or start Jupyter without MPLBACKEND.",
+            stacklevel=5,
+        )
 
 
 def class_colour(k: int) -> str:
