@@ -372,7 +372,8 @@ def _add_colour_bar(axes: list, scale: tuple[float, float], location: str, quant
     """Beside axes of one scale; its ticks are the levels of their contour lines."""
     levels = contour_levels(*scale)
     inches = axes[-1].get_position(original=True).width * axes[-1].figure.get_figure(root=True).get_figwidth()
-    crowded = location == "bottom" and len(levels) * 3.5 * points_of("xtick.labelsize") > 72 * inches
+    # Axes get a third wider when the layout is solved.
+    crowded = location == "bottom" and len(levels) * 3.5 * points_of("xtick.labelsize") > 1.35 * 72 * inches
     bar = axes[-1].figure.colorbar(
         axes[-1].images[0], ax=axes, location=location, ticks=levels[:: 2 if crowded else 1], aspect=22, pad=0.01,
         fraction=0.05,

@@ -59,7 +59,7 @@ def as_results(
     """
     if isinstance(results, str):
         results = _with_own_methods(Results(results))
-    if not isinstance(results, Results):
+    if isinstance(results, Mapping):
         return OwnResults({**results, **(methods or {})}, images=images, labels=labels, attack=attack)
     return MixedResults(results, methods, dataset=dataset) if methods else results
 
