@@ -65,12 +65,12 @@ def as_representations(
         if images is None:
             images, indices, attack, class_names = _images_of(sets, rest, attack, limit)
             meta = {"dataset": images.name, "split": images.split}
-        given = given_images(images, labels)
+        shown_images = given_images(images, labels)
         for name, method in rest.items():
             model = load_model(method) if isinstance(method, Path) else method
             sets[name] = extract(
-                model, given.images, given.labels, attack=attack, indices=indices,
-                class_names=class_names or given.class_names, meta=meta, progress=progress,
+                model, shown_images.images, shown_images.labels, attack=attack, indices=indices,
+                class_names=class_names or shown_images.class_names, meta=meta, progress=progress,
             )  # fmt: skip
     sets = {name: sets[name] for name in methods}
     check_same_images(sets)

@@ -177,10 +177,10 @@ def class_log_densities(
     classes, members = _check_classes(train_labels, len(train_features))
     train_features = train_features.astype(np.float64)
     means = np.stack([train_features[members == k].mean(axis=0) for k in range(len(classes))])
-    centred = train_features - means[members]
+    deviations = train_features - means[members]
     rounding = _ROUNDING * np.abs(train_features).max()
     if covariance == "shared":
-        factor, log_determinant = _factor_of_covariance(centred, rounding, "their classes")
+        factor, log_determinant = _factor_of_covariance(deviations, rounding, "their classes")
         # Differences from one mean first: far from the origin they keep digits that whitened coordinates would lose.
         origin = means[0]
         whitened = solve_triangular(factor, (features - origin).T, lower=True).T
@@ -189,22 +189,24 @@ def class_log_densities(
     else:
         squares, log_determinant = np.empty((len(features), len(classes))), np.empty(len(classes))
         for k, mean in enumerate(means):
-            factor, log_determinant[k] = _factor_of_covariance(centred[members == k], rounding, f"class {classes[k]}")
+            factor, log_determinant[k] = _factor_of_covariance(
+                deviations[members == k], rounding, f"class {classes[k]}"
+            )
             squares[:, k] = np.square(solve_triangular(factor, (features - mean).T, lower=True)).sum(axis=0)
     return classes, -(features.shape[1] * np.log(2 * np.pi) + log_determinant + squares) / 2
 
 
-def _factor_of_covariance(centred, rounding, where):
+def _factor_of_covariance(deviations, rounding, class_words):
     """Lower Cholesky factor of the shrunk covariance of centred features, and the log-determinant of the covariance."""
     from scipy.linalg import cholesky
     from sklearn.covariance import oas
 
-    if np.abs(centred).max() <= rounding:
+    if np.abs(deviations).max() <= rounding:
         raise ValueError(
-            f"train_features do not vary within {where}; expected some spread, since without it there is no "
+            f"train_features do not vary within {class_words}; expected some spread, since without it there is no "
             "density. Take another layer, or look for a collapsed model."
         )
-    factor = cholesky(oas(centred, assume_centered=True)[0], lower=True)
+    factor = cholesky(oas(deviations, assume_centered=True)[0], lower=True)
     return factor, 2 * np.log(np.diag(factor)).sum()
 
 
@@ -217,10 +219,10 @@ def _check_misclassified(misclassified, n):
             f"misclassified has type {misclassified.dtype}; expected booleans, such as predictions != labels."
         )
     if misclassified.all() or not misclassified.any():
-        got, missing = ("True", "negative") if misclassified.all() else ("False", "positive")
+        value, kind = ("True", "negative") if misclassified.all() else ("False", "positive")
         raise ValueError(
-            f"misclassified is all {got}: there is no {missing}, so the ROC curve is undefined; expected inputs of "
-            "both kinds. Score clean and adversarial examples together, or more of them."
+            f"misclassified is all {value}: there is no {kind}, so the ROC curve is undefined; expected inputs of"
+            " both kinds. Score clean and adversarial examples together, or more of them."
         )
     return misclassified
 

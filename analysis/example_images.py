@@ -1,4 +1,4 @@
-"""Images as files, for trying what users do with their own: natural ones where a dataset is there, otherwise digits."""
+"""Example images as files, in place of a user's own: photographs if CIFAR-10 is there, otherwise digits."""
 
 import shutil
 from pathlib import Path
@@ -29,17 +29,17 @@ def example_image_folder(folder: Path | str, *, n_train: int = 1000, n_test: int
     folder = Path(folder)
     if folder.is_dir():
         return folder
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    if unfinished.exists():  # of an interrupted call, perhaps with other images
-        shutil.rmtree(unfinished)
+    temporary = folder.with_name(f"{folder.name}.unfinished")
+    if temporary.exists():  # of an interrupted call, perhaps with other images
+        shutil.rmtree(temporary)
     for data, n in zip(_first_found(dataset_root()), (n_train, n_test), strict=True):
         n = min(n, len(data))
-        by_class = data.labels.argsort(stable=True)
+        rows_by_class = data.labels.argsort(stable=True)
         for name in data.class_names:
-            (unfinished / data.split / name).mkdir(parents=True)
-        for row in by_class[torch.arange(n) * len(data) // n].tolist():
-            _write(data, row, unfinished / data.split / data.class_names[data.labels[row]] / f"{row:06d}.png")
-    unfinished.rename(folder)
+            (temporary / data.split / name).mkdir(parents=True)
+        for row in rows_by_class[torch.arange(n) * len(data) // n].tolist():
+            _write(data, row, temporary / data.split / data.class_names[data.labels[row]] / f"{row:06d}.png")
+    temporary.rename(folder)
     return folder
 
 

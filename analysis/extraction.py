@@ -69,8 +69,8 @@ def extract(
     fold : bool
         Compute the attack's gradients with batch norm folded: faster, equal up to rounding.
     keep_images : {"float", "uint8"} or None
-        What is kept of the adversarial images: all of them in memory; rounded to bytes, in a temporary file that
-        the array lies in; or nothing. Representations are always those of the images that the attack made.
+        How the adversarial images are kept: in memory; rounded to bytes in a temporary file, which the array maps; or
+        not at all. Representations are always those of the images that the attack made.
     progress : bool
         Show a progress bar.
 
@@ -83,21 +83,22 @@ def extract(
     Raises
     ------
     TypeError, ValueError
-        For bad images, labels or batch size; a layer that does not exist (the nearest names are listed) or a head that
-        cannot be told (its candidates are); a model with more outputs than class names; NaN in the features.
+        For bad images, labels or batch size; a layer that does not exist (the message lists the nearest names) or a
+        head that cannot be told (it lists the candidates); more outputs than class names; NaN in the features.
 
     Warns
     -----
     MaskingWarning
-        Where the outputs are such that a gradient attack is weaker than it seems.
+        If the outputs make a gradient attack weaker than it seems.
 
     Examples
     --------
     >>> reps = extract(model, images, labels, attack=tla.AttackConfig(eps=8/255))  # doctest: +SKIP
     """
+    # Checks.
     class_names = None if class_names is None else as_class_names(class_names)
-    given = given_images(images, labels, n_classes=None if class_names is None else len(class_names))
-    images, labels = given.images, given.labels
+    dataset = given_images(images, labels, n_classes=None if class_names is None else len(class_names))
+    images, labels = dataset.images, dataset.labels
     rows = torch.arange(len(images)) if indices is None else as_labels(indices, len(images), name="indices")
     if not len(images):
         raise ValueError("images must hold at least one image. Got none.")
@@ -110,9 +111,10 @@ def extract(
     model = as_classifier(model, images, labels, n_classes=None if class_names is None else len(class_names))
     if model.training:
         _warn_training()
+    # Batch by batch: forward, attack, forward again.
     device = model_device(model)
     parts: dict[str, list[np.ndarray]] = {}
-    kept = None if attack is None else _place_for(keep_images, tuple(images.shape))
+    place = None if attack is None else _place_for(keep_images, tuple(images.shape))
     with (
         attack_mode(model),
         full_precision(device),
@@ -131,32 +133,33 @@ def extract(
             if attack is not None:
                 x_adv = run_attack(attack, model, x, y, generator=generator, indices=rows[batch], fold=fold)
                 _collect(parts, "adv_", model, x_adv, taps)
-                _keep(kept, batch, x_adv)
+                _keep(place, batch, x_adv)
             bar.update(len(x))
-    described = {"attack": None if attack is None else describe_attack(attack), **(meta or {})}
-    if class_names is None and parts["logits"][0].shape[1] == len(given.class_names or ()):
-        class_names = given.class_names
-    sets = _sets(parts, kept, read_from, described, labels=labels.cpu().numpy(), indices=rows.cpu().numpy(),
+    # One set for each layer.
+    description = {"attack": None if attack is None else describe_attack(attack), **(meta or {})}
+    if class_names is None and parts["logits"][0].shape[1] == len(dataset.class_names or ()):
+        class_names = dataset.class_names
+    sets = _sets(parts, place, read_from, description, labels=labels.cpu().numpy(), indices=rows.cpu().numpy(),
                  class_names=class_names)  # fmt: skip
     return sets[layer] if isinstance(layer, str) else sets
 
 
 def _place_for(keep_images: str | None, shape: tuple[int, ...]) -> np.ndarray | StoredImages | None:
-    """Where adversarial images are kept; memory that is not written to yet is not taken either."""
+    """Where adversarial images are kept; memory is only taken as it is written to."""
     if keep_images == "uint8":
         return StoredImages()
     return None if keep_images is None else np.empty(shape, np.float32)
 
 
-def _keep(kept: np.ndarray | StoredImages | None, batch: slice, x_adv: Tensor) -> None:
-    if isinstance(kept, StoredImages):
-        kept.append(x_adv, exact=False)
-    elif kept is not None:
-        kept[batch] = x_adv.cpu().numpy()
+def _keep(place: np.ndarray | StoredImages | None, batch: slice, x_adv: Tensor) -> None:
+    if isinstance(place, StoredImages):
+        place.append(x_adv, exact=False)
+    elif place is not None:
+        place[batch] = x_adv.cpu().numpy()
 
 
 def _sets(
-    parts: dict[str, list[np.ndarray]], kept: np.ndarray | StoredImages | None, read_from: dict[str, str],
+    parts: dict[str, list[np.ndarray]], adv_images: np.ndarray | StoredImages | None, read_from: dict[str, str],
     meta: dict[str, Any], **known: Any,
 ) -> dict[str, RepresentationSet]:  # fmt: skip
     """A set for each layer; they share logits and images."""
@@ -166,12 +169,12 @@ def _sets(
         name: RepresentationSet.from_arrays(
             features=arrays[f"features/{name}"],
             adv_features=arrays.get(f"adv_features/{name}"),
-            adv_images=kept.as_array() if isinstance(kept, StoredImages) else kept,
-            meta={"layer": name, "read_from": read, **meta},
+            adv_images=adv_images.as_array() if isinstance(adv_images, StoredImages) else adv_images,
+            meta={"layer": name, "read_from": layer, **meta},
             **known,
             **shared,
         )
-        for name, read in read_from.items()
+        for name, layer in read_from.items()
     }
 
 
@@ -188,7 +191,7 @@ def _collect(
 
 
 def _warn_of_layers(taps: dict[str, Tap], readings: dict[str, Reading]) -> None:
-    """Say what a name leaves open: which of several calls, and how tokens become one vector."""
+    """Warn of a name that leaves open which of several calls is read, or how tokens become one vector."""
     for name, reading in readings.items():
         tap = taps[name]
         if tap.side != "output" or name == "penultimate":

@@ -30,12 +30,12 @@ def stacked(parts: Iterable[tuple[Mapping[str, Any], pd.DataFrame]]) -> pd.DataF
     """Frames below each other, each behind columns that say which it is: ``({"model": "UM"}, frame)``."""
     import pandas as pd
 
-    named = []
+    frames = []
     for where, part in parts:
-        named.append(part.copy())
+        frames.append(part.copy())
         for place, (key, value) in enumerate(where.items()):
-            named[-1].insert(place, key, value)
-    return pd.concat(named, ignore_index=True)
+            frames[-1].insert(place, key, value)
+    return pd.concat(frames, ignore_index=True)
 
 
 def points(coords: Any, **columns: Any) -> pd.DataFrame:

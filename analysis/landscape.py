@@ -80,10 +80,10 @@ class Landscape:
     def __repr__(self) -> str:
         low, high = self.range
         n_broken = int((~np.isfinite(self.loss)).sum())
-        broken = f", NaN or infinity at {n_broken} of {self.loss.size} points" if n_broken else ""
+        broken_words = f", NaN or infinity at {n_broken} of {self.loss.size} points" if n_broken else ""
         return (
             f"Landscape({self.space}, {len(self.axis)} x {len(self.axis)} points, radius {self.axis[-1]:.4g}, loss"
-            f" {self.centre_loss:.4g} at the centre, {low:.4g} to {high:.4g} over the grid{broken})"
+            f" {self.centre_loss:.4g} at the centre, {low:.4g} to {high:.4g} over the grid{broken_words})"
         )
 
 
@@ -139,12 +139,14 @@ def input_landscape(
     --------
     >>> input_landscape(model, images[0], labels[0], radius=2 * 8 / 255, resolution=201)  # doctest: +SKIP
     """
+    # Checks.
     axis = _axis(radius, resolution)
     device = model_device(model)
     image, label = _one_image(x, device), _one_label(y, device)
     model = as_classifier(model, image[None], label)
     _warn_if_training(model)
     with attack_mode(model), full_precision(device), torch.no_grad():
+        # The plane, and the loss at its points, block by block.
         plane, kind = image_directions(directions, model, image, label, seeded_generator(random_state))
         ticks = torch.tensor(axis, dtype=torch.float32, device=device)
         coefficients = torch.cartesian_prod(ticks, ticks)
@@ -185,7 +187,7 @@ def weight_landscape(
     ----------
     model : nn.Module
         Any classifier of images in [0, 1]; see `tla_core.wrap`. A copy is moved, in eval mode: batch norm keeps its
-        running statistics. What it computes its weights from moves, as with weight norm, since that is its parameters.
+        running statistics. Parameters move, also those that weights are computed from, as with weight norm.
     images : Tensor, ndarray, list, ImageDataset or a dataset, (n, c, h, w)
         uint8, or floats in [0, 1]; a DataLoader or dataset of images with labels too: see `tla_core.evaluate`.
     labels : Tensor, ndarray or list of int, (n,), optional
@@ -217,6 +219,7 @@ def weight_landscape(
     -----
     Each of the resolution x resolution points costs one pass over the images.
     """
+    # Checks.
     axis = _axis(radius, resolution)
     data = given_images(images, labels)
     images, labels = data.images[:], data.labels
@@ -225,30 +228,31 @@ def weight_landscape(
     batch_size = check_whole("batch_size", batch_size, 1)
     model = as_classifier(model, images, labels)
     _warn_if_training(model)
-    given = directions is not None
-    steps = given_filter_directions(directions, model) if given else filter_directions(model, random_state)
+    has_directions = directions is not None
+    steps = given_filter_directions(directions, model) if has_directions else filter_directions(model, random_state)
     device = model_device(model)
     batches = list(zip(images.to(device).split(batch_size), labels.to(device).split(batch_size), strict=True))
-    moved = copy_of(model)
-    with attack_mode(moved), full_precision(device), torch.no_grad():
-        centre_loss = _mean_loss(moved, batches).item()
-        moving = [
+    # The parameters that move, each with its start and its two directions; then the loss point by point.
+    moving_model = copy_of(model)
+    with attack_mode(moving_model), full_precision(device), torch.no_grad():
+        centre_loss = _mean_loss(moving_model, batches).item()
+        moving_parameters = [
             (parameter, parameter.clone(), *torch.from_numpy(steps[name]).to(parameter))
-            for name, parameter in moved.named_parameters()
+            for name, parameter in moving_model.named_parameters()
             if steps[name].any()
         ]
         loss = torch.empty(resolution, resolution, device=device)
         with tqdm(total=loss.numel(), unit="point", disable=not progress, desc="landscape") as bar:
             for i, a in enumerate(axis.tolist()):
-                row = [torch.add(weights, first, alpha=a) for _, weights, first, _ in moving]
+                row = [torch.add(weights, first, alpha=a) for _, weights, first, _ in moving_parameters]
                 for j, b in enumerate(axis.tolist()):
-                    for (parameter, _, _, second), weights in zip(moving, row, strict=True):
+                    for (parameter, _, _, second), weights in zip(moving_parameters, row, strict=True):
                         torch.add(weights, second, alpha=b, out=parameter)
-                    loss[i, j] = _mean_loss(moved, batches)
+                    loss[i, j] = _mean_loss(moving_model, batches)
                     bar.update()
     params = {
-        "directions": "given" if given else "filter-normalised", "random_state": random_state, "radius": float(radius),
-        "resolution": resolution, "images": len(images),
+        "directions": "given" if has_directions else "filter-normalised", "random_state": random_state,
+        "radius": float(radius), "resolution": resolution, "images": len(images),
     }  # fmt: skip
     return Landscape(loss.cpu().numpy(), axis, steps, centre_loss, "weights", params)
 
@@ -257,8 +261,8 @@ def save_landscapes(path: Path | str, landscapes: Mapping[str, Landscape], metad
     """Write landscapes by their names into one file, atomically and with a checksum; directions of weights included."""
     groups, entries = {}, []
     for index, (name, landscape) in enumerate(landscapes.items()):
-        of_weights = isinstance(landscape.directions, dict)
-        directions = landscape.directions if of_weights else {"": landscape.directions}
+        has_weights = isinstance(landscape.directions, dict)
+        directions = landscape.directions if has_weights else {"": landscape.directions}
         groups[str(index)] = {
             **{f"directions/{parameter}": array for parameter, array in directions.items()},
             "loss": landscape.loss, "axis": landscape.axis, "centre_loss": np.array(landscape.centre_loss),

@@ -37,20 +37,20 @@ def filter_directions(model: nn.Module, random_state: int = 0) -> dict[str, np.n
         if weights.ndim < 2:
             directions[name] = np.zeros((2, *weights.shape), np.float32)
             continue
-        drawn = generator.standard_normal((2, len(weights), weights[0].size))
-        lengths = np.linalg.norm(weights.reshape(len(weights), -1), axis=1) / np.linalg.norm(drawn, axis=2)
-        directions[name] = (drawn * lengths[..., None]).reshape(2, *weights.shape).astype(np.float32)
+        noise = generator.standard_normal((2, len(weights), weights[0].size))
+        lengths = np.linalg.norm(weights.reshape(len(weights), -1), axis=1) / np.linalg.norm(noise, axis=2)
+        directions[name] = (noise * lengths[..., None]).reshape(2, *weights.shape).astype(np.float32)
     return directions
 
 
 def image_directions(
     directions: Any, model: nn.Module, image: Tensor, label: Tensor, generator: np.random.Generator
 ) -> tuple[Tensor, str]:
-    """Both directions, (2, c, h, w), and how they are called."""
+    """Both directions, (2, c, h, w), and the name of their kind."""
     if directions is None:
-        drawn = generator.standard_normal((2, *image.shape))
-        drawn /= np.abs(drawn).max(axis=(1, 2, 3), keepdims=True)
-        return torch.from_numpy(drawn).to(image), "random"
+        noise = generator.standard_normal((2, *image.shape))
+        noise /= np.abs(noise).max(axis=(1, 2, 3), keepdims=True)
+        return torch.from_numpy(noise).to(image), "random"
     if isinstance(directions, str):
         if directions != "gradient":
             raise ValueError(f"directions must be None, 'gradient' or a pair of arrays. Got {directions!r}.")
@@ -58,8 +58,8 @@ def image_directions(
         return torch.stack([_gradient_sign(model, image, label), torch.from_numpy(signs).to(image)]), "gradient"
     if len(directions) != 2:
         raise ValueError(f"directions must be None, 'gradient' or a pair of arrays. Got {len(directions)} of them.")
-    given = [_given_direction(each, image.shape, str(i)).to(image) for i, each in enumerate(directions)]
-    return torch.stack(given), "given"
+    pair = [_given_direction(each, image.shape, str(i)).to(image) for i, each in enumerate(directions)]
+    return torch.stack(pair), "given"
 
 
 def _gradient_sign(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
@@ -76,22 +76,22 @@ def _gradient_sign(model: nn.Module, image: Tensor, label: Tensor) -> Tensor:
 
 
 def given_filter_directions(directions: Any, model: nn.Module) -> dict[str, np.ndarray]:
-    """A pair of mappings of parameters to arrays as one of parameters to both; those left out do not move."""
+    """Parameter -> both directions, of a pair of mappings; parameters that are left out do not move."""
     if len(directions) != 2 or not all(isinstance(each, Mapping) for each in directions):
-        got = ", ".join(type(each).__name__ for each in directions)
-        raise ValueError(f"directions must be a pair of mappings, parameter name -> array. Got {got or 'none'}.")
+        types = ", ".join(type(each).__name__ for each in directions)
+        raise ValueError(f"directions must be a pair of mappings, parameter name -> array. Got {types or 'none'}.")
     parameters = dict(model.named_parameters())
     unknown = sorted({*directions[0], *directions[1]} - {*parameters})
     if unknown:
         raise ValueError(f"directions name {unknown[0]!r}, which is no parameter of the model. See named_parameters().")
     if not all(directions):
         raise ValueError("a direction is empty; expected at least one parameter that moves.")
-    given = {name: np.zeros((2, *parameter.shape), np.float32) for name, parameter in parameters.items()}
+    pairs = {name: np.zeros((2, *parameter.shape), np.float32) for name, parameter in parameters.items()}
     for i, each in enumerate(directions):
         for name, direction in each.items():
-            checked = _given_direction(direction, parameters[name].shape, f"{i} of {name}")
-            given[name][i] = checked.cpu().numpy()
-    return given
+            array = _given_direction(direction, parameters[name].shape, f"{i} of {name}")
+            pairs[name][i] = array.cpu().numpy()
+    return pairs
 
 
 def _given_direction(direction: Tensor | np.ndarray, shape: torch.Size, name: str) -> Tensor:

@@ -93,8 +93,8 @@ class PairMap:
         """One row for each point: ``kind`` (``"clean"`` or ``"adversarial"``), ``row`` of the set, ``class``, ``x``,
         ``y``. Adversarial examples are of the first class. `class_names` stand for the classes' numbers."""
         (first,) = names_of(self.classes[:1], class_names)
-        of_clean = {"row": self.clean_rows, "class": names_of(self.clean_labels, class_names)}
-        clean = frames.points(self.clean_coords, **of_clean)
+        clean_columns = {"row": self.clean_rows, "class": names_of(self.clean_labels, class_names)}
+        clean = frames.points(self.clean_coords, **clean_columns)
         adversarial = frames.points(self.adv_coords, row=self.adv_rows, **{"class": first})
         return frames.stacked([({"kind": "clean"}, clean), ({"kind": "adversarial"}, adversarial)])
 
@@ -127,8 +127,8 @@ def map_class(
         Without an adversarial part, for a class that the set does not hold, or a limit that leaves no points.
     """
     clean_rows, adv_rows = _rows_of_class(reps, true_class, n_clean, n_adversarial)
-    projected = project(_features(reps, clean_rows, adv_rows), **projection)
-    return _class_map(reps, true_class, clean_rows, adv_rows, projected)
+    embedding = project(_features(reps, clean_rows, adv_rows), **projection)
+    return _class_map(reps, true_class, clean_rows, adv_rows, embedding)
 
 
 def map_classes(
@@ -158,10 +158,12 @@ def map_classes(
 
     classes = [int(k) for k in np.unique(reps.labels)]
     rows = [_rows_of_class(reps, k, n_clean, n_adversarial) for k in classes]
-    jobs = (delayed(project)(_features(reps, *both), **projection) for both in rows)
+    jobs = (delayed(project)(_features(reps, *pair), **projection) for pair in rows)
     projections = Parallel(n_jobs=min(n_jobs, len(classes)), return_as="generator")(jobs)
     projections = tqdm(projections, desc="map", unit="class", total=len(classes), disable=not progress)
-    return {k: _class_map(reps, k, *both, one) for k, both, one in zip(classes, rows, projections, strict=True)}
+    return {
+        k: _class_map(reps, k, *pair, embedding) for k, pair, embedding in zip(classes, rows, projections, strict=True)
+    }
 
 
 def align_maps(maps: dict[int, ClassMap], reference: dict[int, ClassMap]) -> dict[int, ClassMap]:
@@ -174,16 +176,19 @@ def align_maps(maps: dict[int, ClassMap], reference: dict[int, ClassMap]) -> dic
     """
     if set(maps) != set(reference):
         raise ValueError(f"expected maps of the same classes. Got {sorted(maps)} and {sorted(reference)}.")
-    aligned = {}
-    for k, one in maps.items():
-        other = reference[k]
-        if not all(np.array_equal(getattr(one, rows), getattr(other, rows)) for rows in ("clean_rows", "adv_rows")):
+    aligned_maps = {}
+    for k, class_map in maps.items():
+        reference_map = reference[k]
+        if not all(
+            np.array_equal(getattr(class_map, rows), getattr(reference_map, rows))
+            for rows in ("clean_rows", "adv_rows")
+        ):
             raise ValueError(f"the maps of class {k} show other items. Make both with the same settings.")
-        both = [np.concatenate([m.clean_coords, m.adv_coords]) for m in (one, other)]
-        coords = align(*both).astype(np.float32)
-        n = len(one.clean_rows)
-        aligned[k] = replace(one, clean_coords=coords[:n], adv_coords=coords[n:])
-    return aligned
+        pair = [np.concatenate([m.clean_coords, m.adv_coords]) for m in (class_map, reference_map)]
+        coords = align(*pair).astype(np.float32)
+        n = len(class_map.clean_rows)
+        aligned_maps[k] = replace(class_map, clean_coords=coords[:n], adv_coords=coords[n:])
+    return aligned_maps
 
 
 def save_maps(path: Path | str, maps: dict[int, ClassMap], metadata: dict[str, Any]) -> None:
@@ -237,8 +242,8 @@ def map_pair(
         raise ValueError(f"a pair must have two classes. Got {attacked!r} twice.")
     clean_rows = np.concatenate([evenly(np.flatnonzero(reps.labels == k), n_clean) for k in (first, second)])
     adv_rows = np.flatnonzero((reps.labels == first) & (reps.adv_predictions == second))
-    projected = project(_features(reps, clean_rows, adv_rows), **projection)
-    coords = projected.coords.astype(np.float32)
+    embedding = project(_features(reps, clean_rows, adv_rows), **projection)
+    coords = embedding.coords.astype(np.float32)
     return PairMap(
         classes=(first, second),
         clean_coords=coords[: len(clean_rows)],
@@ -247,7 +252,7 @@ def map_pair(
         clean_rows=clean_rows,
         adv_rows=adv_rows,
         n_attacked=int((reps.labels == first).sum()),
-        params=projected.params,
+        params=embedding.params,
     )
 
 
@@ -259,21 +264,23 @@ def align_pair_maps(maps: Sequence[PairMap], reference: Sequence[PairMap]) -> li
     ValueError
         If the two models' maps do not show the same pairs and clean images.
     """
-    aligned = []
-    for one, other in zip(maps, reference, strict=True):
-        if one.classes != other.classes or not np.array_equal(one.clean_rows, other.clean_rows):
-            raise ValueError(f"{one} and {other} show other images. Make both with the same settings.")
-        clean, adversarial = align(one.clean_coords, other.clean_coords, others=one.adv_coords)
+    aligned_maps = []
+    for pair_map, reference_map in zip(maps, reference, strict=True):
+        if pair_map.classes != reference_map.classes or not np.array_equal(
+            pair_map.clean_rows, reference_map.clean_rows
+        ):
+            raise ValueError(f"{pair_map} and {reference_map} show other images. Make both with the same settings.")
+        clean, adversarial = align(pair_map.clean_coords, reference_map.clean_coords, others=pair_map.adv_coords)
         coords = {"clean_coords": clean.astype(np.float32), "adv_coords": adversarial.astype(np.float32)}
-        aligned.append(replace(one, **coords))
-    return aligned
+        aligned_maps.append(replace(pair_map, **coords))
+    return aligned_maps
 
 
 def save_pair_maps(path: Path | str, maps: Sequence[PairMap], metadata: dict[str, Any]) -> None:
     """Write the maps of a model into one file, atomically and with a checksum."""
     groups = {str(place): {name: getattr(m, name) for name in _OF_PAIR} for place, m in enumerate(maps)}
-    others = [{"classes": list(m.classes), "n_attacked": m.n_attacked, "params": m.params} for m in maps]
-    save_groups(path, "pair maps", groups, {**metadata, "maps": others})
+    settings = [{"classes": list(m.classes), "n_attacked": m.n_attacked, "params": m.params} for m in maps]
+    save_groups(path, "pair maps", groups, {**metadata, "maps": settings})
 
 
 def load_pair_maps(path: Path | str) -> list[PairMap]:
@@ -286,8 +293,8 @@ def load_pair_maps(path: Path | str) -> list[PairMap]:
     """
     groups, metadata = load_groups(path, "pair maps")
     return [
-        PairMap(**groups[str(place)], **{**others, "classes": tuple(others["classes"])})
-        for place, others in enumerate(metadata["maps"])
+        PairMap(**groups[str(place)], **{**settings, "classes": tuple(settings["classes"])})
+        for place, settings in enumerate(metadata["maps"])
     ]
 
 
@@ -300,10 +307,10 @@ def _rows_of_class(
     _check_attacked(reps)
     check_whole("n_clean", n_clean, 1)
     check_whole("n_adversarial", n_adversarial, 1)
-    of_class = np.flatnonzero(reps.labels == true_class)
-    if not len(of_class):
+    rows = np.flatnonzero(reps.labels == true_class)
+    if not len(rows):
         raise ValueError(f"the set holds no image of class {true_class}. There are: {np.unique(reps.labels).tolist()}.")
-    return evenly(of_class, n_clean), evenly(of_class, n_adversarial)
+    return evenly(rows, n_clean), evenly(rows, n_adversarial)
 
 
 def _check_attacked(reps: RepresentationSet) -> None:
@@ -316,9 +323,9 @@ def _features(reps: RepresentationSet, clean_rows: np.ndarray, adv_rows: np.ndar
 
 
 def _class_map(
-    reps: RepresentationSet, true_class: int, clean_rows: np.ndarray, adv_rows: np.ndarray, projected: Projection
+    reps: RepresentationSet, true_class: int, clean_rows: np.ndarray, adv_rows: np.ndarray, embedding: Projection
 ) -> ClassMap:
-    coords = projected.coords.astype(np.float32)
+    coords = embedding.coords.astype(np.float32)
     return ClassMap(
         true_class=true_class,
         clean_coords=coords[: len(clean_rows)],
@@ -326,7 +333,7 @@ def _class_map(
         clean_rows=clean_rows,
         adv_rows=adv_rows,
         adv_predictions=reps.adv_predictions[adv_rows],
-        params=projected.params,
+        params=embedding.params,
     )
 
 
@@ -339,6 +346,6 @@ def _class_number(reps: RepresentationSet, name: int | str) -> int:
     names = list(reps.class_names or ())
     number = names.index(name) if name in names else name
     if isinstance(number, str) or not (reps.labels == number).any():
-        there = [names[k] if names else k for k in np.unique(reps.labels).tolist()]
-        raise ValueError(f"the set holds no image of class {name!r}. There are: {there}.")
+        classes = [names[k] if names else k for k in np.unique(reps.labels).tolist()]
+        raise ValueError(f"the set holds no image of class {name!r}. There are: {classes}.")
     return int(number)

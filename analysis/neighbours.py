@@ -25,8 +25,8 @@ INDEXES = ("exact", "approximate", "auto")
 APPROXIMATE_FROM, _FEWEST_QUERIES = 100_000, 1000
 # Training rows per cell: fewer than 39 place the centroids badly, says FAISS, and more than 64 move them little.
 _ROWS_PER_CELL = (39, 64)
-# The share of true neighbours that cells are added for, and the number of queries that it is measured on: their
-# 10 neighbours each leave a standard error of at most 0.01, so that the recall of all is above 0.95.
+# Cells are added until this share of the true neighbours is found, measured on this many queries. Their 10 neighbours
+# each leave a standard error of at most 0.01, so that the recall of all queries is above 0.95.
 _TARGET_RECALL, _TRIAL_QUERIES = 0.98, 256
 
 
@@ -67,9 +67,9 @@ def nearest_neighbours(queries, gallery, k, *, metric="angular", exclude=None, i
     exclude : array_like of int, shape (q,), optional
         For each query one gallery row to leave out, usually the query itself; -1 leaves none out.
     index : {"exact", "approximate", "auto"}
-        "approximate" searches a part of the gallery only, chosen so large that it holds 98 % of the k nearest rows
-        of 256 of the queries: a few others are missed, and the distances of those found are exact all the same. "auto"
-        is approximate from 100,000 rows and 1,000 queries on, and exact below.
+        "approximate" searches a part of the gallery only, so large that it holds 98 % of the k nearest rows of 256 of
+        the queries. A few neighbours are missed; the distances of the others are exact. "auto" is approximate from
+        100,000 rows and 1,000 queries on, and exact below.
 
     Returns
     -------
@@ -120,25 +120,25 @@ def nearest_neighbours(queries, gallery, k, *, metric="angular", exclude=None, i
         metric = "cosine"  # no product is negative, as after a ReLU: nothing lies near the opposite of a query
     distances = np.empty((len(queries), k), dtype=np.float32)
     indices = np.empty((len(queries), k), dtype=np.int64)
-    pending, width = np.arange(len(queries)), min(k + 1 + _SPARE, len(gallery))
+    open_rows, width = np.arange(len(queries)), min(k + 1 + _SPARE, len(gallery))
     search, entries_per_query = _flat_index(gallery, metric), width
     if approximate and width < len(gallery):
         trials = np.linspace(0, len(queries) - 1, min(len(queries), _TRIAL_QUERIES)).astype(np.int64)
         search = _inverted_file(gallery, metric, search, queries[trials], exclude[trials], k)
-    while len(pending) > 0:
-        undecided = []
+    while len(open_rows) > 0:
+        undecided_rows = []
         step = max(1, _BLOCK_ENTRIES // entries_per_query)
-        for rows in (pending[start : start + step] for start in range(0, len(pending), step)):
-            candidates, proposed, limit = _candidates(search, queries[rows], width, len(gallery), metric)
-            exact = _scores(queries[rows], gallery, candidates, metric)
+        for rows in (open_rows[start : start + step] for start in range(0, len(open_rows), step)):
+            candidates, approximate_scores, limit = _candidates(search, queries[rows], width, len(gallery), metric)
+            scores = _scores(queries[rows], gallery, candidates, metric)
             # What an inverted file left out is given up, so that nothing is too far away to be an answer.
-            limit = np.full(len(rows), np.inf) if approximate else limit - _allowance(exact, proposed)
-            exact[(candidates == exclude[rows, None]) | (candidates < 0)] = np.inf
+            limit = np.full(len(rows), np.inf) if approximate else limit - _allowance(scores, approximate_scores)
+            scores[(candidates == exclude[rows, None]) | (candidates < 0)] = np.inf
             if metric == "euclidean":
-                exact, limit = unit * np.sqrt(exact), unit * np.sqrt(np.maximum(limit, 0))
-            distances[rows], indices[rows] = _nearest(exact.astype(np.float32), candidates, k)
-            undecided.append(rows[distances[rows, -1] >= limit.astype(np.float32)])
-        pending = np.concatenate(undecided)
+                scores, limit = unit * np.sqrt(scores), unit * np.sqrt(np.maximum(limit, 0))
+            distances[rows], indices[rows] = _nearest(scores.astype(np.float32), candidates, k)
+            undecided_rows.append(rows[distances[rows, -1] >= limit.astype(np.float32)])
+        open_rows = np.concatenate(undecided_rows)
         if entries_per_query == len(gallery):
             width = min(width * _WIDEN, len(gallery))
         search, entries_per_query, approximate = _all_products(gallery, metric), len(gallery), False
@@ -166,17 +166,17 @@ def _candidates(search, queries, width, n_gallery, metric):
     them perhaps twice; but for rounding, no row outside them has a score below the limit.
     """
     if width == n_gallery:
-        everything = np.broadcast_to(np.arange(width), (len(queries), width))
-        return everything, None, np.full(len(queries), np.inf)
+        all_rows = np.broadcast_to(np.arange(width), (len(queries), width))
+        return all_rows, None, np.full(len(queries), np.inf)
     values, candidates = search(queries, width)
-    last = values[:, -1]
+    limit = values[:, -1]
     if metric == "euclidean":
-        return candidates, values, last
+        return candidates, values, limit
     if metric == "angular":
-        opposite, behind = search(-queries, width)
-        last = np.maximum(last, opposite[:, -1])
-        values, candidates = np.abs(np.hstack([values, opposite])), np.hstack([candidates, behind])
-    return candidates, 1 - values, 1 - last
+        opposite_values, opposite_candidates = search(-queries, width)
+        limit = np.maximum(limit, opposite_values[:, -1])
+        values, candidates = np.abs(np.hstack([values, opposite_values])), np.hstack([candidates, opposite_candidates])
+    return candidates, 1 - values, 1 - limit
 
 
 def _import_faiss():
@@ -214,7 +214,7 @@ def _flat_index(gallery, metric):
 def _inverted_file(gallery, metric, search_all, trials, exclude, k):
     """As `_flat_index`, but in the nearest cells only; indices are -1 where these hold too few rows.
 
-    `search_all` is that of `_flat_index`: it says what the queries `trials` should find.
+    `search_all` is the function of `_flat_index`, which finds the true neighbours of the queries `trials`.
     """
     faiss = _import_faiss()
     n_rows, n_features = gallery.shape
@@ -231,15 +231,15 @@ def _inverted_file(gallery, metric, search_all, trials, exclude, k):
     def search(queries, width):
         return file.search(queries.astype(np.float32), width)
 
-    def nearest(searched):
-        candidates, _, _ = _candidates(searched, trials, k + 1, n_rows, metric)
+    def nearest(search_function):
+        candidates, _, _ = _candidates(search_function, trials, k + 1, n_rows, metric)
         scores = _scores(trials, gallery, candidates, metric)
         scores[(candidates == exclude[:, None]) | (candidates < 0)] = np.inf
         return _nearest(scores, candidates, k)[0]
 
-    wanted = nearest(search_all)[:, -1:]
+    true_distances = nearest(search_all)[:, -1:]
     file.nprobe = 1
-    while file.nprobe < n_cells and np.mean(nearest(search) <= wanted) < _TARGET_RECALL:
+    while file.nprobe < n_cells and np.mean(nearest(search) <= true_distances) < _TARGET_RECALL:
         file.nprobe = min(max(file.nprobe + 1, file.nprobe * 3 // 2), n_cells)
     return search
 
@@ -269,12 +269,12 @@ def _scores(queries, gallery, candidates, metric):
     step = max(1, _PAIR_ENTRIES // gallery.shape[1])
     for start in range(0, len(pairs), step):
         part = slice(start, min(start + step, len(pairs)))
-        left = queries[np.arange(part.start, part.stop) // candidates.shape[1]]
-        right = gallery[pairs[part]]
+        query_rows = queries[np.arange(part.start, part.stop) // candidates.shape[1]]
+        differences = gallery[pairs[part]]
         if metric == "angular":
-            right *= np.where(np.einsum("pd,pd->p", left, right) < 0, -1.0, 1.0)[:, None]
-        right -= left
-        scores[part] = np.einsum("pd,pd->p", right, right)
+            differences *= np.where(np.einsum("pd,pd->p", query_rows, differences) < 0, -1.0, 1.0)[:, None]
+        differences -= query_rows
+        scores[part] = np.einsum("pd,pd->p", differences, differences)
     if metric != "euclidean":
         # 1 - u.v = |u - v|^2 / 2 for unit vectors, and exactly 0 for equal ones.
         scores /= 2
@@ -282,7 +282,7 @@ def _scores(queries, gallery, candidates, metric):
 
 
 def _allowance(exact, approximate):
-    """How far below its limit the score of a row may lie that was not proposed: four times the largest error seen."""
+    """How far below the limit the score of a row outside the candidates may lie: four times the largest error seen."""
     if approximate is None:
         return 0.0
     return 4 * max(np.abs(exact - approximate).max(), np.finfo(approximate.dtype).eps)
@@ -305,9 +305,9 @@ def _check_exclude(exclude, n_queries, n_gallery):
         raise ValueError(f"exclude has shape {exclude.shape}; expected ({n_queries},), one gallery row per query.")
     if exclude.dtype.kind not in "iu":
         raise ValueError(f"exclude has type {exclude.dtype}; expected integers, with -1 where no row is left out.")
-    wrong = (exclude < -1) | (exclude >= n_gallery)
-    if wrong.any():
-        row = int(np.argmax(wrong))
+    is_wrong = (exclude < -1) | (exclude >= n_gallery)
+    if is_wrong.any():
+        row = int(np.argmax(is_wrong))
         raise ValueError(f"exclude row {row} is {exclude[row]}; expected -1, or a gallery row up to {n_gallery - 1}.")
     return exclude.astype(np.int64)
 
@@ -315,5 +315,5 @@ def _check_exclude(exclude, n_queries, n_gallery):
 def _check_k(k, n_gallery, some_excluded):
     largest = n_gallery - int(some_excluded)
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= largest:
-        left = f"{n_gallery} rows, less the excluded one" if some_excluded else f"{n_gallery} rows"
-        raise ValueError(f"k={k!r}; expected an integer from 1 to {largest}: the gallery has {left}.")
+        rows_text = f"{n_gallery} rows, less the excluded one" if some_excluded else f"{n_gallery} rows"
+        raise ValueError(f"k={k!r}; expected an integer from 1 to {largest}: the gallery has {rows_text}.")

@@ -43,10 +43,10 @@ class Projection:
         return points(self.coords, row=np.arange(len(self.coords)))
 
     def __repr__(self):
-        shown = ("perplexity", "n_neighbors", "n_iter", "metric", "random_state", "kl_divergence")
-        values = {name: self.params[name] for name in shown if name in self.params}
-        rounded = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in values.items()}
-        settings = "".join(f", {name}={value}" for name, value in rounded.items())
+        names = ("perplexity", "n_neighbors", "n_iter", "metric", "random_state", "kl_divergence")
+        values = {name: self.params[name] for name in names if name in self.params}
+        texts = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in values.items()}
+        settings = "".join(f", {name}={value}" for name, value in texts.items())
         return f"Projection({self.params['method']}, {len(self.coords)} points{settings})"
 
 
@@ -156,13 +156,13 @@ def align(coords, reference, *, others=None):
 
     if any((each == each[:1]).all() for each in (coords, reference)):
         raise ValueError("all points of a map are the same; there is nothing to align.")
-    centred, wanted = coords - coords.mean(axis=0), reference - reference.mean(axis=0)
-    rotation, _ = orthogonal_procrustes(centred, wanted)
-    turn = rotation * (np.linalg.norm(wanted) / np.linalg.norm(centred))
-    aligned = centred @ turn + reference.mean(axis=0)
+    map_deviations, reference_deviations = coords - coords.mean(axis=0), reference - reference.mean(axis=0)
+    rotation, _ = orthogonal_procrustes(map_deviations, reference_deviations)
+    turn = rotation * (np.linalg.norm(reference_deviations) / np.linalg.norm(map_deviations))
+    turned_map = map_deviations @ turn + reference.mean(axis=0)
     if others is None:
-        return aligned
-    return aligned, (np.asarray(others, dtype=np.float64) - coords.mean(axis=0)) @ turn + reference.mean(axis=0)
+        return turned_map
+    return turned_map, (np.asarray(others, dtype=np.float64) - coords.mean(axis=0)) @ turn + reference.mean(axis=0)
 
 
 def _tsne(features, perplexity, n_iter, metric, random_state, n_jobs):
@@ -176,9 +176,9 @@ def _tsne(features, perplexity, n_iter, metric, random_state, n_jobs):
 
     from analysis.tsne_gradient import exact_gradient
 
-    # metric="cosine" on the unit rows, not "euclidean": openTSNE's affinities fall with the squared distance, so that
-    # these are functions of (1 - cos)^2, and Euclidean ones would be functions of 1 - cos: another map. For both it
-    # finds the neighbours by Euclidean distance between unit rows and computes the distances of those found directly.
+    # metric="cosine" on the unit rows, not "euclidean": openTSNE's affinities fall with the squared distance, here with
+    # (1 - cos)^2, and Euclidean distances between unit rows would make that 1 - cos: another map. For both metrics it
+    # finds the neighbours by Euclidean distance between unit rows, and then computes their distances directly.
     settings = {
         "perplexity": float(perplexity),
         "metric": metric,
@@ -319,8 +319,8 @@ def _check_perplexity(perplexity, n_points):
 
 def _check_not_constant(features, metric, tolerance):
     if (np.ptp(features, axis=0) <= tolerance * np.abs(features).max(axis=0)).all():
-        same = "direction" if metric == "cosine" else "values"
+        kind = "direction" if metric == "cosine" else "values"
         raise ValueError(
-            f"features is constant, all {len(features)} rows have the same {same}; expected rows that differ. There is "
+            f"features is constant, all {len(features)} rows have the same {kind}; expected rows that differ. There is "
             "nothing to map: look for dead units, or extract another layer."
         )

@@ -122,6 +122,7 @@ def ratio(cross_features, cross_classes, features, labels, *, metric="angular", 
         check_nonzero_rows(features, "features", metric)
         check_nonzero_rows(cross_features, "cross_features", metric)
 
+    # Mean distances, class by class.
     highest = max(labels.max(), cross_classes.max(initial=0))
     n_classes = int(highest) + 1 if n_classes is None else _check_n_classes(n_classes, highest)
     inner, cross = np.full(n_classes, np.nan), np.full(n_classes, np.nan)
@@ -136,6 +137,7 @@ def ratio(cross_features, cross_classes, features, labels, *, metric="angular", 
         if len(adversaries) > 0:
             cross[k] = _mean_cross(adversaries, clean, metric)
 
+    # Their ratios, where both are there.
     has_ratio = np.isfinite(cross) & (inner > 0)
     per_class = np.full(n_classes, np.nan)
     per_class[has_ratio] = cross[has_ratio] / inner[has_ratio]
@@ -197,25 +199,31 @@ def ratio_r_prime(reps, *, metric="angular", drawn_from=None) -> RatioResult:
         Where `reps` has no adversarial part or more images than `drawn_from`, and as `ratio`.
     """
     adversaries = _adversarial(reps, "adv_features", metric)
-    of_these = ratio(adversaries, reps.labels, reps.features, reps.labels, metric=metric, n_classes=_n_classes(reps))
+    sample_ratio = ratio(
+        adversaries, reps.labels, reps.features, reps.labels, metric=metric, n_classes=_n_classes(reps)
+    )
     if drawn_from is None or drawn_from == len(reps.labels):
-        return of_these
+        return sample_ratio
     if drawn_from < len(reps.labels):
         raise ValueError(f"drawn_from={drawn_from}; expected at least the {len(reps.labels)} images of reps.")
     labels = np.asarray(reps.labels)
     u, v = (_prepare(np.asarray(part), metric) for part in (adversaries, reps.features))
-    own = np.linalg.norm(u - v, axis=1) if metric == "euclidean" else (u * v).sum(1)
-    own = own if metric == "euclidean" else 1 - (np.abs(own) if metric == "angular" else own)
-    kept = np.isfinite(of_these.per_class)
-    cross, per_class = of_these.cross.copy(), of_these.per_class.copy()
-    for k in np.flatnonzero(kept):
-        of_class = labels == k
-        n, among = of_class.sum(), of_class.sum() * drawn_from / len(labels)
-        others = (n * of_these.cross[k] - own[of_class].mean()) / (n - 1)
-        cross[k] = (own[of_class].mean() + (among - 1) * others) / among
-        per_class[k] = cross[k] / of_these.inner[k]
-    value = float(per_class[kept].mean()) if kept.any() else float("nan")
-    return RatioResult(value, per_class, of_these.left_out, of_these.inner, cross, metric)
+    own_distances = np.linalg.norm(u - v, axis=1) if metric == "euclidean" else (u * v).sum(1)
+    own_distances = (
+        own_distances
+        if metric == "euclidean"
+        else 1 - (np.abs(own_distances) if metric == "angular" else own_distances)
+    )
+    has_ratio = np.isfinite(sample_ratio.per_class)
+    cross, per_class = sample_ratio.cross.copy(), sample_ratio.per_class.copy()
+    for k in np.flatnonzero(has_ratio):
+        is_in_class = labels == k
+        n, total = is_in_class.sum(), is_in_class.sum() * drawn_from / len(labels)
+        other_distance = (n * sample_ratio.cross[k] - own_distances[is_in_class].mean()) / (n - 1)
+        cross[k] = (own_distances[is_in_class].mean() + (total - 1) * other_distance) / total
+        per_class[k] = cross[k] / sample_ratio.inner[k]
+    value = float(per_class[has_ratio].mean()) if has_ratio.any() else float("nan")
+    return RatioResult(value, per_class, sample_ratio.left_out, sample_ratio.inner, cross, metric)
 
 
 def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=400, random_state=0) -> np.ndarray:
@@ -263,14 +271,14 @@ def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=40
     has_ratio = np.isfinite(ratio_r_prime(reps, metric=metric, drawn_from=drawn_from).per_class)
     labels, rng, ratios = np.asarray(reps.labels), np.random.default_rng(random_state), []
     for k in np.unique(labels):
-        of_class = labels == k
-        n = np.count_nonzero(of_class)
+        is_in_class = labels == k
+        n = np.count_nonzero(is_in_class)
         # Drawn for a class without a ratio too: the next ones get the same images in every model.
         counts = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
         if not has_ratio[k]:
             continue
         clean, attacked = (
-            _prepare(np.asarray(part)[of_class], metric) for part in (reps.features, reps.adv_features)
+            _prepare(np.asarray(part)[is_in_class], metric) for part in (reps.features, reps.adv_features)
         )  # fmt: skip
         own, within, across = _own_and_mean_distances(clean, attacked, counts, metric)
         among = n if drawn_from is None else n * drawn_from / len(labels)

@@ -129,8 +129,8 @@ class RepresentationSet:
 
     def subset(self, rows: np.ndarray) -> "RepresentationSet":
         """The set of some rows, given by their positions or by a boolean mask."""
-        taken = {name: value[rows] for name in _ARRAYS if (value := getattr(self, name)) is not None}
-        return RepresentationSet(class_names=self.class_names, meta=dict(self.meta), **taken)
+        arrays = {name: value[rows] for name in _ARRAYS if (value := getattr(self, name)) is not None}
+        return RepresentationSet(class_names=self.class_names, meta=dict(self.meta), **arrays)
 
     def save(self, path: Path | str) -> None:
         """Write the set into one safetensors file, atomically and with a checksum.

@@ -1,4 +1,4 @@
-"""What neighbours say of a representation: retrieval of the right class, clean and under attack, and kNN accuracy."""
+"""Retrieval of the right class by nearest neighbours, clean and under attack, and kNN accuracy."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class RetrievalResult:
 
         `class_names` stand for the classes' numbers where they are given.
         """
-        both = {"clean": self.clean, "adversarial": self.adversarial}
-        return stacked(({"query": kind}, _frame(each, class_names)) for kind, each in both.items() if each is not None)
+        parts = {"clean": self.clean, "adversarial": self.adversarial}
+        return stacked(({"query": kind}, _frame(each, class_names)) for kind, each in parts.items() if each is not None)
 
     def __repr__(self):
         n_queries, k = self.clean.indices.shape
@@ -135,7 +135,7 @@ def retrieve(reps, *, k=3, metric="angular", rows=None, exclude_self=True, index
     Raises
     ------
     ValueError
-        For rows that the set does not hold, and as `nearest_neighbours`, which k is too large for.
+        For rows that the set does not hold, a k that is too large, and as `nearest_neighbours`.
 
     Notes
     -----
@@ -157,7 +157,7 @@ def retrieve(reps, *, k=3, metric="angular", rows=None, exclude_self=True, index
 def knn_predict(
     gallery_features, gallery_labels, queries, *, k=50, metric="angular", exclude=None, index="exact"
 ) -> np.ndarray:
-    """The class of most of each query's k nearest neighbours; of equally frequent ones, that of the nearer neighbour.
+    """The most frequent class among each query's k nearest neighbours; of a tie the class that has the nearest one.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def _check_rows(rows, n):
     rows = np.asarray(rows)
     if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) == 0:
         raise ValueError(f"rows has shape {rows.shape} and type {rows.dtype}; expected one integer or more, in a row.")
-    wrong = (rows < 0) | (rows >= n)
-    if wrong.any():
-        raise ValueError(f"rows holds {rows[np.argmax(wrong)]}; expected rows of the set, from 0 to {n - 1}.")
+    is_wrong = (rows < 0) | (rows >= n)
+    if is_wrong.any():
+        raise ValueError(f"rows holds {rows[np.argmax(is_wrong)]}; expected rows of the set, from 0 to {n - 1}.")
     return rows.astype(np.int64)

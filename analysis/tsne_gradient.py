@@ -3,8 +3,8 @@
 import numpy as np
 from numba import njit
 
-# Sums may be taken in another order, so that they are taken four or eight at a time; nothing else may be assumed. With
-# numba's own model of errors a division could raise, which rules that out.
+# Sums may change their order, so that four or eight terms are added at a time; nothing else may be assumed. With
+# numba's own model of errors a division could raise, and then sums would keep their order.
 _compiled = njit(cache=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
 
 
@@ -19,7 +19,7 @@ def exact_gradient(embedding, P, dof=1, reference_embedding=None, should_eval_er
     dof : 1
         Degrees of freedom of the t distribution.
     reference_embedding : None
-        A map that new points are to be put into, which this does not do.
+        A map that new points would be put into; not supported.
     should_eval_error : bool
         Otherwise the divergence is 0.
 

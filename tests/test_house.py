@@ -27,6 +27,19 @@ ROOMS: dict[str, set[str]] = {
 # Folders of the project: their modules may be imported where the table says so, and nowhere else.
 FOLDERS = {"tla_core", "analysis", "benchmarks", "notebooks", "workflow", "tests"}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
+# Prepositions, participles, pronouns and adverbs say nothing of what a variable holds; nor does any `of_...`.
+VAGUE_NAMES = set(
+    "above after again alone apart behind below beside both done drawn few fewer fewest found given gone here how kept"
+    " made mapped mine more most named noted of said seldom shown such swept taken theirs there these those together"
+    " wanted what which who why within without".split()
+)
+# These modules still have such names.
+NAMED_LATER = {
+    "analysis.command.evaluating", "analysis.command.explore", "analysis.command.notebook_runner",
+    "analysis.command.pipeline", "analysis.display.class_pairs", "analysis.display.drawings",
+    "analysis.display.false_classes", "analysis.display.figures", "analysis.display.landscape",
+    "analysis.display.retrieval", "analysis.display.sweep", "analysis.ratios", "analysis.scales.scale",
+}  # fmt: skip
 
 
 def room_of(module: str) -> str | None:
@@ -109,6 +122,25 @@ def test_no_module_and_no_function_is_too_long(room):
     assert not too_long
 
 
+def vague_names(source: str) -> set[str]:
+    """Variables, parameters and fields whose names do not say what they hold."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+    return {name for name in names if name in VAGUE_NAMES or name.startswith("of_")}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_variables_are_named_by_what_they_hold(room):
+    files = {name: file for name, file in modules_of(room).items() if name not in NAMED_LATER}
+    vague = {name: vague_names(file.read_text(encoding="utf-8")) for name, file in files.items()}
+    lines = [f"{name}: {', '.join(sorted(names))}" for name, names in vague.items() if names]
+    assert not lines, "name these by a noun, such as runs_by_class or missing_runs:\n" + "\n".join(lines)
+
+
 def test_what_the_others_measure_with(tmp_path):
     source = (
         '"""Module."""\n\nimport a.b  # why\n\n\n'
@@ -118,4 +150,5 @@ def test_what_the_others_measure_with(tmp_path):
     assert code_lines(source) == {3, 6, 9, 12, 13, 14}
     (tmp_path / "module.py").write_text(source)
     assert imports_of(tmp_path / "module.py") == {"a.b", "tla_core.losses", "tla_core"}
+    assert vague_names("def f(of, x): of_x, found.most, y = given(made=1)\nwhat: int = 1") == {"of", "of_x", "what"}
     assert room_of("tla_core.masking.suite") == "tla_core" and room_of("tla_core_of_another") is None

@@ -307,7 +307,7 @@ def test_all_runs_are_listed_with_what_their_scale_makes_of_them(project):
     shutil.copytree(project / UM, project / "runs/mini/broken")
     (project / "runs/mini/broken/config.json").write_text("{")
     entries = {entry.path.as_posix(): entry for entry in run_entries(project)}
-    assert {path: entry.wanted for path, entry in entries.items()} == {
+    assert {path: entry.standing for path, entry in entries.items()} == {
         UM: "current",
         aside: "outdated",
         "runs/mine/one": "foreign",
@@ -432,8 +432,8 @@ def test_an_old_run_with_files_of_the_users_stays(foreign, project):
     notes.write_text("mine")
     for remove in (False, True):
         report = clean(project, remove=remove)
-        (kept,) = (each for each in report.kept if each.path == aside.relative_to(project))
-        assert kept.kept == f"it holds {foreign.partition('/')[0]}, which no training writes"
+        (kept,) = (each for each in report.exceptions if each.path == aside.relative_to(project))
+        assert kept.obstacle == f"it holds {foreign.partition('/')[0]}, which no training writes"
         assert notes.read_text() == "mine" and (aside / "model.safetensors").is_file()
 
 
@@ -453,7 +453,7 @@ def test_a_run_that_a_process_holds_stays(project, how):
     else:
         with FileLock(aside / "lock"):
             report = clean(project, remove=True)
-    assert "in use by" in report.kept[0].kept and report.kept[0].path.name == aside.name
+    assert "in use by" in report.exceptions[0].obstacle and report.exceptions[0].path.name == aside.name
     assert (aside / "model.safetensors").is_file()
     assert "kept:\n" in str(report)
 
@@ -476,7 +476,7 @@ def test_a_young_temporary_file_stays(project):
     young = project / "results/mini/mnist/um/seed0/.x.safetensors.123.tmp"
     young.write_bytes(b"being written")
     report = clean(project, remove=True)
-    assert young.is_file() and "it may still be written" in report.kept[0].kept
+    assert young.is_file() and "it may still be written" in report.exceptions[0].obstacle
 
 
 def test_links_are_not_followed(project, tmp_path):
@@ -509,7 +509,7 @@ def test_what_is_committed_stays(project):
     subprocess.run(["git", "-C", str(project), "init", "-q"], check=True)
     subprocess.run(["git", "-C", str(project), "add", "figures", "runs"], check=True)
     report = clean(project, categories=CATEGORIES, remove=True)
-    assert {r.kept for r in report.kept} == {"it is committed, or holds what is"}
+    assert {r.obstacle for r in report.exceptions} == {"it is committed, or holds what is"}
     assert {r.category for r in report.removals} == {"leftovers"}
     assert (project / UM).is_dir() and (project / MAPS).is_file()
 

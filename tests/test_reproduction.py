@@ -166,19 +166,19 @@ def test_three_errors_of_few_seeds_are_no_difference(folder, seeds, verdict):
 
 def test_claims_are_judged_by_paired_differences(folder):
     of_um, _ = claims(folder, [g for g in groups(folder, make_scale(datasets=("mnist",))) if g.artefact == "table3"])
-    assert of_um.text == "UM has the highest r′ at ε 0.3 on mnist" and of_um.found == "confirmed"
+    assert of_um.text == "UM has the highest r′ at ε 0.3 on mnist" and of_um.verdict == "confirmed"
     assert of_um.numbers == "UM 4.020 ± 0.007, AT 1.420 ± 0.007, ALP 1.120 ± 0.007, TLA 1.320 ± 0.007"
     (claim,) = claims(folder, [])
-    assert "rises least" in claim.text and claim.found == "confirmed"
+    assert "rises least" in claim.text and claim.verdict == "confirmed"
     per_image = [{"model": m, "row": r, "rise": r} for m in ("AT", "ALP", "TLA") for r in (0.1, 0.2, 0.3)]
     write(folder, "fig8-rise", {"records": [], "more": {"per_image": per_image}})
-    assert claims(folder, [])[0].found == "within noise"
+    assert claims(folder, [])[0].verdict == "within noise"
     precision = {"AT": 0.5, "ALP": 0.4, "TLA": 0.3}
     records = [{"method": name, "adversarial": value} for name, value in precision.items()]
     write(folder, "fig7-precision", {"records": records, "more": {"queries": 5000}})
-    assert [c.found for c in claims(folder, [])] == ["within noise", "not confirmed"]
+    assert [c.verdict for c in claims(folder, [])] == ["within noise", "not confirmed"]
     write(folder, "fig7-precision", {"records": records, "more": {"queries": 20}})
-    assert [c.found for c in claims(folder, [])] == ["within noise", "within noise"]  # of so few queries
+    assert [c.verdict for c in claims(folder, [])] == ["within noise", "within noise"]  # of so few queries
 
 
 def test_the_document_names_verdicts_reasons_and_failed_checks(folder):

@@ -174,6 +174,6 @@ def test_ratios_and_rises_over_seeds_take_the_place_of_those_over_classes_and_im
     reference = stats.ttest_rel(names["AT"], names["ALP"])
     between = found[0].difference("AT", "ALP")
     assert between.value / between.error == pytest.approx(reference.statistic)
-    verdicts = {claim.text: claim.found for claim in claims(tmp_path, found)}
+    verdicts = {claim.text: claim.verdict for claim in claims(tmp_path, found)}
     assert verdicts["UM has the highest r′ at ε 0.3 on mnist"] == "confirmed"
     assert verdicts["The loss around an image rises least with TLA (Fig. 8)"] == "within noise"

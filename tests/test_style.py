@@ -210,8 +210,8 @@ def test_long_names_stay_on_the_page():
         assert not ax.get_ylabel() or label.height <= 1.15 * ax.get_window_extent().height
     assert wrapped("a b\nc", 5, 7) == "a b\nc" and wrapped("word " * 20, 1, 7).count("\n") >= 4
     assert (
-        columns_that_fit(["a" * 5] * 8, 5.5, 6.5, most=6) == 6
-        and columns_that_fit(["a" * 90] * 2, 5.5, 6.5, most=6) == 1
+        columns_that_fit(["a" * 5] * 8, 5.5, 6.5, limit=6) == 6
+        and columns_that_fit(["a" * 90] * 2, 5.5, 6.5, limit=6) == 1
     )
 
 

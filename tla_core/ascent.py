@@ -15,7 +15,7 @@ from tla_core.attack_config import AttackConfig
 from tla_core.chunks import images_at_once
 from tla_core.random_numbers import counter_uniform
 
-# On a GPU broken images are looked for after so many steps, since the processor has to wait for the answer.
+# On a GPU broken images are looked for only every so many steps, since the processor has to wait for the answer.
 _GPU_STEPS_BETWEEN_CHECKS = 5
 # An iterate that is kept must only be misclassified by more than what folding and batching round (1e-5 of the range).
 _ROUNDING = 1e-3
@@ -153,28 +153,28 @@ def _ascend_until_broken(rule: "_Pgd | _Apgd", queue: State) -> Tensor:
     places = images_at_once(x)
     active = torch.arange(min(places, len(x)), device=x.device)  # positions of the images that are under way
     images = rule.begin(_rows(queue, active))
-    following, turn = len(active), 0
+    next_position, turn = len(active), 0
     while len(active):
-        before = images["iterate"]
+        iterates = images["iterate"]
         logits = rule.turn(images)
         turn += 1
         if x.device.type != "cpu" and turn % _GPU_STEPS_BETWEEN_CHECKS and turn < rule.turns:
             continue
         broken = rule.broken(images, logits)
-        done = broken | (images["turn"] == rule.turns)
-        finished = done.nonzero()[:, 0]
-        if not len(finished):
+        is_done = broken | (images["turn"] == rule.turns)
+        done_rows = is_done.nonzero()[:, 0]
+        if not len(done_rows):
             continue
-        # What is done leaves its result and its place.
-        result[active[finished]] = _where(broken, before, images["result"])[finished]
-        stay = (~done).nonzero()[:, 0]
-        new = torch.arange(following, min(following + len(finished), len(x)), device=x.device)
-        following += len(new)
-        active = torch.cat([active[stay], new])
-        images = _rows(images, stay)
-        if len(new):
-            fresh = rule.begin(_rows(queue, new))
-            images = {name: torch.cat([images[name], fresh[name]]) for name in images}
+        # An image that is done leaves its result, and its place to the next.
+        result[active[done_rows]] = _where(broken, iterates, images["result"])[done_rows]
+        active_rows = (~is_done).nonzero()[:, 0]
+        next_positions = torch.arange(next_position, min(next_position + len(done_rows), len(x)), device=x.device)
+        next_position += len(next_positions)
+        active = torch.cat([active[active_rows], next_positions])
+        images = _rows(images, active_rows)
+        if len(next_positions):
+            next_images = rule.begin(_rows(queue, next_positions))
+            images = {name: torch.cat([images[name], next_images[name]]) for name in images}
     return result
 
 
@@ -189,7 +189,7 @@ class _Pgd:
         return images | ({"velocity": torch.zeros_like(images["x"])} if self.attack.momentum else {})
 
     def turn(self, images: State) -> Tensor:
-        """Move every image by one step; the logits where they were before it."""
+        """Move every image by one step, and return the logits from before it."""
         logits, _, gradient = _gradients(self.model, self.attack, images)
         if self.attack.momentum:
             gradient = images["velocity"] = self.attack.momentum * images["velocity"] + _unit(gradient, 1)
@@ -234,36 +234,42 @@ class _Apgd:
         }  # fmt: skip
 
     def turn(self, images: State) -> Tensor:
-        """Measure loss and gradient where each image is, and move it; the logits where it was before."""
+        """Measure loss and gradient where each image is, move it, and return the logits from before the step."""
         attack, iterate, first = self.attack, images["iterate"], images["turn"] == 0
         logits, loss, gradient = _gradients(self.model, attack, images)
         # Is this the best iterate, or the one to return?
-        best = first | (loss > images["best_loss"])
+        is_best = first | (loss > images["best_loss"])
         broken = logits.argmax(1) != images["y"]
-        worse = (broken == images["result_broken"]) & (loss > images["result_loss"])
-        worse |= first | (broken & ~images["result_broken"])
-        _replace(images, best, best=iterate, best_gradient=gradient, best_loss=loss)
-        _replace(images, worse, result=iterate, result_loss=loss)
+        is_result = (broken == images["result_broken"]) & (loss > images["result_loss"])
+        is_result |= first | (broken & ~images["result_broken"])
+        _replace(images, is_best, best=iterate, best_gradient=gradient, best_loss=loss)
+        _replace(images, is_result, result=iterate, result_loss=loss)
         images["result_broken"] = images["result_broken"] | broken
         # At a checkpoint: did the loss rise often enough since the last one?
         images["rises"] = images["rises"] + (~first & (loss > images["last_loss"]))
         images["last_loss"] = torch.where(first, 0.0, loss)
         _replace(images, first, checked_loss=loss)
         window = self.windows[images["turn"]]
-        check = window > 0
-        seldom = images["rises"] <= _SHARE_OF_RISES * window
+        is_checkpoint = window > 0
+        rises_seldom = images["rises"] <= _SHARE_OF_RISES * window
         stuck = ~images["was_halved"] & (images["checked_loss"] >= images["best_loss"])
-        halve = check & (seldom | stuck)
-        _replace(images, check, was_halved=halve, checked_loss=images["best_loss"], rises=torch.zeros_like(window))
+        is_halved = is_checkpoint & (rises_seldom | stuck)
+        _replace(
+            images,
+            is_checkpoint,
+            was_halved=is_halved,
+            checked_loss=images["best_loss"],
+            rises=torch.zeros_like(window),
+        )
         # Then it goes on from the best iterate, with half the step size.
-        _replace(images, halve, step_size=images["step_size"] / 2)
-        iterate = _where(halve, images["best"], iterate)
-        gradient = _where(halve, images["best_gradient"], gradient)
+        _replace(images, is_halved, step_size=images["step_size"] / 2)
+        iterate = _where(is_halved, images["best"], iterate)
+        gradient = _where(is_halved, images["best_gradient"], gradient)
         # A step, and a share of the one before.
-        stepped = _moved(attack, images["x"], iterate, gradient, _shaped(images["step_size"], iterate))
+        step = _moved(attack, images["x"], iterate, gradient, _shaped(images["step_size"], iterate))
         share = _shaped(torch.where(first, 1.0, _MOMENTUM), iterate)
-        together = iterate + (stepped - iterate) * share + (iterate - images["previous"]) * (1 - share)
-        images["previous"], images["iterate"] = iterate, _projected(attack, images["x"], together)
+        target = iterate + (step - iterate) * share + (iterate - images["previous"]) * (1 - share)
+        images["previous"], images["iterate"] = iterate, _projected(attack, images["x"], target)
         images["turn"] = images["turn"] + 1
         return logits
 
@@ -291,7 +297,7 @@ def _gradients(model: nn.Module, attack: AttackConfig, images: State) -> tuple[T
             stacklevel=2,
         )
         gradient = torch.zeros_like(iterate)
-    # A pixel without a gradient stays where it is. Not in place: of a sum over pixels autograd gives one value for all.
+    # A pixel without a gradient stays where it is. Not in place: autograd may give one number, expanded.
     return logits.detach(), loss.detach(), gradient.nan_to_num(nan=0.0)
 
 
@@ -341,14 +347,14 @@ def _shaped(values: Tensor, images: Tensor) -> Tensor:
     return values.view(-1, *[1] * (images.ndim - 1))
 
 
-def _where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(_shaped(chosen, new), new, old)
+def _where(mask: Tensor, values: Tensor, old_values: Tensor) -> Tensor:
+    return torch.where(_shaped(mask, values), values, old_values)
 
 
-def _replace(images: State, chosen: Tensor, **new: Tensor) -> None:
-    """What is named becomes new for the chosen images; no tensor is changed in place."""
-    for name, value in new.items():
-        images[name] = _where(chosen, value, images[name])
+def _replace(images: State, mask: Tensor, **values: Tensor) -> None:
+    """Give the images of the mask new values by name; no tensor is changed in place."""
+    for name, value in values.items():
+        images[name] = _where(mask, value, images[name])
 
 
 def _rows(images: State, rows: Tensor | slice) -> State:

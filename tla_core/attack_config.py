@@ -65,6 +65,7 @@ class AttackConfig:
         check_one_of("norm", self.norm, ("linf", "l2"))
         check_one_of("loss", self.loss, LOSSES)
         check_radius("eps", self.eps, self.norm)
+        # What the name settles.
         implied: dict[str, Any] = {}
         if self.name == "fgsm":
             implied = {"steps": 1, "step_size": self.eps, "random_start": False}
@@ -80,6 +81,7 @@ class AttackConfig:
             implied = {"step_size": self.eps, "random_start": True, "loss": "margin"}
         for key, value in implied.items():
             object.__setattr__(self, key, value)
+        # Whether the settings go together.
         if self.name != "apgd":  # whose first step may leave the range of the images: it is cut off at the ball
             check_radius("step_size", self.step_size, self.norm)
         check_whole("steps", self.steps, 1)
@@ -89,8 +91,8 @@ class AttackConfig:
         if self.name == "apgd" and self.momentum:
             raise ValueError(f"momentum must be 0 for apgd, which has one of its own. Got {self.momentum!r}.")
         if self.name == "square" and (self.momentum or self.targets):
-            got = f"momentum {self.momentum!r} and targets {self.targets!r}"
-            raise ValueError(f"momentum and targets must be 0 for square, which searches at random. Got {got}.")
+            settings = f"momentum {self.momentum!r} and targets {self.targets!r}"
+            raise ValueError(f"momentum and targets must be 0 for square, which searches at random. Got {settings}.")
         check_flag("random_start", self.random_start)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(
@@ -109,7 +111,7 @@ class AttackConfig:
         return dataclasses.replace(self, eps=eps, step_size=self.step_size * eps / self.eps)
 
     def n_targets(self, n_classes: int) -> int:
-        """Towards how many classes each restart is run, of a model with so many; 0 if the attack is untargeted."""
+        """The number of classes that each restart is run towards, for a model of `n_classes`; 0 if untargeted."""
         return min(self.targets, n_classes - 1)
 
     def n_starts(self, n_classes: int) -> int:
@@ -119,7 +121,7 @@ class AttackConfig:
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values: what is stored beside a result."""
         settings = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        # What was stored before there were targeted attacks does not name them.
+        # Files from before there were targeted attacks do not name the field.
         return {key: value for key, value in settings.items() if key != "targets" or value}
 
     def __str__(self) -> str:

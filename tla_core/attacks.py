@@ -119,14 +119,14 @@ def run_attack(
     model, x, y, generator, indices
         As in `pgd`.
     restart : int, optional
-        Run that one of the attack's starts alone: of a targeted attack, those of the first restart come first, one for
-        each target.
+        Run one of the attack's starts alone. Those of a targeted attack are counted restart by restart, with one start
+        for each target.
     start : Tensor, (n, c, h, w), optional
         Images within `eps` of `x` at which the first step begins, in place of the attack's own start: of its first
         restart, or of `restart`, and so towards one target. A random search takes none.
     fold : bool
         Compute the gradients of a configured attack with batch norm folded into the convolutions: faster on a CPU, and
-        equal up to rounding. Where images before the attack, or its examples after it, show anything else, the model is
+        equal up to rounding. If the images before the attack, or the examples after it, show otherwise, the model is
         attacked as it is, with a warning.
     stop_when_broken : bool
         An image that is clearly misclassified (see `tla_core.ascent.ascend`) keeps the iterate that shows it and takes
@@ -141,6 +141,7 @@ def run_attack(
     if isinstance(attack, TransferAttack):
         settings = {"generator": generator, "indices": indices, "restart": restart, "start": start, "fold": fold}
         return run_attack(attack.attack, attack.source, x, y, **settings).to(model_device(model))
+    # Checks.
     if not trusted:
         device = model_device(model)
         x = as_images(x, device=device)
@@ -157,6 +158,7 @@ def run_attack(
             " first, or use attack_mode(model), to say that this is meant.",
             stacklevel=3,
         )
+    # The attack, on the folded network where that says the same.
     with attack_mode(model):
         if not isinstance(attack, AttackConfig):
             with torch.enable_grad():
@@ -184,7 +186,7 @@ def _run(
     targets = _targets(attack, model, x, y)
     n_targets = 1 if targets is None else targets.shape[1]
     starts = range(attack.restarts * n_targets) if one_start is None else (one_start,)
-    worst = worst_key = None
+    result = result_key = None
     for number in starts:
         if attack.takes_gradients:
             begin = starting_points(attack, x, seed, indices, number) if start is None else start
@@ -196,13 +198,13 @@ def _run(
             return x_adv
         logits = forward_in_chunks(model, x_adv)
         broken, loss = ~is_correct(logits, y), attack_loss(logits, y, attack.loss)
-        if worst is None:
-            worst, worst_key = x_adv, (broken, loss)
+        if result is None:
+            result, result_key = x_adv, (broken, loss)
             continue
-        worse = (broken & ~worst_key[0]) | ((broken == worst_key[0]) & (loss > worst_key[1]))
-        worst = torch.where(worse[:, None, None, None], x_adv, worst)
-        worst_key = (broken | worst_key[0], torch.where(worse, loss, worst_key[1]))
-    return worst
+        is_worse = (broken & ~result_key[0]) | ((broken == result_key[0]) & (loss > result_key[1]))
+        result = torch.where(is_worse[:, None, None, None], x_adv, result)
+        result_key = (broken | result_key[0], torch.where(is_worse, loss, result_key[1]))
+    return result
 
 
 def _targets(attack: AttackConfig, model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
@@ -242,6 +244,6 @@ def _check_start(attack: Attack, start: Tensor | np.ndarray, x: Tensor) -> Tenso
 
 def _check_returned(x_adv: object, x: Tensor) -> Tensor:
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
-        got = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
-        raise ValueError(f"the attack must return images of the shape {tuple(x.shape)}. Got {got}.")
+        description = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise ValueError(f"the attack must return images of the shape {tuple(x.shape)}. Got {description}.")
     return as_images(x_adv.detach(), device=x.device)

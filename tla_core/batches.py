@@ -57,8 +57,8 @@ class BatchSource:
         self.steps_per_epoch = len(labels) // self.batch_size  # the incomplete last batch waits for another epoch
         self._augmentation = augmentation
         self._rank, self._world_size = rank, world_size
-        by_class = torch.argsort(labels, stable=True)
-        self._by_class = by_class.to(device)
+        rows_by_class = torch.argsort(labels, stable=True)
+        self._by_class = rows_by_class.to(device)
         self._class_sizes = torch.bincount(labels).to(device)
         self._class_starts = self._class_sizes.cumsum(0) - self._class_sizes
         self._epoch_order: tuple[int, Tensor] | None = None
@@ -85,19 +85,19 @@ class BatchSource:
         order = torch.randperm(len(self.labels), generator=self._generator("pool", step))
         return self._take(order[:size].to(self.labels.device, non_blocking=True), "pool", step)
 
-    def _share(self, drawn: Tensor) -> Tensor:
-        size = len(drawn) // self._world_size
-        return drawn[self._rank * size : (self._rank + 1) * size]
+    def _share(self, indices: Tensor) -> Tensor:
+        size = len(indices) // self._world_size
+        return indices[self._rank * size : (self._rank + 1) * size]
 
-    def _take(self, indices: Tensor, what: str, step: int) -> Batch:
+    def _take(self, indices: Tensor, purpose: str, step: int) -> Batch:
         images = scale_images(self.images[indices])
         if self._augmentation != "none":
-            seed = derive_seed(self.seed, "augmentation", what, step)
+            seed = derive_seed(self.seed, "augmentation", purpose, step)
             images = augment(images, indices, seed=seed, saturation=self._augmentation.endswith("saturation"))
         return Batch(images, self.labels[indices], indices)
 
-    def _generator(self, *what: object) -> torch.Generator:
-        return torch.Generator().manual_seed(derive_seed(self.seed, *what))
+    def _generator(self, *parts: object) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.seed, *parts))
 
 
 def augment(images: Tensor, indices: Tensor, *, seed: int, saturation: bool = False) -> Tensor:

@@ -266,8 +266,8 @@ def _parse_metadata(header: dict[str, str], path: Path) -> dict[str, Any]:
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path} was altered: its metadata cannot be read ({error}). Make it again.") from error
     if not isinstance(metadata, dict):
-        got = f"Got {metadata!r:.40}"
-        raise CheckpointError(f"{path} was altered: its metadata must be an object. {got}. Make it again.")
+        description = f"Got {metadata!r:.40}"
+        raise CheckpointError(f"{path} was altered: its metadata must be an object. {description}. Make it again.")
     return metadata
 
 

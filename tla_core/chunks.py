@@ -1,4 +1,4 @@
-"""Splits a batch into parts that fit a CPU's cache, together with what a network computes of them."""
+"""Splits a batch into parts that fit a CPU's cache, together with a network's activations."""
 
 import math
 

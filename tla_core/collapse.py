@@ -55,7 +55,7 @@ def describe_triplets(triplets: Sequence[Triplets]) -> dict[str, float]:
 def triplet_warning(
     metrics: Sequence[dict[str, Any]], config: TrainConfig, steps_per_epoch: int, total_steps: int
 ) -> str:
-    """What is wrong with the triplets of a training after an epoch; empty if nothing.
+    """What is wrong with the triplets of a training after an epoch; empty if all is well.
 
     Parameters
     ----------

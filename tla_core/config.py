@@ -264,8 +264,8 @@ class TrainConfig:
 
         A field that is added later, with a default that changes nothing, leaves the identity of old runs as it was.
         """
-        changed = _changed(self.to_dict(), TrainConfig().to_dict())
-        return {**changed, "version": self.version}
+        changes = _changed(self.to_dict(), TrainConfig().to_dict())
+        return {**changes, "version": self.version}
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""

@@ -1,4 +1,4 @@
-"""Where datasets lie, what is taken in place of one that is not there, and the three that can be downloaded."""
+"""Where datasets lie, which copy is taken in place of a missing one, and the downloads of three of them."""
 
 import os
 import tempfile
@@ -45,7 +45,7 @@ def other_copy(name: str, root: str | os.PathLike | None = None) -> str | None:
     Returns
     -------
     str or None
-        None where the dataset itself is there, where its other copy is not there either, and where there is no other.
+        None if the dataset is there, if it has no other copy, or if that is not there either.
     """
     other = OTHER_COPIES.get(name)
     folder = dataset_root(root)
@@ -106,12 +106,12 @@ def download_dataset(name: str, root: str | os.PathLike | None = None) -> Path:
 
 def remedy(name: str) -> str:
     """Say in a sentence how to get a dataset that is missing."""
-    where = "pass root=..., or set TLA_DATA to the folder that datasets lie in"
+    folder_advice = "pass root=..., or set TLA_DATA to the folder that datasets lie in"
     if name == "cifar10-jpeg":
         return (
             "Get the official files, cifar10, which are taken in its place (`tla data get cifar10`), put an image"
-            f" folder cifar10-jpeg/{{train,test}}/<class>/* there, or {where}."
+            f" folder cifar10-jpeg/{{train,test}}/<class>/* there, or {folder_advice}."
         )
     if name in BY_HAND:
-        return f"Pass download=True (tla data get {name}), or {where}."
+        return f"Pass download=True (tla data get {name}), or {folder_advice}."
     return "An image folder needs only its path; mnist-mini comes with the package."

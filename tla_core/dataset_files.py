@@ -183,8 +183,8 @@ def read_mnist_mini(split: str) -> tuple[np.ndarray, np.ndarray]:
 def _check_md5(path: Path, content: bytes, expected: str) -> None:
     checksum = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if checksum != expected:
-        got = f"got MD5 {checksum}, expected {expected}"
-        raise DatasetError(f"{path} has a wrong checksum: {got}. {_again(path.parent)}")
+        difference = f"got MD5 {checksum}, expected {expected}"
+        raise DatasetError(f"{path} has a wrong checksum: {difference}. {_again(path.parent)}")
 
 
 def _again(folder: Path) -> str:

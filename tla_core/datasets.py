@@ -142,20 +142,18 @@ class ImageDataset:
         DatasetError
             If no image is left.
         """
-        chosen = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
-        if chosen.dtype == bool:
-            if chosen.shape != (len(self),):
-                raise IndexError(f"A mask must have the shape ({len(self)},). Got {chosen.shape}.")
-            chosen = chosen.nonzero()[0]
-        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
-            raise IndexError(f"indices must be a list of integers or a mask. Got {chosen.dtype} {chosen.shape}.")
-        if chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self):
-            raise IndexError(
-                f"indices must be in 0..{len(self) - 1}. Got indices from {chosen.min()} to {chosen.max()}."
-            )
-        chosen = torch.from_numpy(chosen.astype(np.int64))
-        source = f"{self.source}, {len(chosen):,} of {len(self):,} images"
-        images, labels = self.images[chosen], self.labels[chosen]
+        rows = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
+        if rows.dtype == bool:
+            if rows.shape != (len(self),):
+                raise IndexError(f"A mask must have the shape ({len(self)},). Got {rows.shape}.")
+            rows = rows.nonzero()[0]
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise IndexError(f"indices must be a list of integers or a mask. Got {rows.dtype} {rows.shape}.")
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"indices must be in 0..{len(self) - 1}. Got indices from {rows.min()} to {rows.max()}.")
+        rows = torch.from_numpy(rows.astype(np.int64))
+        source = f"{self.source}, {len(rows):,} of {len(self):,} images"
+        images, labels = self.images[rows], self.labels[rows]
         return ImageDataset(images, labels, self.class_names, self.name, self.split, source)
 
 
@@ -211,12 +209,14 @@ def load_dataset(
     shape = Shape(resize, crop)
     if shape and name in DATASET_NAMES and name not in ("cifar10-jpeg", "tiny-imagenet"):
         raise ValueError(f"resize and crop are for image files. Got them for {name}, whose images have one size.")
+    # What needs no dataset on disk, and folders of images.
     if name == "mnist-mini":
         images, labels = read_mnist_mini(split)
         return ImageDataset(images, labels, DIGITS, name, split, "MNIST (5,000 + 5,000 subset)")
     if name not in DATASET_NAMES:
         return _from_files(list_image_folder(_named_folder(name), split), name, split, shape)
 
+    # Another copy of the images, or a download, where the dataset is not there.
     folder = dataset_root(root) / FOLDERS[name]
     if other := other_copy(name, root):
         data = load_dataset(other, split, root=root, resize=resize, crop=crop)
@@ -227,6 +227,7 @@ def load_dataset(
         if not download:
             raise DatasetNotFoundError(f"{name} is not at {folder}. {remedy(name)}")
         download_dataset(name, root)
+    # The reader of each dataset.
     if name == "mnist":
         return ImageDataset(*read_mnist(folder, split), DIGITS, name, split, "MNIST")
     if name == "cifar10":

@@ -119,9 +119,9 @@ def gather_rows(rows: Tensor) -> Tensor:
     _collective(dist.all_gather, counts, torch.tensor([len(rows)]))
     padded = rows.new_zeros(int(max(counts)), *rows.shape[1:])
     padded[: len(rows)] = rows
-    gathered = [torch.empty_like(padded) for _ in range(size)]
-    _collective(dist.all_gather, gathered, padded)
-    return torch.cat([part[: int(count)] for part, count in zip(gathered, counts, strict=True)])
+    parts = [torch.empty_like(padded) for _ in range(size)]
+    _collective(dist.all_gather, parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
 @torch.no_grad()
@@ -152,7 +152,7 @@ def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
 
 
 def first_says(answer: bool) -> bool:
-    """What rank 0 answers; the other processes wait for it, which also makes them wait for what it did before."""
+    """The answer of rank 0. The other processes wait for it, and so also for what rank 0 does before."""
     decision = torch.tensor([int(answer)])
     broadcast_from_first([decision])
     return bool(decision.item())
@@ -165,15 +165,16 @@ def _collective(operation, *args) -> None:
             dist.all_reduce(torch.zeros(1))
         operation(*args)
     except RuntimeError as error:  # what gloo and NCCL raise has no type of its own
-        what, _, _ = str(error).partition(". ")
-        why = "ended without a message: it was killed, or ran out of memory"
-        if "imed out" in what:
-            why = (
+        message, _, _ = str(error).partition(". ")
+        reason = "ended without a message: it was killed, or ran out of memory"
+        if "imed out" in message:
+            reason = (
                 f"has not answered for {rank_timeout().total_seconds():g} s: it is stopped or hangs, or the network to"
                 f" it is gone ({TIMEOUT_VARIABLE} says how long it is waited for, in seconds)"
             )
         raise RankError(
-            f"another process of the training {why}. The last state is kept; the same command goes on from it. ({what})"
+            f"another process of the training {reason}. The last state is kept; the same command goes on from it."
+            f" ({message})"
         ) from error
 
 
@@ -196,7 +197,7 @@ def _joining(timeout: timedelta) -> Iterator[None]:
 
 @contextmanager
 def _told_to_end() -> Iterator[Callable[[], None]]:
-    """Turn SIGTERM into an error with words; what is given stops that, for a process that ends for another reason."""
+    """Turn SIGTERM into an error with words. What is yielded ends that, for a process that fails otherwise."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -211,15 +212,15 @@ def _told_to_end() -> Iterator[Callable[[], None]]:
             " failed, or by a cluster whose time is up. The last state is kept; the same command goes on from it."
         )
 
-    before = signal.signal(signal.SIGTERM, told)
+    handler = signal.signal(signal.SIGTERM, told)
     try:
         yield ends
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _ask(limit: timedelta, question: Callable, *args: Any) -> Any:
-    """What the store answers, or None: one whose process is stopped never does, whatever timeout it is given."""
+    """The store's answer, or None: a store whose process is stopped never answers, whatever timeout it is given."""
     answers = []
 
     def ask() -> None:

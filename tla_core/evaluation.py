@@ -167,8 +167,8 @@ def evaluate(
         Where a check of the model or of an attack's outcome failed.
     """
     # Check the arguments.
-    given = given_images(images, labels)
-    images, labels = given.images, given.labels
+    dataset = given_images(images, labels)
+    images, labels = dataset.images, dataset.labels
     attacks, known = dict(attacks or {}), dict(known or {})
     batch_size = check_whole("batch_size", batch_size, 1)
     if not len(images):
@@ -198,13 +198,13 @@ def evaluate(
 
     # Compare the attacks, and warn of all that failed.
     results = {name: checks_of_name for name, checks_of_name in run.checks.items() if checks_of_name}
-    described = {name: describe_attack(attack) for name, attack in attacks.items()}
+    descriptions = {name: describe_attack(attack) for name, attack in attacks.items()}
     if checks:
-        for name, check in compare_attacks(run.correct, described).items():
+        for name, check in compare_attacks(run.correct, descriptions).items():
             results.setdefault(name, {})[check.name] = check
     for name, checks_of_name in results.items():
         warn_of_masking("every attack" if name == "model" else name, checks_of_name, stacklevel=2)
-    return Evaluation(run.correct, described, results)
+    return Evaluation(run.correct, descriptions, results)
 
 
 def describe_attack(attack: Attack) -> dict[str, Any]:
@@ -222,8 +222,8 @@ def _check_names_and_outcomes(attacks: Mapping[str, Attack], known: Mapping[str,
         raise ValueError(f"an attack cannot be called {reserved!r}: that is what is measured without attack.")
     for name, outcome in known.items():
         if outcome.shape != (n_images,) or outcome.dtype != torch.bool:
-            got = f"{tuple(outcome.shape)} {outcome.dtype}"
-            raise ValueError(f"known[{name!r}] must be bool, ({n_images},), as in .correct. Got {got}.")
+            description = f"{tuple(outcome.shape)} {outcome.dtype}"
+            raise ValueError(f"known[{name!r}] must be bool, ({n_images},), as in .correct. Got {description}.")
 
 
 @contextmanager

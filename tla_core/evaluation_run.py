@@ -54,9 +54,9 @@ class EvaluationRun:
     def measure_attack(self, name: str, *, check: bool, search: bool) -> None:
         """Who survives an attack, and the checks of that outcome."""
         attack = self.attacks[name]
-        survived, tried = _outcome_so_far(attack, self.attacks, self.correct)
+        survived, restarts_done = _outcome_so_far(attack, self.attacks, self.correct)
         judge = _Judge(self.model, twice=self.is_unstable)
-        survivors = partial(self._survivors, judge, attack, survived.to(self.device), tried)
+        survivors = partial(self._survivors, judge, attack, survived.to(self.device), restarts_done)
         self.correct[name] = self._outcome(survivors, image_steps(attack))
         checks = self._checks_of(name, search) if check else {}
         self.checks[name] = checks | judge.check()
@@ -72,39 +72,39 @@ class EvaluationRun:
         return torch.cat(outcomes).cpu()
 
     def _survivors(
-        self, judge: "_Judge", attack: Attack, survived: Tensor, tried: int, x: Tensor, y: Tensor, rows: Tensor
+        self, judge: "_Judge", attack: Attack, survived: Tensor, restarts_done: int, x: Tensor, y: Tensor, rows: Tensor
     ) -> Tensor:
-        """Which images of a batch survive all restarts, out of those that survived the ones tried before; bool."""
+        """Which images of a batch survive all restarts, (n,), bool; those that earlier restarts broke are not tried."""
         alive = survived[rows].clone()
         with torch.no_grad():
             n_classes = self.model(x[:1]).shape[1]
         starts = range(1)
         inner = attack.attack if isinstance(attack, TransferAttack) else attack
         if isinstance(inner, AttackConfig):
-            starts = range(tried * max(inner.n_targets(n_classes), 1), inner.n_starts(n_classes))
+            starts = range(restarts_done * max(inner.n_targets(n_classes), 1), inner.n_starts(n_classes))
         for start in starts:
-            left = alive.nonzero()[:, 0]
-            if not len(left):
+            open_rows = alive.nonzero()[:, 0]
+            if not len(open_rows):
                 break
             x_adv = run_attack(
-                attack, self.model, x[left], y[left], generator=self.generator, indices=rows[left], restart=start,
-                fold=self.fold, stop_when_broken=self.early_stop,
+                attack, self.model, x[open_rows], y[open_rows], generator=self.generator, indices=rows[open_rows],
+                restart=start, fold=self.fold, stop_when_broken=self.early_stop,
             )  # fmt: skip
-            alive[left] = judge(x_adv, y[left])
+            alive[open_rows] = judge(x_adv, y[open_rows])
         return alive
 
     def _checks_of(self, name: str, search: bool) -> dict[str, MaskingCheck]:
-        """The checks of an attack; of the last one in its ball also the search, which is one for all of them."""
+        """The checks of an attack; the last one in a ball also gets the search, which is run once for all of them."""
         shared = {
             "generator": self.generator, "batch_size": self.batch_size, "fold": self.fold,
             "known": self.checks["model"],
         }  # fmt: skip
         checks = attack_checks(self.model, self.images, self.labels, self.attacks[name], self.correct[name], **shared)
-        beside = _gradient_attacks_beside(name, self.attacks)
-        if search and beside and name == [other for other in beside if other not in self.known][-1]:
+        gradient_attacks = _gradient_attacks_beside(name, self.attacks)
+        if search and gradient_attacks and name == [other for other in gradient_attacks if other not in self.known][-1]:
             outcomes = self.correct | self.known
-            survived = torch.stack([outcomes[other] for other in beside]).all(0)
-            attacks = {other: self.attacks[other] for other in beside}
+            survived = torch.stack([outcomes[other] for other in gradient_attacks]).all(0)
+            attacks = {other: self.attacks[other] for other in gradient_attacks}
             checks["black_box"] = search_check(self.model, self.images, self.labels, attacks, survived, **shared)
         return checks
 
@@ -124,17 +124,17 @@ class _Judge:
         self.images += len(x)
         self.not_finite += (~logits.isfinite().all(1)).sum()
         if self.twice:
-            again = torch.empty_like(logits)
+            second_logits = torch.empty_like(logits)
             for part in (slice(0, None, 2), slice(1, None, 2)):
                 if len(x[part]):
-                    again[part] = forward_in_chunks(self.model, x[part])
-            changed = (again.argmax(1) != logits.argmax(1)) & logits.isfinite().all(1)
-            self.changed += changed.sum()
-            correct &= ~changed
+                    second_logits[part] = forward_in_chunks(self.model, x[part])
+            is_changed = (second_logits.argmax(1) != logits.argmax(1)) & logits.isfinite().all(1)
+            self.changed += is_changed.sum()
+            correct &= ~is_changed
         return correct
 
     def check(self) -> dict[str, MaskingCheck]:
-        """``predictions``, where something was counted as wrong that may have been predicted right."""
+        """The check ``predictions``, if images count as wrong although they may have been predicted right."""
         counts = {"not_finite": int(self.not_finite), "changed_share": int(self.changed)}
         words = {"not_finite": "have outputs that are NaN or infinite", "changed_share": "change their predicted class"}
         parts = [f"{count} {words[name]}" for name, count in counts.items() if count]
@@ -162,22 +162,22 @@ def image_steps(attack: Attack) -> int:
 
 
 def _outcome_so_far(attack: Attack, attacks: Mapping[str, Attack], correct: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-    """Who survived the restarts that were tried already, by the same attack with fewer of them, and their number."""
+    """Who survived the same attack with fewer restarts, if that was run already, and the number of these restarts."""
     if isinstance(attack, AttackConfig):
-        same = {
+        restarts = {
             name: other.restarts
             for name, other in attacks.items()
             if name in correct and isinstance(other, AttackConfig) and other.restarts <= attack.restarts
             and replace(attack, restarts=other.restarts) == other
         }  # fmt: skip
-        if same:
-            name = max(same, key=same.__getitem__)
-            return correct[name], same[name]
+        if restarts:
+            name = max(restarts, key=restarts.__getitem__)
+            return correct[name], restarts[name]
     return correct["clean"], 0
 
 
 def _gradient_attacks_beside(name: str, attacks: Mapping[str, Attack]) -> list[str]:
-    """The gradient attacks in the ball of the one of that name, itself among them; none if it is no gradient attack."""
+    """All gradient attacks in the ball of the named one, which is among them; empty if it is no gradient attack."""
     balls = {
         key: (each.norm, each.eps)
         for key, each in attacks.items()

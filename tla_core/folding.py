@@ -1,7 +1,7 @@
-"""Folds batch norm into the layer before it, and pools before the ReLU, for as long as the weights stand still.
+"""Folds batch norm into the layer before it, and pools before the ReLU, while the weights stay as they are.
 
-An attack forwards one set of weights many times, so what can be multiplied once should be: 1.5 to 1.9 times as fast on
-one core and the network of `mini` (`make bench`). Narrow residual networks gain 1.05 to 1.2 times: a
+An attack forwards one set of weights many times, so folding them once pays: it is 1.5 to 1.9 times as fast on one core
+with the network of `mini` (`make bench`). Narrow residual networks gain 1.05 to 1.2 times: a
 batch norm that comes first in its block reads a sum, and cannot be folded.
 """
 
@@ -40,8 +40,8 @@ class _Pairs(NamedTuple):
     pairs: list[_Pair]
 
 
-# Networks that have shown that they give the same when folded, whether also with weights in channels_last, and how many
-# images have to show it.
+# Network -> whether its folded weights may be in channels_last, for networks that gave the same when folded; and the
+# number of images that have to show it.
 _folds_equally: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
 _EVIDENCE = 32
 
@@ -239,7 +239,7 @@ def _pools_first(modules: dict[str, nn.Module], keep: nn.Module | None) -> dict[
 
 
 def _with_replaced(model: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module:
-    """Copy the modules on the way to those replaced, and share all else."""
+    """A copy with modules replaced; modules that hold none of them are shared."""
     copies: dict[str, nn.Module] = {}
 
     def copied(path: str) -> nn.Module:
@@ -304,16 +304,18 @@ def _traced_pairs(model: nn.Module, modules: dict[str, nn.Module]) -> list[_Pair
     graph = _traced(model)
     if graph is None:
         return None
-    called = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     # A module whose weight or statistics are read from outside, as tied weights are, must keep them.
-    read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    outside_reads = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     pairs = []
     for node in graph.nodes:
-        before = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
-        if not isinstance(before, Node) or before.op != "call_module" or len(before.users) != 1:
+        source = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
+        if not isinstance(source, Node) or source.op != "call_module" or len(source.users) != 1:
             continue
-        pair = before.target, node.target
-        is_alone = all(called[path] == 1 and places[id(modules[path])] == 1 and path not in read for path in pair)
+        pair = source.target, node.target
+        is_alone = all(
+            calls[path] == 1 and places[id(modules[path])] == 1 and path not in outside_reads for path in pair
+        )
         if is_alone and _may_fold(*(modules[path] for path in pair)):
             pairs.append(_Pair(*pair, _holding_only(*pair), _holding_only(*reversed(pair))))
     return pairs

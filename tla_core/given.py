@@ -1,5 +1,5 @@
 """Images as people have them: arrays, lists, `ImageDataset`, and whatever gives images with labels one by one or in
-batches, such as PyTorch's DataLoader, torchvision's datasets and Hugging Face's; told by what they do, not by type."""
+batches, such as a DataLoader of PyTorch, or datasets of torchvision or Hugging Face: by behaviour, not by type."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -43,17 +43,17 @@ def given_images(images: Any, labels: Any = None, *, n_classes: int | None = Non
     Raises
     ------
     TypeError, ValueError
-        For images or labels that are none, or labels that are missing.
+        For anything that is no images or no labels, or if labels are missing.
     """
     names = None
     if isinstance(images, ImageDataset):
-        images, found, names = images.images, images.labels, images.class_names
+        images, dataset_labels, names = images.images, images.labels, images.class_names
     elif isinstance(images, Tensor | np.ndarray | StoredImages) or _is_list_of_arrays(images):
-        images, found = check_images(images), None
+        images, dataset_labels = check_images(images), None
     else:
         names = _class_names(images)
-        images, found = _read_all(images)
-    labels = found if labels is None else labels
+        images, dataset_labels = _read_all(images)
+    labels = dataset_labels if labels is None else labels
     if labels is None:
         raise ValueError(
             f"labels are missing: there are {len(images)} images without any. Pass labels, a class number for each"
@@ -72,14 +72,14 @@ def as_dataset(data: Any) -> ImageDataset:
     """
     if isinstance(data, ImageDataset):
         return data
-    given = given_images(data)
-    images = given.images[:]
+    dataset = given_images(data)
+    images = dataset.images[:]
     if images.dtype != torch.uint8:
         raise ValueError(
             "a dataset to train on must give bytes, or bytes divided by 255. Got other floats: leave normalisation and"
             " random transforms out of it (the model normalises, tla.wrap(model, mean=..., std=...); settings augment)."
         )
-    return ImageDataset(images, given.labels, given.class_names)
+    return ImageDataset(images, dataset.labels, dataset.class_names)
 
 
 def _is_list_of_arrays(images: Any) -> bool:
@@ -94,7 +94,7 @@ def _is_pil(image: Any) -> bool:
 
 
 def _class_names(data: Any) -> tuple[str, ...] | None:
-    """torchvision's ``classes``, or Hugging Face's ``features``; what a DataLoader reads is asked."""
+    """torchvision's ``classes``, or Hugging Face's ``features``; those of its dataset for a DataLoader."""
     data = getattr(data, "dataset", data) if not hasattr(data, "classes") else data
     features = getattr(data, "features", None)
     if isinstance(features, Mapping):
@@ -107,7 +107,7 @@ def _class_names(data: Any) -> tuple[str, ...] | None:
 
 def _read_all(data: Any) -> tuple[StoredImages, list[int] | None]:
     """The images of a dataset or an iterable of batches, in order, and their labels, unless it gives images alone."""
-    stored, labels, alone = StoredImages(), [], False
+    stored, labels, has_no_labels = StoredImages(), [], False
     for item in _items(data):
         images, label = _image_and_label(item)
         batch = check_images(_as_batch(images, len(stored)))
@@ -121,11 +121,11 @@ def _read_all(data: Any) -> tuple[StoredImages, list[int] | None]:
                 " resize or crop them in the dataset's transform, or convert them to one number of channels."
             )
         stored.append(batch)
-        alone = alone or label is None
+        has_no_labels = has_no_labels or label is None
         labels += [] if label is None else _numbers(label, len(stored) - 1)
     if not len(stored):
         raise ValueError("images must hold at least one image. Got a dataset that gives none.")
-    return stored, None if alone else labels
+    return stored, None if has_no_labels else labels
 
 
 def _numbers(label: Any, position: int) -> list[int]:

@@ -22,7 +22,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MOST_PIXELS = 64_000_000
 FILES_PER_TASK = 256
 FILES_WORTH_A_PROGRESS_BAR = 5000
-# Raised when the same files come to be decoded to other pixels, so that what is kept of them is decoded again.
+# Raised when the decoder changes the pixels of a file, so that cached pixels are decoded again.
 DECODING = 2
 _ORIENTATION = 0x0112  # of Exif
 
@@ -158,7 +158,9 @@ def decode_images(folder: Path, paths: Sequence[str], *, shape: Shape | None = N
     return images[:, :1].copy() if is_grey.all() else images
 
 
-def check_other_split(images: np.ndarray, folder: Path, mine: str, others: Sequence[str], shape: Shape) -> None:
+def check_other_split(
+    images: np.ndarray, folder: Path, own_path: str, other_paths: Sequence[str], shape: Shape
+) -> None:
     """Raise DatasetError where the files of the other split would not become images like these.
 
     Parameters
@@ -166,31 +168,31 @@ def check_other_split(images: np.ndarray, folder: Path, mine: str, others: Seque
     images : ndarray, shape (n, c, h, w)
         Of a split.
     folder : Path
-    mine : str
+    own_path : str
         One of its files.
-    others : sequence of str
+    other_paths : sequence of str
         The files of the other split. One is decoded, and as few more as show whether there is colour.
     shape : Shape
     """
-    if not others:
+    if not other_paths:
         return
     channels, height, width = images.shape[1:]
     is_grey = True
-    for number, path in enumerate(others):
+    for number, path in enumerate(other_paths):
         pixels = _decode(folder / path, shape)
         is_grey = is_grey and pixels.shape[2] == 1
         if not number and pixels.shape[:2] != (height, width):
             raise DatasetError(
-                f"The splits have different sizes: {mine} has {width}x{height} pixels and {path} has "
+                f"The splits have different sizes: {own_path} has {width}x{height} pixels and {path} has "
                 f"{pixels.shape[1]}x{pixels.shape[0]}, in {folder}. Resize them to one size, or pass resize= and crop=."
             )
         if not is_grey or (channels == 1 and number >= FILES_PER_TASK):
             break
     if is_grey != (channels == 1):
-        grey, colour = ("this split", path) if channels == 1 else ("the other split", mine)
+        grey, colour = ("this split", path) if channels == 1 else ("the other split", own_path)
         raise DatasetError(
             f"One split is grey and the other has colour, so that no model takes both: {colour} of {folder} has colour,"
-            f" and {grey}, such as {mine if channels == 1 else others[0]}, has none. Convert one of them."
+            f" and {grey}, such as {own_path if channels == 1 else other_paths[0]}, has none. Convert one of them."
         )
 
 

@@ -58,38 +58,42 @@ def list_image_folder(folder: Path, split: str, *, source: str | None = None) ->
         If there are no classes, a class has no images, the other split has other classes, or there is a file that is
         no image or cannot be read.
     """
-    wanted = "expected an image folder with train/<class>/* and test/<class>/*"
+    expected = "expected an image folder with train/<class>/* and test/<class>/*"
     if not folder.is_dir():
-        raise DatasetNotFoundError(f"There is no folder {folder}; {wanted}.")
+        raise DatasetNotFoundError(f"There is no folder {folder}; {expected}.")
+    # The folder of the split, by one of its names.
     name = source or f"{folder.resolve().name} (image folder)"
-    below = {each: next((f for f in names if (folder / f).is_dir()), None) for each, names in SPLIT_FOLDERS.items()}
-    other = below["test" if split == "train" else "train"]
-    mine = below[split]
-    if mine is None and other is None and any(_has_images(folder / name) for name in os.listdir(folder)):
+    split_folders = {
+        each: next((f for f in names if (folder / f).is_dir()), None) for each, names in SPLIT_FOLDERS.items()
+    }
+    other = split_folders["test" if split == "train" else "train"]
+    split_folder = split_folders[split]
+    if split_folder is None and other is None and any(_has_images(folder / name) for name in os.listdir(folder)):
         message = f"{folder} has no train and test folders: all of its images are taken for either split."
         warnings.warn(f"{message} Never measure on them what was trained on them.", stacklevel=4)
-        mine, name = "", f"{name}, without splits"
-    if mine is None:
-        raise DatasetNotFoundError(f"There is no folder {folder / split}; {wanted}.")
-    classes = _classes_below(folder, mine)
+        split_folder, name = "", f"{name}, without splits"
+    if split_folder is None:
+        raise DatasetNotFoundError(f"There is no folder {folder / split}; {expected}.")
+    # Its classes, which the other split must have too.
+    classes = _classes_below(folder, split_folder)
     if not classes:
-        raise DatasetError(f"{folder / mine} is empty: it has no class folders; {wanted}.")
-    others = {} if other is None else _classes_below(folder, other)
-    if other is not None and list(others) != list(classes):
-        odd = min(set(others) ^ set(classes))
+        raise DatasetError(f"{folder / split_folder} is empty: it has no class folders; {expected}.")
+    other_classes = {} if other is None else _classes_below(folder, other)
+    if other is not None and list(other_classes) != list(classes):
+        odd = min(set(other_classes) ^ set(classes))
         raise DatasetError(
-            f"{mine} and {other} of {folder} have different classes: {odd!r} is in only one of them. "
+            f"{split_folder} and {other} of {folder} have different classes: {odd!r} is in only one of them. "
             "Give both the same class folders."
         )
     for class_name, rows in classes.items():
         if not rows:
             raise DatasetError(
-                f"{folder / mine / class_name} is empty: it has no images ({', '.join(IMAGE_SUFFIXES)}). "
+                f"{folder / split_folder / class_name} is empty: it has no images ({', '.join(IMAGE_SUFFIXES)}). "
                 "Add some, or remove the class."
             )
-    rows = [row for of_class in classes.values() for row in of_class]
-    labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in classes.values()])
-    other_paths = tuple(row[0] for of_class in others.values() for row in of_class)
+    rows = [row for class_rows in classes.values() for row in class_rows]
+    labels = np.repeat(np.arange(len(classes)), [len(class_rows) for class_rows in classes.values()])
+    other_paths = tuple(row[0] for class_rows in other_classes.values() for row in class_rows)
     return _image_files(folder, rows, labels, classes, name, others=other_paths)
 
 
@@ -157,25 +161,25 @@ def _classes_below(folder: Path, split: str) -> dict[str, list[Row]]:
     return classes
 
 
-def _rows_below(folder: Path, below: str, above: tuple[str, ...] = ()) -> list[Row]:
+def _rows_below(folder: Path, subfolder: str, parents: tuple[str, ...] = ()) -> list[Row]:
     """The image files in a folder and in the folders in it, sorted."""
-    here = os.path.realpath(folder / below)
-    if here in above:
-        raise DatasetError(f"{folder / below} is a link to a folder that it lies in, a circle. Remove it.")
+    real_path = os.path.realpath(folder / subfolder)
+    if real_path in parents:
+        raise DatasetError(f"{folder / subfolder} is a link to a folder that it lies in, a circle. Remove it.")
     rows: list[Row] = []
-    for _, path in _entries(folder, below):
+    for _, path in _entries(folder, subfolder):
         status = _status(folder, path)
         if status.is_dir:
-            rows += _rows_below(folder, path, (*above, here))
+            rows += _rows_below(folder, path, (*parents, real_path))
         elif _is_image(folder, path):
             rows.append(status.row)
     return rows
 
 
-def _entries(folder: Path, below: str) -> list[tuple[str, str]]:
+def _entries(folder: Path, subfolder: str) -> list[tuple[str, str]]:
     """Name and path below the folder of all that is not hidden, sorted."""
-    names = sorted(name for name in os.listdir(folder / below) if not name.startswith("."))
-    return [(name, f"{below}/{name}" if below else name) for name in names]
+    names = sorted(name for name in os.listdir(folder / subfolder) if not name.startswith("."))
+    return [(name, f"{subfolder}/{name}" if subfolder else name) for name in names]
 
 
 @dataclass(frozen=True)
@@ -187,16 +191,16 @@ class _Status:
 def _status(folder: Path, path: str) -> _Status:
     """What lies there; DatasetError where it is neither a file nor a folder, or cannot be reached."""
     try:
-        found = os.stat(folder / path)
+        status = os.stat(folder / path)
     except OSError as error:
         is_link = (folder / path).is_symlink()
         kind = f"a link to {os.readlink(folder / path)}, which cannot be followed" if is_link else "not to be read"
         raise DatasetError(f"{folder / path} is {kind}: {error.strerror}. Mend or remove it.") from error
-    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise DatasetError(f"{folder / path} is neither a file nor a folder, but a pipe, socket or device. Remove it.")
     # The time of the inode and its number tell apart files of equal names, sizes and times of their content.
-    row = (path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-    return _Status(row, stat.S_ISDIR(found.st_mode))
+    row = (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return _Status(row, stat.S_ISDIR(status.st_mode))
 
 
 def _is_image(folder: Path, path: str) -> bool:
@@ -220,8 +224,8 @@ def _image_names(folder: Path) -> list[str]:
     return sorted(n for n in os.listdir(folder) if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith("."))
 
 
-def _image_rows(root: Path, below: str) -> list[Row]:
-    return [_status(root, f"{below}/{name}").row for name in _image_names(root / below)]
+def _image_rows(root: Path, subfolder: str) -> list[Row]:
+    return [_status(root, f"{subfolder}/{name}").row for name in _image_names(root / subfolder)]
 
 
 def _image_files(

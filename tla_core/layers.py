@@ -68,10 +68,10 @@ def forward_with_layers(model: nn.Module, x: Tensor, taps: Sequence[Tap]) -> tup
     inner = [tap for tap in taps if tap.side != "logits"]
     with tapped(model, inner) as captured:
         logits = model(x)
-    found = iter(captured)
+    reads = iter(captured)
     readings = []
     for tap in taps:
-        each = Captured(logits, 1, read=True) if tap.side == "logits" else next(found)
+        each = Captured(logits, 1, read=True) if tap.side == "logits" else next(reads)
         readings.append(_reading(tap, each, len(x)))
     return logits, readings
 
@@ -94,10 +94,10 @@ def find_layer(model: nn.Module, layer: str, x: Tensor) -> Tap:
     try:
         tap = find_penultimate(model, x)
     except NotFoundError as error:
-        shown = ", ".join(candidates(model, x)) or "none that can be read from Python"
+        names = ", ".join(candidates(model, x)) or "none that can be read from Python"
         raise ValueError(
             f"what enters the classification head of {type(core(model)).__name__} cannot be told: {error} Name a layer;"
-            f" those that ran last, with the shapes of their outputs: {shown}."
+            f" those that ran last, with the shapes of their outputs: {names}."
         ) from error
     return replace(tap, reduction=reduction or tap.reduction)
 
@@ -160,14 +160,14 @@ def _reading(tap: Tap, captured: Captured, n: int) -> Reading:
         raise ValueError(f"the layer {name!r} was not executed in the forward pass.")
     output = captured.value
     if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != n:
-        got = tuple(output.shape) if isinstance(output, Tensor) else output
+        shape = tuple(output.shape) if isinstance(output, Tensor) else output
         raise ValueError(
-            f"the output of the layer {name!r} must be one vector or feature map for each of the {n} images. Got {got}"
-            "; choose another module path."
+            f"the output of the layer {name!r} must be one vector or feature map for each of the {n} images. Got"
+            f" {shape}; choose another module path."
         )
     last = captured.channels_last if tap.channels_last is None else tap.channels_last
-    features, how = _one_vector(output, tap.reduction, last, name)
-    description = ("the logits" if tap.side == "logits" else str(tap)) + how
+    features, reduction_words = _one_vector(output, tap.reduction, last, name)
+    description = ("the logits" if tap.side == "logits" else str(tap)) + reduction_words
     return Reading(features, captured.calls, description, output.shape[1] if output.ndim == 3 else 0)
 
 
@@ -277,13 +277,13 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
 
     The block moves copies of the statistics, since a graph that is not differentiated yet may hold the originals.
     """
-    kept = [(module, dict(module._buffers)) for module in model.modules() if hasattr(module, "running_mean")]
-    for module, buffers in kept:
+    statistics = [(module, dict(module._buffers)) for module in model.modules() if hasattr(module, "running_mean")]
+    for module, buffers in statistics:
         module._buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
     try:
         yield
     finally:
-        for module, buffers in kept:
+        for module, buffers in statistics:
             module._buffers.update(buffers)
 
 

@@ -13,7 +13,7 @@ _ROUNDED = 1e-3
 
 
 def to_channels_last(model: nn.Module, x: Tensor) -> bool:
-    """Lay the weights out in channels_last if one image has the same logits and gradients then; otherwise leave them.
+    """Lay the weights out in channels_last, if one image then has the same logits and gradients.
 
     A network that flattens with ``.view`` cannot do it, forward or backward.
 
@@ -31,29 +31,29 @@ def to_channels_last(model: nn.Module, x: Tensor) -> bool:
     """
     if not any(parameter.ndim == 4 for parameter in model.parameters()):
         return False
-    before = _layout(model)
+    layout = _layout(model)
     expected = _passes(model, x[:1])
     try:
         model.to(memory_format=torch.channels_last)
-        found = _passes(model, x[:1])
+        passes = _passes(model, x[:1])
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:  # view size is not compatible
-        found = None
-    if found is not None and all(_agree(*pair) for pair in zip(found, expected, strict=True)):
+        passes = None
+    if passes is not None and all(_agree(*pair) for pair in zip(passes, expected, strict=True)):
         return True
-    _restore(before)
+    _restore(layout)
     return False
 
 
 @contextmanager
 def layout_kept(model: nn.Module) -> Iterator[None]:
-    """Whatever layout the weights get inside the block, they have their own afterwards."""
-    before = _layout(model)
+    """After the block the weights have the layout again that they had before."""
+    layout = _layout(model)
     try:
         yield
     finally:
-        _restore(before)
+        _restore(layout)
 
 
 def _layout(model: nn.Module) -> list[tuple[Tensor, tuple[int, ...]]]:
@@ -83,6 +83,6 @@ def _passes(model: nn.Module, x: Tensor) -> list[Tensor]:
     return [logits.detach(), *(gradient for gradient in gradients if gradient is not None)]
 
 
-def _agree(found: Tensor, expected: Tensor) -> bool:
+def _agree(tensor: Tensor, expected: Tensor) -> bool:
     largest = expected.abs().amax().nan_to_num(0)
-    return bool(((found - expected).abs() <= _ROUNDED * largest + 1e-9).all()) or not expected.isfinite().all()
+    return bool(((tensor - expected).abs() <= _ROUNDED * largest + 1e-9).all()) or not expected.isfinite().all()

@@ -157,7 +157,7 @@ def _negatives(
 def _clean_representations(
     model: nn.Module, positives: dict[str, Tensor], negatives: Tensor, eps: float, config: TrainConfig
 ) -> dict[str, Tensor]:
-    """Of the positives and the ``"negative"``, with uniform noise of size eps on the images (supplement, C.1).
+    """The representations of the positives and the ``"negative"``, with uniform noise of size eps (supplement, C.1).
 
     In the released code only the batch's own images have noise.
     """

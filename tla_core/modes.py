@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def attack_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Eval mode and frozen parameters inside the block; modes, gradients, `requires_grad` and buffers as before after.
+    """Eval mode and frozen parameters inside the block; all modes, gradients, flags and buffers are put back after it.
 
     A class that overrides ``train`` or ``eval``, as those of LoRA do that merge their weights, is put back by calling
     it. Inside, inference mode is off and what was compiled runs as it was written: hooks are heard in it.
@@ -49,7 +49,7 @@ def attack_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy, also of a model with weights that it computes, as weight norm does, which torch does not copy."""
+    """A deep copy, also of a model with computed weights, such as those of weight norm, which torch does not copy."""
     computed = {
         id(value): value.detach().clone()
         for module in model.modules()
@@ -62,7 +62,7 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 
 def _put_back_modes(modes: list[tuple[nn.Module, bool]]) -> None:
-    """Each module after those that hold it, since calling ``train`` of one sets all below it."""
+    """Outer modules come before inner ones, since ``train`` of a module sets all modules inside it."""
     for module, training in modes:
         if module.training == training:
             continue
@@ -74,16 +74,16 @@ def _put_back_modes(modes: list[tuple[nn.Module, bool]]) -> None:
 def _put_back_buffers(
     registered: list[tuple[nn.Module, dict[str, Tensor | None]]], buffers: list[tuple[Tensor, Tensor, int | None]]
 ) -> None:
-    for module, before in registered:
-        for name, buffer in before.items():
+    for module, old_buffers in registered:
+        for name, buffer in old_buffers.items():
             if module._buffers.get(name) is not buffer:  # one that is replaced at each call, such as a counter
                 module._buffers[name] = buffer
     with torch.no_grad():
-        for buffer, before, version in buffers:
+        for buffer, old_buffers, version in buffers:
             # A layer that updates its statistics even in eval mode.
             if version is None or _version(buffer) != version:
                 with torch.inference_mode(buffer.is_inference()):
-                    buffer.copy_(before)
+                    buffer.copy_(old_buffers)
 
 
 def _version(tensor: Tensor) -> int | None:

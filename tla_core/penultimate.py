@@ -2,8 +2,8 @@
 
 Every function of torch that a forward of two images calls is written down, with the tensors that it reads and gives.
 From the logits backwards, the head is the first that brings weights in: a linear layer, a 1x1 convolution, the
-similarity or the distance to prototypes; what lies behind it, such as pooling, a scale or a bias, brings in none. That
-it is right is shown by the logits: with what enters it exchanged between the two images, they must be exchanged too.
+similarity or the distance to prototypes; what lies behind it, such as pooling, a scale or a bias, brings in none. The
+logits show whether that is right: if what enters the head is exchanged between the two images, so must the logits be.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def find_penultimate(model: nn.Module, x: Tensor) -> Tap:
     model : nn.Module
         Images in [0, 1] -> logits. Run in eval mode, and left as it was.
     x : Tensor, (n, c, h, w), float32 in [0, 1]
-        Of the first image and its negative the passes are made.
+        The passes are made with the first image and its negative.
 
     Raises
     ------
@@ -170,9 +170,9 @@ class Recorder:
             self._open.pop()
             call.end = len(self.events)
 
-    def producer(self, tensor: Tensor, before: int) -> int:
-        """The last event before that one which gave or wrote the tensor; -1 for the images."""
-        for index in range(before - 1, -1, -1):
+    def producer(self, tensor: Tensor, limit: int) -> int:
+        """The last event before the limit that returned or wrote the tensor; -1 for the images."""
+        for index in range(limit - 1, -1, -1):
             if any(each is tensor for each in self.events[index].outputs):
                 return index
         return -1
@@ -193,20 +193,20 @@ def _brings_weights(name: str, data: list[Tensor], constants: list[Tensor], out:
 def _tap(record: Recorder, side: str) -> Tap:
     """Follow the logits back to the head, and say where what enters it can be read."""
     heads: set[int] = set()
-    ends = [(record.logits, len(record.events))]
-    seen = set()
-    while ends:
-        tensor, before = ends.pop()
-        index = record.producer(tensor, before)
+    open_ends = [(record.logits, len(record.events))]
+    visited = set()
+    while open_ends:
+        tensor, limit = open_ends.pop()
+        index = record.producer(tensor, limit)
         if index < 0:
             raise NotFoundError("the logits depend on the images also by a way without weights.")
-        if index in seen:
+        if index in visited:
             continue
-        seen.add(index)
+        visited.add(index)
         if record.events[index].has_weights:
             heads.add(index)
         else:
-            ends += [(each, index) for each in record.events[index].data]
+            open_ends += [(each, index) for each in record.events[index].data]
     if len(heads) != 1:
         names = ", ".join(sorted({record.events[head].name for head in heads}))
         raise NotFoundError(f"the logits come from {len(heads)} heads ({names}).")
@@ -237,7 +237,7 @@ def _readable(record: Recorder, head: int, tensor: Tensor, side: str) -> Tap:
 
 
 def _entry(record: Recorder, head: int, tensor: Tensor, call_index: int) -> Tensor | None:
-    """What the module of the head is given, if nothing with weights lies between that and the head."""
+    """The input of the head's module, if nothing with weights lies between it and the head."""
     call, index = record.calls[call_index], head
     while not any(each is tensor for each in call.inputs):
         index = record.producer(tensor, index)
@@ -257,7 +257,7 @@ def _place(tensors: list[Tensor], tensor: Tensor) -> int:
 
 
 def _reduced(tap: Tap, tensor: Tensor, event: _Event) -> Tap:
-    """Of a head that is applied to each token, or each place of a map, what enters is the mean over them."""
+    """The tap with its reduction: the mean, for a head that is applied to each token or each place of a map."""
     along_last = "conv" not in event.name.lower()
     sizes = tensor.shape[1:-1] if along_last else tensor.shape[2:]
     whole = not along_last and any(each.ndim > 2 and each.shape[2:].numel() > 1 for each in event.constants)
@@ -277,20 +277,20 @@ def _verify(model: nn.Module, pair: Tensor, tap: Tap, logits: Tensor) -> None:
             raise NotFoundError(f"{tap} was not read again in a second pass.")
         return out.float()
 
-    exchanged, again = forward(lambda tensor: tensor.flip(0)).flip(0), forward(None)
+    exchanged_logits, plain_logits = forward(lambda tensor: tensor.flip(0)).flip(0), forward(None)
     # Folded kernels, and types of 8 bits, round differently in another order.
-    size = again.abs().amax().clamp(min=1e-6)
-    tolerance = (0.05 if torch.equal(again, again.bfloat16().float()) else 1e-3) * size
-    if not ((exchanged - again).abs() <= tolerance).all() and again.isfinite().all():
+    size = plain_logits.abs().amax().clamp(min=1e-6)
+    tolerance = (0.05 if torch.equal(plain_logits, plain_logits.bfloat16().float()) else 1e-3) * size
+    if not ((exchanged_logits - plain_logits).abs() <= tolerance).all() and plain_logits.isfinite().all():
         raise NotFoundError(f"the logits do not depend on {tap} alone.")
 
 
-def candidates(model: nn.Module, x: Tensor, most: int = 8) -> list[str]:
+def candidates(model: nn.Module, x: Tensor, limit: int = 8) -> list[str]:
     """The modules that ran last and give one row for each image, with the shapes of their outputs."""
     with attack_mode(model), torch.no_grad():
         record = Recorder(model, x[:1].detach())
-    shown = {}
+    modules = {}
     for call in sorted(record.calls, key=lambda each: -each.end):
         if call.path and isinstance(call.outputs, Tensor) and call.outputs.ndim >= 2 and len(call.outputs) == 1:
-            shown.setdefault(call.path, f"{call.path} {tuple(call.outputs.shape[1:])}")
-    return list(shown.values())[:most]
+            modules.setdefault(call.path, f"{call.path} {tuple(call.outputs.shape[1:])}")
+    return list(modules.values())[:limit]

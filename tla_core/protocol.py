@@ -112,7 +112,7 @@ def analysis_attack(config: TrainConfig, eps: float | None = None) -> AttackConf
 
 
 def analysis_levels(config: TrainConfig) -> tuple[float, ...]:
-    """The perturbation levels of a run's analysis: those of its dataset, or for one of the user's its attack's own."""
+    """The perturbation levels of a run's analysis: those of its dataset; for a user's dataset that of its attack."""
     return ANALYSIS_LEVELS.get(config.dataset) or (analysis_attack(config).eps,)
 
 
@@ -155,7 +155,7 @@ STRONGEST_IMAGES = 1000
 
 
 def strongest_attacks(config: TrainConfig, n_classes: int) -> dict[str, AttackConfig]:
-    """The two attacks that no accuracy table goes without, at the dataset's `eps`: the gradient attacks of AutoAttack.
+    """The two attacks that every accuracy table has, at the dataset's `eps`: the gradient attacks of AutoAttack.
 
     APGD with 100 steps on the cross-entropy, and towards each of nine classes on the targeted difference of logits
     ratio (Croce and Hein 2020); with fewer than four classes, for which that is not defined, on the margin.

@@ -45,8 +45,8 @@ def square_search(
 
     Notes
     -----
-    Beside the authors' code, each image has a place of the square of its own, where that draws one for a batch; and in
-    L2 images of fewer than five rows or columns begin with one pattern instead of 25.
+    The authors' code draws one place of the square for a whole batch; here each image has its own. And in L2, images of
+    fewer than five rows or columns begin with one pattern instead of 25.
     """
     propose = _Linf(attack, x) if attack.norm == "linf" else _L2(attack, x)
     numbers = counter_uniform(seed ^ _SEED, indices, 0, propose.draws_at_first)
@@ -93,7 +93,7 @@ class _Linf:
 
 
 class _L2:
-    """Perturbations of norm eps: patterns in 25 tiles at first, then patterns that others give their norm to."""
+    """Perturbations of norm eps: patterns in 25 tiles at first, then patterns that take the norm of other places."""
 
     def __init__(self, attack: AttackConfig, x: Tensor) -> None:
         self.eps, (_, self.c, self.h, self.w) = attack.eps, x.shape
@@ -122,10 +122,10 @@ class _L2:
         missing = (self.eps**2 - _squared(delta, (1, 2, 3))).clamp(min=0) / self.c
         norm = (missing + _squared(delta * (in_new | in_old), (2, 3))).sqrt()
         images = torch.arange(len(delta), device=delta.device)[:, None, None]
-        placed = _patterns(side, numbers[:, 4])[images, new[0].clamp(min=0)[..., None], new[1].clamp(min=0)[:, None]]
-        placed = placed[:, None] * _signs(numbers[:, 5:])[..., None, None] * in_new
+        patterns = _patterns(side, numbers[:, 4])[images, new[0].clamp(min=0)[..., None], new[1].clamp(min=0)[:, None]]
+        patterns = patterns[:, None] * _signs(numbers[:, 5:])[..., None, None] * in_new
         inside = delta * in_new
-        mixed = placed + inside / (_squared(inside, (2, 3)).sqrt() + 1e-12)
+        mixed = patterns + inside / (_squared(inside, (2, 3)).sqrt() + 1e-12)
         mixed = mixed / (_squared(mixed, (2, 3)).sqrt() + 1e-12) * norm
         return self._of_norm_eps(torch.where(in_new, mixed, delta * ~in_old))
 

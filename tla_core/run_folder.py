@@ -64,27 +64,28 @@ class RunFolder:
         CheckpointError
             If the file is damaged, was edited, or was not written by a training; with what writes it again.
         """
-        found = None
+        content = None
         try:
-            found = json.loads(self.config_path.read_bytes())
-            check_record(found)
-            if not isinstance(found.get("environment"), dict) or not isinstance(found["environment"]["versions"], dict):
+            content = json.loads(self.config_path.read_bytes())
+            check_record(content)
+            environment = content.get("environment")
+            if not isinstance(environment, dict) or not isinstance(environment["versions"], dict):
                 raise ValueError("was altered: it does not say on which machine the run was begun")
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            # What our own checks say begins with a verb; of the others only the reason is of use.
-            why = str(error) if str(error).startswith(("was ", "is ")) else f"is damaged: {error}"
-            raise CheckpointError(f"{self.config_path} {why}{self._way_to_a_config(found)}") from error
-        return found
+            # A message of our own checks begins with a verb. Of other errors the user is told the reason alone.
+            reason = str(error) if str(error).startswith(("was ", "is ")) else f"is damaged: {error}"
+            raise CheckpointError(f"{self.config_path} {reason}{self._way_to_a_config(content)}") from error
+        return content
 
-    def _way_to_a_config(self, found: Any) -> str:
+    def _way_to_a_config(self, content: Any) -> str:
         """How it differs from what the weights or the state say, and how to write it again from them."""
         for path, kind in ((self.model_path, "model"), (self.state_path, "state")):
             with contextlib.suppress(CheckpointError, OSError):
-                known, differences = record_of(path, kind, read_metadata(path)), ""
-                if isinstance(found, dict):
-                    differences = f" ({describe_differences(known, found)})"
+                intact, differences = record_of(path, kind, read_metadata(path)), ""
+                if isinstance(content, dict):
+                    differences = f" ({describe_differences(intact, content)})"
                 return f"{differences}. `tla repair {quote(str(self.path))}` writes it again from {path.name}."
         return ". Move the folder aside, as `tla train ... --replace` does, or use another folder."
 
@@ -104,16 +105,16 @@ class RunFolder:
             try:
                 lock.acquire(timeout=0)
             except Timeout as error:
-                who = owner.read_text(encoding="utf-8", errors="replace").strip() if owner.exists() else "unknown"
+                process = owner.read_text(encoding="utf-8", errors="replace").strip() if owner.exists() else "unknown"
                 raise RunConflictError(
-                    f"{self.path} is being trained by another process ({who}). Wait for it, end it, or use another"
+                    f"{self.path} is being trained by another process ({process}). Wait for it, end it, or use another"
                     " folder."
                 ) from error
         try:
             with explained(owner):
                 owner.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
-            for unfinished in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
-                unfinished.unlink(missing_ok=True)
+            for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink(missing_ok=True)
             yield
         finally:
             owner.unlink(missing_ok=True)
@@ -135,10 +136,10 @@ class RunFolder:
                 with contextlib.suppress(CheckpointError):  # a damaged run can be moved aside all the same
                     self.restore_model()
         number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+        while (target := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
-        os.rename(self.path, aside)
-        return aside
+        os.rename(self.path, target)
+        return target
 
     def restore_model(self) -> None:
         """Write ``model.safetensors`` again from the state, if that is the state of a finished run."""
@@ -240,8 +241,8 @@ class RunFolder:
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop the lines after a step: a resumed run writes them again."""
-        kept = [json.dumps(record) for record in self.metrics() if record["step"] <= step]
-        write_atomic(self.metrics_path, "".join(line + "\n" for line in kept).encode())
+        lines = [json.dumps(record) for record in self.metrics() if record["step"] <= step]
+        write_atomic(self.metrics_path, "".join(line + "\n" for line in lines).encode())
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line."""
@@ -261,22 +262,22 @@ class RunFolder:
         RunConflictError
             If the settings are those of the run that is here, and the images were taken in place of its own.
         """
-        named, taken = record["config"]["dataset"], record["data"]
+        dataset, data = record["config"]["dataset"], record["data"]
         try:
-            before = self.record()
+            old_record = self.record()
         except CheckpointError:  # told elsewhere
             return
         if (
-            before is not None
+            old_record is not None
             and (self.state_path.exists() or self.model_path.exists())
-            and before["config_identity"] == record["config_identity"]
-            and before["data"]["checksum"] != taken["checksum"]
-            and taken["name"] == OTHER_COPIES.get(named)
+            and old_record["config_identity"] == record["config_identity"]
+            and old_record["data"]["checksum"] != data["checksum"]
+            and data["name"] == OTHER_COPIES.get(dataset)
         ):
             raise RunConflictError(
-                f"{self.path} holds a run of these settings on {before['data']['source']}. Here {taken['source']} is"
-                f" taken in place of {named}, another copy of the images: that is another run. Set TLA_DATA to where"
-                f" {named} lies, or use another folder (`tla train --out`)."
+                f"{self.path} holds a run of these settings on {old_record['data']['source']}. Here {data['source']} is"
+                f" taken in place of {dataset}, another copy of the images: that is another run. Set TLA_DATA to where"
+                f" {dataset} lies, or use another folder (`tla train --out`)."
             )
 
     def start(self, record: dict[str, Any]) -> None:
@@ -289,24 +290,24 @@ class RunFolder:
         CheckpointError
             If what is there cannot be read.
         """
-        stored = []
+        old_records = []
         for path, kind in ((self.model_path, "model"), (self.state_path, "state")):
             # One of the two is intact: `mend` has seen to that.
             with contextlib.suppress(CheckpointError, FileNotFoundError):
-                stored.append(record_of(path, kind, read_metadata(path)))
-        for there in stored:
-            self._refuse_another(there, record)
+                old_records.append(record_of(path, kind, read_metadata(path)))
+        for old_record in old_records:
+            self._refuse_another(old_record, record)
         # Without them a run was refused, or ended before its first state: nothing is lost with it.
-        before = self.record() if stored else None
-        if before is not None:
-            self._refuse_another(before, record)
+        config_record = self.record() if old_records else None
+        if config_record is not None:
+            self._refuse_another(config_record, record)
         else:
             write_json(self.config_path, record)
 
-    def _refuse_another(self, there: dict[str, Any], record: dict[str, Any]) -> None:
-        if there["identity"] != record["identity"]:
+    def _refuse_another(self, old_record: dict[str, Any], record: dict[str, Any]) -> None:
+        if old_record["identity"] != record["identity"]:
             raise RunConflictError(
-                f"{self.path} holds a run with another configuration: {describe_differences(there, record)}. Use"
+                f"{self.path} holds a run with another configuration: {describe_differences(old_record, record)}. Use"
                 " another folder, or replace the old run, which moves it aside (`tla train --replace`)."
             )
 

@@ -1,4 +1,4 @@
-"""The record of a run, wherever it stands: whether it is whole, and in what two of them differ."""
+"""The record of a run, wherever it stands: whether it is whole, and how two of them differ."""
 
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ def check_record(record: Any) -> None:
     if not isinstance(record, dict) or "identity" not in record:
         raise ValueError("is not that of a training")
     parts = {name: record.get(name) for name in ("config", "data", "start")}
-    if wrong := [name for name, part in parts.items() if not isinstance(part, dict)]:
-        raise ValueError(f"was altered: {wrong[0]} must be an object. Got {parts[wrong[0]]!r:.40}")
+    if wrong_parts := [name for name, part in parts.items() if not isinstance(part, dict)]:
+        raise ValueError(f"was altered: {wrong_parts[0]} must be an object. Got {parts[wrong_parts[0]]!r:.40}")
     config = TrainConfig.from_dict(parts["config"])
-    found = identity_of({**parts, "config": config.identifying_fields()})
-    if found != record["identity"] or record.get("config_identity", config.identity) != config.identity:
+    identity = identity_of({**parts, "config": config.identifying_fields()})
+    if identity != record["identity"] or record.get("config_identity", config.identity) != config.identity:
         raise ValueError("was edited: its settings do not have the identity that it carries")
 
 
@@ -41,16 +41,16 @@ def record_of(path: Path, kind: str, metadata: dict[str, Any]) -> dict[str, Any]
         If it is another kind of file, or the record is not whole.
     """
     if metadata.get("kind") != kind:
-        what = {"model": "weights", "state": "state"}[kind]
-        raise CheckpointError(f"{path} does not hold the {what} of a run. Got a file of {metadata.get('kind')!r}.")
-    record, needed = (metadata, {"selected"}) if kind == "model" else (metadata.get("run"), _OF_A_STATE)
+        content = {"model": "weights", "state": "state"}[kind]
+        raise CheckpointError(f"{path} does not hold the {content} of a run. Got a file of {metadata.get('kind')!r}.")
+    record, needed_keys = (metadata, {"selected"}) if kind == "model" else (metadata.get("run"), _OF_A_STATE)
     try:
-        if missing := needed - set(metadata):
-            raise ValueError(f"was altered: it lacks {', '.join(sorted(missing))}")
+        if missing_keys := needed_keys - set(metadata):
+            raise ValueError(f"was altered: it lacks {', '.join(sorted(missing_keys))}")
         check_record(record)
     except (ValueError, TypeError, KeyError) as error:
-        why = str(error) if str(error).startswith(("was ", "is ")) else f"was altered: {error}"
-        raise CheckpointError(f"{path} {why}.") from error
+        reason = str(error) if str(error).startswith(("was ", "is ")) else f"was altered: {error}"
+        raise CheckpointError(f"{path} {reason}.") from error
     return record
 
 
@@ -60,12 +60,12 @@ def check_numbers(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]
     Raises
     ------
     CheckpointError
-        With the tensor and how many of its values are meant.
+        With the name of the tensor, and the number of such values.
     """
     if name := not_a_number(tensors, record):
-        wrong = int((~tensors[name].isfinite()).sum())
+        n_wrong = int((~tensors[name].isfinite()).sum())
         raise CheckpointError(
-            f"{path} cannot be used: of {name}, {wrong:,} of {tensors[name].numel():,} values are NaN or infinite."
+            f"{path} cannot be used: of {name}, {n_wrong:,} of {tensors[name].numel():,} values are NaN or infinite."
         )
 
 
@@ -79,27 +79,27 @@ def not_a_number(tensors: dict[str, Tensor], record: dict[str, Any]) -> str | No
     return next((name for name in floating if is_wrong(tensors[name]).any()), None)
 
 
-def describe_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+def describe_differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Name the fields in which two run records differ, with both values."""
-    # A record that was written before a field was added was made with what is now its default.
+    # A record from before a field was added was made with the value that is now its default.
     defaults = _flat({"config": TrainConfig().to_dict()})
-    flat_before, flat_now = defaults | _flat(before), defaults | _flat(now)
-    keys = [key for key in sorted(flat_before | flat_now) if key.startswith(("config.", "data.", "start."))]
-    different = [key for key in keys if flat_before.get(key) != flat_now.get(key)]
-    return "; ".join(f"{key} was {flat_before.get(key)!r}, is {flat_now.get(key)!r}" for key in different) or "unknown"
+    flat_old, flat_new = defaults | _flat(old), defaults | _flat(new)
+    keys = [key for key in sorted(flat_old | flat_new) if key.startswith(("config.", "data.", "start."))]
+    different = [key for key in keys if flat_old.get(key) != flat_new.get(key)]
+    return "; ".join(f"{key} was {flat_old.get(key)!r}, is {flat_new.get(key)!r}" for key in different) or "unknown"
 
 
-def describe_network_differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Name what two run records have in different sizes of all that shapes the weights: "10 classes, here 200; "."""
+def describe_network_differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Name the sizes that shape the weights and differ between two run records: "10 classes, here 200; "."""
     defaults = _flat({"config": TrainConfig().to_dict()})
-    there, here = defaults | _flat(there), defaults | _flat(here)
+    old, new = defaults | _flat(old), defaults | _flat(new)
     parts = {
         "data.classes": "{} classes, here {}", "data.channels": "{} channels, here {}",
         "data.image_size": "images of {} pixels, here {}", "start.network": "the network {}, here {}",
         "config.network": "the network {}, here {}", "config.width": "width {:g}, here {:g}",
         "config.blocks": "blocks {}, here {}",
     }  # fmt: skip
-    return "".join(f"{text.format(there[key], here[key])}; " for key, text in parts.items() if there[key] != here[key])
+    return "".join(f"{text.format(old[key], new[key])}; " for key, text in parts.items() if old[key] != new[key])
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

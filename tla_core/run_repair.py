@@ -45,15 +45,15 @@ def repair_run(run_dir: Path | str) -> list[str]:
     if _is_whole(folder):
         return []
     with folder.locked():
-        done = mend(folder)
+        messages = mend(folder)
         if folder.state_path.exists() and (damage := read_intact(folder.state_path, "state")[1]):
             folder.state_path.unlink()
-            done.append(f"{_why(damage)} It is removed: the weights are whole without it.")
+            messages.append(f"{_why(damage)} It is removed: the weights are whole without it.")
         if bad := folder.metrics_lines()[1]:
             folder.keep_metrics_until(math.inf)
             numbers = ", ".join(map(str, bad))
-            done.append(f"{folder.metrics_path}: line {numbers} could not be read, and is removed.")
-    return done
+            messages.append(f"{folder.metrics_path}: line {numbers} could not be read, and is removed.")
+    return messages
 
 
 def mend(folder: RunFolder, identity: str | None = None) -> list[str]:
@@ -63,7 +63,7 @@ def mend(folder: RunFolder, identity: str | None = None) -> list[str]:
     ----------
     folder : RunFolder
     identity : str, optional
-        Of the run that is to be trained there: that of another one is left as it is.
+        That of the run to be trained there; a folder that holds another run is left as it is.
 
     Returns
     -------
@@ -73,39 +73,39 @@ def mend(folder: RunFolder, identity: str | None = None) -> list[str]:
     Raises
     ------
     CheckpointError
-        If neither weights nor state are intact, where one of them is there.
+        If weights or state are there, and neither is intact.
     """
     weights, state = folder.model_path, folder.state_path
     record, damage = read_intact(weights, "model")
-    source, of_state = weights, None
+    source, state_metadata = weights, None
     if record is None:
-        of_state, damage_of_state = read_intact(state, "state")
-        if of_state is None:
-            if damages := [str(each) for each in (damage, damage_of_state) if each]:
+        state_metadata, state_damage = read_intact(state, "state")
+        if state_metadata is None:
+            if damages := [str(each) for each in (damage, state_damage) if each]:
                 raise CheckpointError(f"{' '.join(damages)} {folder.train_again}")
             folder.record()  # a run that has just begun: if it is damaged, this says so
             return []
-        source, record = state, of_state["run"]
+        source, record = state, state_metadata["run"]
     if identity not in (None, record["identity"]):
         return []
-    done = []
-    if of_state is not None and of_state["finished"]:
+    messages = []
+    if state_metadata is not None and state_metadata["finished"]:
         folder.restore_model()
-        done.append(f"{_why(damage) if damage else f'{weights} is gone.'} It is written again from {state.name}.")
-    elif of_state is not None and damage:
+        messages.append(f"{_why(damage) if damage else f'{weights} is gone.'} It is written again from {state.name}.")
+    elif state_metadata is not None and damage:
         weights.unlink()
-        step = of_state["step"]
-        done.append(f"{_why(damage)} It is removed: {state.name} is of step {step}, from which a training goes on.")
-    return done + _mend_config(folder, record, source)
+        step = state_metadata["step"]
+        messages.append(f"{_why(damage)} It is removed: {state.name} is of step {step}, from which a training goes on.")
+    return messages + _mend_config(folder, record, source)
 
 
 def read_intact(path: Path, kind: str) -> tuple[dict[str, Any] | None, CheckpointError | None]:
-    """The metadata of weights or a state that are whole; or what is wrong with them. Neither where there is no file."""
+    """The metadata of whole weights or a whole state, or the damage; (None, None) if there is no file."""
     try:
         tensors, metadata = load_tensors(path)
         record = record_of(path, kind, metadata)
-        kept = ("best/", "model/") if kind == "state" else ("",)
-        check_numbers(path, {name: tensor for name, tensor in tensors.items() if name.startswith(kept)}, record)
+        prefixes = ("best/", "model/") if kind == "state" else ("",)
+        check_numbers(path, {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}, record)
     except FileNotFoundError:
         return None, None
     except CheckpointError as error:
@@ -117,48 +117,52 @@ def is_finished(folder: RunFolder, identity: str) -> bool:
     """Whether the folder holds the finished run of that identity, whole."""
     record, _ = read_intact(folder.model_path, "model")
     with contextlib.suppress(CheckpointError):
-        own = folder.record()
-        return own is not None and record is not None and own["identity"] == record["identity"] == identity
+        config_record = folder.record()
+        return (
+            config_record is not None
+            and record is not None
+            and config_record["identity"] == record["identity"] == identity
+        )
     return False
 
 
 def _is_whole(folder: RunFolder) -> bool:
-    of_model, of_state = read_intact(folder.model_path, "model"), read_intact(folder.state_path, "state")
-    if of_model[1] or of_state[1] or folder.metrics_lines()[1]:
+    model, state = read_intact(folder.model_path, "model"), read_intact(folder.state_path, "state")
+    if model[1] or state[1] or folder.metrics_lines()[1]:
         return False
     try:
-        own = folder.record()
+        config_record = folder.record()
     except CheckpointError:
         return False
-    if of_model[0] is None and of_state[0] is None:
+    if model[0] is None and state[0] is None:
         return True
-    if of_model[0] is None and of_state[0]["finished"]:
+    if model[0] is None and state[0]["finished"]:
         return False
-    known = of_model[0] or of_state[0]["run"]
-    return own is not None and own["identity"] == known["identity"]
+    record = model[0] or state[0]["run"]
+    return config_record is not None and config_record["identity"] == record["identity"]
 
 
 def _why(damage: CheckpointError) -> str:
-    """What is wrong with a file, without what could be done."""
+    """The damage, without the advice."""
     return str(damage).partition(" Make it again")[0].partition(" `tla repair")[0]
 
 
 def _mend_config(folder: RunFolder, record: dict[str, Any], source: Path) -> list[str]:
     """Write ``config.json`` as weights or a state have it, if it is gone, damaged or that of another run."""
-    why = f"{folder.config_path} is gone."
+    reason = f"{folder.config_path} is gone."
     try:
-        own = folder.record()
-        if own is not None and own["identity"] == record["identity"]:
+        config_record = folder.record()
+        if config_record is not None and config_record["identity"] == record["identity"]:
             return []
-        if own is not None:
-            why = f"{folder.config_path} contradicts {source.name}: {describe_differences(record, own)}."
+        if config_record is not None:
+            reason = f"{folder.config_path} contradicts {source.name}: {describe_differences(record, config_record)}."
     except CheckpointError as error:
-        why = _why(error)
+        reason = _why(error)
     machine = {"device": "unknown", "versions": {}}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        before = json.loads(folder.config_path.read_bytes())
-        if before["identity"] == record["identity"] and isinstance(before["environment"]["versions"], dict):
-            machine = before["environment"]
+        old_record = json.loads(folder.config_path.read_bytes())
+        if old_record["identity"] == record["identity"] and isinstance(old_record["environment"]["versions"], dict):
+            machine = old_record["environment"]
     write_json(
         folder.config_path,
         {
@@ -169,4 +173,4 @@ def _mend_config(folder: RunFolder, record: dict[str, Any], source: Path) -> lis
             "environment": machine,
         },
     )
-    return [f"{why} It is written again from {source.name}."]
+    return [f"{reason} It is written again from {source.name}."]

@@ -26,15 +26,15 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     if str(device) == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
-        picked = torch.device(device)
+        choice = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N. Got {device!r}.") from error
-    if picked.type == "cuda" and (not torch.cuda.is_available() or (picked.index or 0) >= torch.cuda.device_count()):
+    if choice.type == "cuda" and (not torch.cuda.is_available() or (choice.index or 0) >= torch.cuda.device_count()):
         raise ValueError(
             f"torch finds {torch.cuda.device_count()} CUDA devices. Got {str(device)!r}; use device='cpu' or 'auto',"
             " and with torchrun one process for each."
         )
-    return picked
+    return choice
 
 
 def derive_seed(*parts: object) -> int:
@@ -46,14 +46,14 @@ def derive_seed(*parts: object) -> int:
 @contextmanager
 def torch_threads(n: int | None) -> Iterator[None]:
     """Use that many torch threads in the block: another number rounds differently. None leaves them."""
-    before = torch.get_num_threads()
-    if n is not None and n != before:
+    n_before = torch.get_num_threads()
+    if n is not None and n != n_before:
         torch.set_num_threads(n)
     try:
         yield
     finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)
+        if torch.get_num_threads() != n_before:
+            torch.set_num_threads(n_before)
 
 
 @contextmanager
@@ -102,12 +102,12 @@ def package_versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Commit of the checkout that this code lies in, with ``+changes`` if it was edited; None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parent
     try:
-        described = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+changes", "--match", ""],
+        process = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=+changes", "--match", ""],
             capture_output=True, text=True, check=True, timeout=10,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip()
+    return process.stdout.strip()

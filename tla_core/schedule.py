@@ -83,14 +83,14 @@ def split_holdout(labels: Tensor, n_holdout: int, seed: int) -> tuple[Tensor, Te
         raise ValueError(f"holdout must be less than the {len(labels)} training images. Got {n_holdout}.")
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed(seed, "holdout")))
     # Rank of each image within its class, in random order: taking the lowest ranks takes from all classes alike.
-    by_class = order[torch.argsort(labels[order], stable=True)]
+    rows_by_class = order[torch.argsort(labels[order], stable=True)]
     sizes = torch.bincount(labels)
     starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     rank = torch.empty(len(labels), dtype=torch.int64)
-    rank[by_class] = torch.arange(len(labels)) - starts
-    chosen = torch.argsort(rank, stable=True)[:n_holdout]
+    rank[rows_by_class] = torch.arange(len(labels)) - starts
+    held_out_ranks = torch.argsort(rank, stable=True)[:n_holdout]
     mask = torch.zeros(len(labels), dtype=torch.bool)
-    mask[chosen] = True
+    mask[held_out_ranks] = True
     emptied = torch.bincount(labels[mask], minlength=len(sizes)) == sizes
     emptied = (emptied & (sizes > 0)).nonzero()[:, 0].tolist()
     if emptied:

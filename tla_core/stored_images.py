@@ -83,16 +83,16 @@ class StoredImages:
 
     def __getitem__(self, rows: "slice | int | Tensor") -> Tensor:
         """Read some rows, (m, c, h, w), or one image, (c, h, w)."""
-        chosen = torch.arange(self._n)[rows]
-        images = torch.empty((chosen.numel(), *self._size), dtype=self.dtype)
+        numbers = torch.arange(self._n)[rows]
+        images = torch.empty((numbers.numel(), *self._size), dtype=self.dtype)
         length = math.prod(self._size) * self.dtype.itemsize
         buffer = memoryview(images.numpy()).cast("B") if images.numel() else memoryview(b"")
-        for place, row in enumerate(chosen.reshape(-1).tolist()):
+        for place, row in enumerate(numbers.reshape(-1).tolist()):
             self._file.seek(row * length)
             self._file.readinto(buffer[place * length : (place + 1) * length])
-        return images if chosen.ndim else images[0]
+        return images if numbers.ndim else images[0]
 
     def as_array(self) -> np.ndarray:
-        """All images as an array that the file lies behind, copy-on-write; it outlives the object."""
+        """All images as an array that maps the file, copy-on-write; it outlives the object."""
         kind = str(self.dtype).removeprefix("torch.")
         return np.memmap(self._file, dtype=kind, mode="c", shape=self.shape)

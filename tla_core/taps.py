@@ -27,9 +27,9 @@ class Tap:
         What the module returns or is given; or what is given to a function of torch; or to an operation below autograd,
         as of scripted modules, whose gradient cannot be had.
     call : int
-        The how manieth call of that module, or of the function in a forward, from 1; 0 is the last one.
+        Which call of that module, or of the function in a forward, counted from 1; 0 is the last one.
     position : int, optional
-        Which of the tensors that come or go; None where there must be one.
+        Which of the tensors that are passed or returned; None if there must be one.
     function : str
         Its name.
     reduction : {"", "cls", "mean", "max", "flatten"}
@@ -47,16 +47,16 @@ class Tap:
     channels_last: bool | None = None
 
     def __str__(self) -> str:
-        where = self.path or "the model"
-        which = f", call {self.call}" if self.call else ""
+        place = self.path or "the model"
+        call_words = f", call {self.call}" if self.call else ""
         if self.side in ("function", "operation"):
-            return f"what {where} gives to {self.function}{which}"
-        return f"the {self.side} of {where}{which}"
+            return f"what {place} gives to {self.function}{call_words}"
+        return f"the {self.side} of {place}{call_words}"
 
 
 @dataclass
 class Captured:
-    """What a tap has read: the tensor, or what came instead of one, and how many calls there were."""
+    """The tensor that a tap has read, or what came in its place, and the number of calls."""
 
     value: Any = None
     calls: int = 0

@@ -51,9 +51,9 @@ class TrainingLoop:
     ) -> None:  # fmt: skip
         self.config, self.folder, self.record, self.model, self.device = config, folder, record, model, device
         self.rank, self.processes = rank_and_size()
-        kept, held_out = split_holdout(dataset.labels, config.holdout, config.seed)
+        rows, held_out = split_holdout(dataset.labels, config.holdout, config.seed)
         self.source = BatchSource(
-            dataset.images[kept], dataset.labels[kept], batch_size=config.batch_size, seed=config.seed, device=device,
+            dataset.images[rows], dataset.labels[rows], batch_size=config.batch_size, seed=config.seed, device=device,
             augmentation=config.augmentation, rank=self.rank, world_size=self.processes,
         )  # fmt: skip
         self.held_out = (dataset.images[held_out], dataset.labels[held_out])
@@ -70,12 +70,12 @@ class TrainingLoop:
         self.tensorboard = tensorboard
 
     def run(self, progress: bool) -> None:
-        before = self._restore() if self.folder.state_path.exists() else self.processes
+        old_processes = self._restore() if self.folder.state_path.exists() else self.processes
         broadcast_from_first([*self.model.parameters(), *self.model.buffers()])
         if self.rank == 0:
             self.folder.keep_metrics_until(self.step)
             if 0 < self.step < self.total_steps:
-                self._warn_of_changes(before)
+                self._warn_of_changes(old_processes)
         with torch_threads(self.threads):
             if self.step == 0:
                 self._check_outputs()
@@ -235,17 +235,19 @@ class TrainingLoop:
         return metadata.get("processes", 1)
 
     def _warn_of_changes(self, processes: int) -> None:
-        """Warn that the run goes on otherwise than it was begun, and note it in the metrics."""
+        """Warn of a run that goes on in other circumstances than it began in, and note it in the metrics."""
         changes = {}
         if processes != self.processes:
             changes[f"made by {processes} process(es), goes on with {self.processes} from step {self.step}"] = (
                 "each takes a share of another size of the batch, and batch norm with it, so that the result is not"
                 " that of a run on one number of devices."
             )
-        begun, now = (_machine(record["environment"]) for record in (self.folder.record(), self.record))
-        if different := [part for part in begun if begun[part] not in (None, now[part])]:
-            was, is_now = (", ".join(f"{part} {machine[part]}" for part in different) for machine in (begun, now))
-            changes[f"begun with {was}, goes on with {is_now} from step {self.step}"] = (
+        old_machine, new_machine = (_machine(record["environment"]) for record in (self.folder.record(), self.record))
+        if different := [part for part in old_machine if old_machine[part] not in (None, new_machine[part])]:
+            old_words, new_words = (
+                ", ".join(f"{part} {machine[part]}" for part in different) for machine in (old_machine, new_machine)
+            )
+            changes[f"begun with {old_words}, goes on with {new_words} from step {self.step}"] = (
                 "the result is not bit for bit that of an uninterrupted run."
             )
         for change, consequence in changes.items():
@@ -269,29 +271,30 @@ class TrainingLoop:
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-            size, kept = self.source.batch_size, f"The state of step {self.saved_step} is kept in {self.folder.path}"
+            size = self.source.batch_size
+            saved = f"The state of step {self.saved_step} is kept in {self.folder.path}"
             smaller = size // 2 // self.processes * self.processes
             advice = f"Try batch_size={smaller}" if smaller >= 2 * self.processes else "Try a network of less width"
             if self.config.method.startswith("tla"):
                 advice += " or a smaller pool_size"
             raise torch.OutOfMemoryError(
                 f"out of memory on {self.device} at step {self.step}, with batches of {size} images."
-                f" {kept if self.saved_step >= 0 else 'No state had been saved yet'}: the same command goes on where"
+                f" {saved if self.saved_step >= 0 else 'No state had been saved yet'}: the same command goes on where"
                 f" more memory is free. {advice}, which is another training: in another folder, or with `--replace`;"
                 " or more devices by torchrun, which share the batch."
             ) from error
 
-    def _diverged(self, what: str) -> None:
-        kept = f"The state of step {self.saved_step} is kept in {self.folder.path}"
+    def _diverged(self, quantity: str) -> None:
+        saved = f"The state of step {self.saved_step} is kept in {self.folder.path}"
         raise TrainingDivergedError(
-            f"{what} is not finite at step {self.step} (epoch {self.step // self.source.steps_per_epoch + 1})."
-            f" {kept if self.saved_step >= 0 else 'No state had been saved yet'}."
+            f"{quantity} is not finite at step {self.step} (epoch {self.step // self.source.steps_per_epoch + 1})."
+            f" {saved if self.saved_step >= 0 else 'No state had been saved yet'}."
             f" Lower learning_rate (now {self.config.learning_rate:g}), or check the images and the model for NaN."
         )
 
 
 def _machine(environment: dict[str, Any]) -> dict[str, str | None]:
-    """What rounding depends on; None is not known."""
+    """What rounding depends on; None if it is not known."""
     device = environment.get("device")
     return {
         "torch": environment["versions"].get("torch"),
@@ -301,7 +304,7 @@ def _machine(environment: dict[str, Any]) -> dict[str, str | None]:
 
 
 def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """What is selected and stored in place of the model: the moving average of its weights and statistics."""
+    """The moving average of a model's weights and statistics, which is selected and stored in its place."""
     average_floats = get_ema_multi_avg_fn(decay)
 
     def update(average, current, n_averaged):
@@ -314,9 +317,9 @@ def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
 
 
 @contextlib.contextmanager
-def _tensorboard(folder: Path, step: int, wanted: bool):
+def _tensorboard(folder: Path, step: int, enabled: bool):
     """A writer of TensorBoard's event files that goes on after `step`, or None."""
-    if not wanted:
+    if not enabled:
         yield None
         return
     from torch.utils.tensorboard import SummaryWriter

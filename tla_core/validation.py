@@ -133,7 +133,7 @@ def check_images(images: Tensor | np.ndarray | list | StoredImages) -> Tensor | 
 
     if isinstance(images, StoredImages):  # which were checked before
         return images
-    given, images = images, _as_tensor(images, "images")
+    original, images = images, _as_tensor(images, "images")
     if images.dtype != torch.uint8 and not images.dtype.is_floating_point:
         raise TypeError(
             f"images must be uint8 in 0..255 or float32 in [0, 1]. Got {images.dtype}; convert with .astype('uint8') or"
@@ -145,7 +145,7 @@ def check_images(images: Tensor | np.ndarray | list | StoredImages) -> Tensor | 
             f"images must have the shape (n, c, h, w). Got {shape}; a single image is x[None], and grey images"
             " (n, h, w) are x[:, None]."
         )
-    images = _channels_first(images, is_tensor=isinstance(given, torch.Tensor))
+    images = _channels_first(images, is_tensor=isinstance(original, torch.Tensor))
     images = images.detach() if images.requires_grad else images
     return _clipped(images) if images.dtype.is_floating_point else images
 
@@ -236,8 +236,10 @@ def as_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
         raise ValueError(f"class_names must be a list of names. Got the text {names!r}; did you mean [{names!r}]?")
     if isinstance(names, Mapping):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            got = ", ".join(map(repr, names))
-            raise ValueError(f"class_names must name each of the classes 0..{len(names) - 1}. Got names of {got}.")
+            numbers_text = ", ".join(map(repr, names))
+            raise ValueError(
+                f"class_names must name each of the classes 0..{len(names) - 1}. Got names of {numbers_text}."
+            )
         names = [names[k] for k in range(len(names))]
     return tuple(str(name) for name in names)
 

@@ -41,9 +41,9 @@ class LoadedWeights:
     other_shape : tuple of str
         Tensors of another shape, with both shapes; they are what they were.
     key : str
-        Under which the file held them; "" for a file of weights alone.
+        The key under which the file holds them; "" for a file of weights alone.
     prefix : str
-        That was taken off the names in the file.
+        What was taken off the front of the names in the file.
     """
 
     loaded: int
@@ -58,16 +58,16 @@ class LoadedWeights:
         return not (self.missing or self.unexpected or self.other_shape)
 
     def __str__(self) -> str:
-        where = f" under {self.key!r}" if self.key else ""
-        taken = f", without the prefix {self.prefix!r}" if self.prefix else ""
-        parts = [f"{self.loaded} tensors loaded{where}{taken}"]
+        key_words = f" under {self.key!r}" if self.key else ""
+        prefix_words = f", without the prefix {self.prefix!r}" if self.prefix else ""
+        parts = [f"{self.loaded} tensors loaded{key_words}{prefix_words}"]
         for words, names in (
             ("missing in the file", self.missing), ("unexpected", self.unexpected),
             ("of another shape", self.other_shape),
         ):  # fmt: skip
             if names:
-                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-                parts.append(f"{len(names)} {words}: {', '.join(names[:_SHOWN])}{more}")
+                rest_words = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                parts.append(f"{len(names)} {words}: {', '.join(names[:_SHOWN])}{rest_words}")
         return "; ".join(parts)
 
 
@@ -103,13 +103,14 @@ def load_weights(
     CheckpointError
         If it cannot be read, or only by running code.
     ValueError
-        If nothing fits; if `strict` and something does not (the names are listed); if the file holds several networks.
-        The model is what it was then.
+        If nothing fits; if `strict` and something does not (the message lists the names); if the file holds several
+        networks. The model stays as it was.
 
     Examples
     --------
     >>> load_weights(network, "resnet18-linf.pth")  # doctest: +SKIP
     """
+    # The tensors of the file, by the model's names.
     path = Path(path)
     if path.is_dir() and (path / "model.safetensors").is_file():
         path /= "model.safetensors"
@@ -117,33 +118,38 @@ def load_weights(
         raise FileNotFoundError(f"there is no file {path}.")
     weights, key = _weights_in(_read(path), key, path)
     inside = core(model)
-    wanted = {name: tensor for name, tensor in inside.state_dict().items() if isinstance(tensor, Tensor)}
-    weights, prefix = _renamed(weights, wanted, prefix, path)
-    shared = [name for name in weights if name in wanted]
-    fitting = {name: weights[name] for name in shared if wanted[name].shape == weights[name].shape}
-    stated = {
-        f"{at}.{name}".lstrip(".")
-        for at, part in inside.named_modules()
+    model_tensors = {name: tensor for name, tensor in inside.state_dict().items() if isinstance(tensor, Tensor)}
+    weights, prefix = _renamed(weights, model_tensors, prefix, path)
+    shared = [name for name in weights if name in model_tensors]
+    # What fits, and a report on the rest.
+    fitting_weights = {name: weights[name] for name in shared if model_tensors[name].shape == weights[name].shape}
+    normalisation_names = {
+        f"{place}.{name}".lstrip(".")
+        for place, part in inside.named_modules()
         if isinstance(part, Normalize)
         for name in ("mean", "std")
     }
     report = LoadedWeights(
-        len(fitting),
-        tuple(n for n in wanted if n not in weights and n not in stated and not n.endswith(_NOT_WEIGHTS)),
-        tuple(n for n in weights if n not in wanted and not n.endswith(_NOT_WEIGHTS)),
+        len(fitting_weights),
         tuple(
-            f"{name} {tuple(weights[name].shape)}, in the model {tuple(wanted[name].shape)}"
+            n
+            for n in model_tensors
+            if n not in weights and n not in normalisation_names and not n.endswith(_NOT_WEIGHTS)
+        ),
+        tuple(n for n in weights if n not in model_tensors and not n.endswith(_NOT_WEIGHTS)),
+        tuple(
+            f"{name} {tuple(weights[name].shape)}, in the model {tuple(model_tensors[name].shape)}"
             for name in shared
-            if name not in fitting
+            if name not in fitting_weights
         ),
         key,
         prefix,
     )
-    if not fitting or (strict and not report.complete):
+    if not fitting_weights or (strict and not report.complete):
         raise ValueError(
             f"the weights of {path.name} are not those of this {type(inside).__name__}: {report}.{_advice(report)}"
         )
-    inside.load_state_dict(fitting, strict=False)
+    inside.load_state_dict(fitting_weights, strict=False)
     return report
 
 
@@ -204,21 +210,34 @@ def _weights_in(content: Any, key: str | None, path: Path) -> tuple[dict[str, Te
 
 
 def _renamed(
-    weights: dict[str, Tensor], wanted: dict[str, Tensor], prefix: str | None, path: Path
+    weights: dict[str, Tensor], model_tensors: dict[str, Tensor], prefix: str | None, path: Path
 ) -> tuple[dict[str, Tensor], str]:
     """The weights by the model's names, and the prefix that was taken off."""
     if prefix is None:
         counts = Counter(
-            name[: -len(own)] for own in wanted for name in weights if name == own or name.endswith(f".{own}")
+            name[: -len(model_name)]
+            for model_name in model_tensors
+            for name in weights
+            if name == model_name or name.endswith(f".{model_name}")
         )
-        inner = Counter(own[: -len(name)] for own in wanted for name in weights if own.endswith(f".{name}"))
+        inner = Counter(
+            model_name[: -len(name)]
+            for model_name in model_tensors
+            for name in weights
+            if model_name.endswith(f".{name}")
+        )
         best = counts.most_common(2)
         if inner and (not best or inner.most_common(1)[0][1] > best[0][1]):  # a network in a Sequential
             outer = inner.most_common(1)[0][0]
             return {f"{outer}{name}": tensor for name, tensor in weights.items()}, ""
         if len(best) == 2 and best[0][1] == best[1][1] and "" not in counts:
-            both = " and ".join(repr(each) for each, _ in best)
-            raise ValueError(f"{path.name} holds several networks, under {both}: say which one, prefix={best[0][0]!r}.")
+            prefixes = " and ".join(repr(each) for each, _ in best)
+            raise ValueError(
+                f"{path.name} holds several networks, under {prefixes}: say which one, prefix={best[0][0]!r}."
+            )
         prefix = "" if counts.get("", 0) == (best[0][1] if best else 0) else best[0][0]
-    others = {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}
-    return {**{name[len(prefix) :]: weights[name] for name in weights if name.startswith(prefix)}, **others}, prefix
+    other_tensors = {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}
+    return {
+        **{name[len(prefix) :]: weights[name] for name in weights if name.startswith(prefix)},
+        **other_tensors,
+    }, prefix

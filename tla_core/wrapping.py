@@ -1,4 +1,4 @@
-"""One door for models: whatever is brought becomes images in [0, 1] -> logits (n, classes), float32."""
+"""One door for models: any classifier becomes one from images in [0, 1] to logits (n, classes), float32."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -123,7 +123,7 @@ class Classifier(nn.Module):
 
 
 def _without_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """In a state_dict of the wrapper, the names of the model inside; its normalisation is said in code."""
+    """A state_dict of the wrapper with the names of the model inside; its normalisation is given in code."""
     for name in [name for name in state if name.startswith(prefix)]:
         value = state.pop(name)
         if name.startswith(f"{prefix}model."):
@@ -166,8 +166,8 @@ def see_through(model: nn.Module | Callable) -> nn.Module:
         model = model.module()
     if not isinstance(model, nn.Module):
         if isinstance(model, type) or not callable(model):
-            got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
-            raise TypeError(f"the model must be a torch.nn.Module, or a function of images. Got {got}.")
+            description = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+            raise TypeError(f"the model must be a torch.nn.Module, or a function of images. Got {description}.")
         return _Called(model)
     while (inner := _inside(model)) is not None:
         model = inner
@@ -220,26 +220,26 @@ def is_exported(model: nn.Module) -> bool:
 def pick_logits(out: Any, output: Output, n: int) -> Tensor:
     """The logits (n, classes) among what a model returned; ValueError, with what came out, where that is not clear."""
     if callable(output):
-        chosen = output(out)
+        logits = output(out)
     elif output == "auto":
-        chosen = _only_logits(out, n)
+        logits = _only_logits(out, n)
     else:
         try:
-            chosen = getattr(out, output) if isinstance(output, str) and hasattr(out, output) else out[output]
+            logits = getattr(out, output) if isinstance(output, str) and hasattr(out, output) else out[output]
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"the model has no output {output!r}. Got {describe_output(out)}.") from error
-    if isinstance(chosen, Tensor) and chosen.ndim > 2 and chosen.shape[2:].numel() == 1:
-        chosen = chosen.flatten(1)  # a classifier that ends in a 1x1 convolution
-    if not isinstance(chosen, Tensor) or chosen.ndim != 2 or len(chosen) != n:
-        got = describe_output(chosen)
+    if isinstance(logits, Tensor) and logits.ndim > 2 and logits.shape[2:].numel() == 1:
+        logits = logits.flatten(1)  # a classifier that ends in a 1x1 convolution
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != n:
+        description = describe_output(logits)
         advice = " For one output of two classes: tla.wrap(model, output=lambda z: torch.stack([-z, z], 1) / 2)."
-        single = isinstance(chosen, Tensor) and chosen.shape == (n,)
+        single = isinstance(logits, Tensor) and logits.shape == (n,)
         raise ValueError(
-            f"the model must return logits of the shape ({n}, classes). Got {got}.{advice if single else ''}"
+            f"the model must return logits of the shape ({n}, classes). Got {description}.{advice if single else ''}"
         )
-    if not chosen.is_floating_point():
-        raise ValueError(f"the model must return logits, floating numbers. Got {describe_output(chosen)}.")
-    return chosen
+    if not logits.is_floating_point():
+        raise ValueError(f"the model must return logits, floating numbers. Got {describe_output(logits)}.")
+    return logits
 
 
 def _only_logits(out: Any, n: int) -> Any:
@@ -284,13 +284,13 @@ def describe_output(out: Any) -> str:
     parts = _parts(out)
     if not parts:
         return type(out).__name__
-    shown = [f"{key!r}: {describe_output(part) if isinstance(part, Tensor) else type(part).__name__}"
+    texts = [f"{key!r}: {describe_output(part) if isinstance(part, Tensor) else type(part).__name__}"
              for key, part in list(parts.items())[:8]]  # fmt: skip
-    return f"{type(out).__name__} of {', '.join(shown)}{', ...' if len(parts) > 8 else ''}"
+    return f"{type(out).__name__} of {', '.join(texts)}{', ...' if len(parts) > 8 else ''}"
 
 
 def _output_numbers(model: nn.Module, classes: list[Any]) -> list[int]:
-    """The outputs that the classes are; ValueError for names that the model does not know, and for repetitions."""
+    """The outputs that are the classes; ValueError for names that the model does not know, and for repetitions."""
     names = _class_names(model)
     numbers = []
     for each in classes:
@@ -324,7 +324,7 @@ def _class_names(model: nn.Module) -> list[str]:
 def as_classifier(
     model: nn.Module | Callable, images: Tensor, labels: Tensor | None = None, *, n_classes: int | None = None
 ) -> nn.Module:
-    """Every public function puts its model through here: two images show what has to be done about it.
+    """The classifier of a user's model, as two images show it; every public function puts its model through here.
 
     Parameters
     ----------
@@ -348,26 +348,31 @@ def as_classifier(
         If it is no model; if it is not clear which output are the logits; if there are fewer outputs than labels need,
         or more than class names.
     """
+    # What can be told without a forward.
     model = see_through(model)
     if any(parameter.is_inference() for parameter in model.parameters()):
         model = copy_of(model)  # autograd refuses what was made in inference mode
     if not isinstance(model, Classifier) and (parameter_type(model) != torch.float32 or is_exported(model)):
         model = Classifier(model)
+    # Two images show the rest.
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     devices = [device] if device.type == "cuda" else []
     with attack_mode(model), torch.random.fork_rng(devices=devices), torch.no_grad():
         x = scale_images(images[:2].to(device))
-        seen = x.clone()
+        images_seen = x.clone()
         try:
-            out = model(seen)
+            out = model(images_seen)
         except Exception as error:
             error.add_note(f"This happened when the first images, {tuple(x.shape)}, were put through the model.")
             raise
     if not isinstance(model, Classifier):
-        plain = isinstance(out, Tensor) and out.ndim == 2 and out.dtype == torch.float32 and torch.equal(seen, x)
-        if not plain:
+        is_plain = (
+            isinstance(out, Tensor) and out.ndim == 2 and out.dtype == torch.float32 and torch.equal(images_seen, x)
+        )
+        if not is_plain:
             model = Classifier(model)
             out = model.logits_from(out, len(x))
+    # Whether labels and class names fit the outputs.
     if labels is not None and len(labels):
         check_label_range(labels.max().expand(len(x)), out)
     elif len(out) != len(x):

@@ -102,8 +102,8 @@ def _table(sets: dict[str, RepresentationSet], runs: dict[str, Path]) -> Table:
 def _maps(sets: dict[str, RepresentationSet]) -> FalseClassesDisplay:
     maps = {name: {k: map_class(reps, k) for k in _CLASSES} for name, reps in sets.items()}
     first = next(iter(maps.values()))
-    aligned = {name: align_maps(each, first) for name, each in maps.items()}
+    aligned_maps = {name: align_maps(each, first) for name, each in maps.items()}
     names = next(iter(sets.values())).class_names
     titles = [f"{name}, robust {reps.robust_accuracy:.0%}" for name, reps in sets.items()]
-    rows = [[FalseClassPanel.from_map(each[k], names) for each in aligned.values()] for k in _CLASSES]
+    rows = [[FalseClassPanel.from_map(each[k], names) for each in aligned_maps.values()] for k in _CLASSES]
     return FalseClassesDisplay(rows, titles).plot()

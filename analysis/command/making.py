@@ -28,8 +28,8 @@ def notebooks(
         source = settings.root / "notebooks" / f"{name}.ipynb"
         target = settings.figures_dir / "notebooks" / f"{name}.ipynb"
         try:
-            read = functools.partial(fingerprints, plan, plan.notebook(name))
-            print(run_notebook(source, target, parameters={"SCALE": scale}, root=settings.root, read=read))
+            fingerprint = functools.partial(fingerprints, plan, plan.notebook(name))
+            print(run_notebook(source, target, parameters={"SCALE": scale}, root=settings.root, read=fingerprint))
         except NotebookError as error:  # the others go on
             failures.append(str(error))
             print(f"tla: {error}", file=sys.stderr)
@@ -62,8 +62,8 @@ def manifest(scale: ScaleName = "mini") -> None:
     settings = load_scale(scale)
     print(write_index(settings.figures_dir))
     print(write_manifest(settings.figures_dir))
-    wanted = [artefacts for notebook, artefacts in SHOWN_BY.items() if notebook in settings.notebooks]
-    check_manifest(settings.figures_dir, list(chain.from_iterable(wanted)))
+    expected = [artefacts for notebook, artefacts in SHOWN_BY.items() if notebook in settings.notebooks]
+    check_manifest(settings.figures_dir, list(chain.from_iterable(expected)))
 
 
 def redraw(
@@ -77,11 +77,11 @@ def redraw(
     from analysis.scales.scale import load_scale
 
     folder = load_scale(scale).figures_dir
-    drawn = (changed_when_redrawn if check else draw_again)(folder, names)
-    for each in drawn:
+    results = (changed_when_redrawn if check else draw_again)(folder, names)
+    for each in results:
         print(f"{each.stem}  {'other bytes: ' + ', '.join(each.changed) if each.changed else 'the same bytes'}")
-    if check and (changed := [each.stem for each in drawn if each.changed]):
-        raise DrawingError(f"{', '.join(changed)} of {folder} would get other bytes.")
+    if check and (changes := [each.stem for each in results if each.changed]):
+        raise DrawingError(f"{', '.join(changes)} of {folder} would get other bytes.")
 
 
 def reproduction(
@@ -97,9 +97,9 @@ def reproduction(
 
     settings = load_scale(scale)
     reasons = settings.root / "workflow" / "reproduction.yaml"
-    known = yaml.safe_load(reasons.read_text(encoding="utf-8")) if reasons.is_file() else []
+    reasons_known = yaml.safe_load(reasons.read_text(encoding="utf-8")) if reasons.is_file() else []
     path = out or settings.root / "docs" / "reproduction.md"
-    write_atomic(path, report(settings.figures_dir, settings, known or []).encode())
+    write_atomic(path, report(settings.figures_dir, settings, reasons_known or []).encode())
     print(path)
 
 
@@ -121,13 +121,13 @@ def ablation(
     root = project_root()
     path = root / "workflow" / f"{plan}.yaml"
     if not plan.startswith("ablation") or not path.is_file():
-        known = ", ".join(sorted(each.stem for each in path.parent.glob("ablation*.yaml")))
-        raise ValueError(f"no plan {plan!r} in {path.parent}. There are: {known}.")
+        known_names = ", ".join(sorted(each.stem for each in path.parent.glob("ablation*.yaml")))
+        raise ValueError(f"no plan {plan!r} in {path.parent}. There are: {known_names}.")
     results = root / "docs" / "results"
     experiments = Ablation(path, results / f"{plan}.jsonl", root / "runs" / plan)
     if unknown := sorted(set(names) - {experiment.name for experiment in experiments.experiments}):
-        known = ", ".join(experiment.name for experiment in experiments.experiments)
-        raise ValueError(f"no experiment {', '.join(unknown)}. There are: {known}.")
+        known_names = ", ".join(experiment.name for experiment in experiments.experiments)
+        raise ValueError(f"no experiment {', '.join(unknown)}. There are: {known_names}.")
     for record in () if report else experiments.run(names, device=device, progress=progress):
         print(f"{record['cell']}, seed {record['seed']}: {record['clean']:.1%} clean, {record['robust']:.1%} robust")
     for path in write_report(experiments, results / f"{plan}.md"):
@@ -149,7 +149,7 @@ def demo(
     paths = make_demo(out or project_root() / "demo", images=images, progress=progress)
     print(paths[-1].with_suffix(".md").read_text(encoding="utf-8"))
     contents = ("the explorer: open it in a browser", "maps of three classes", "ratios")
-    for path, what in zip(paths, contents, strict=True):
-        print(f"{path}  {what}")
+    for path, content in zip(paths, contents, strict=True):
+        print(f"{path}  {content}")
     if open_page:
         webbrowser.open(paths[0].resolve().as_uri())

@@ -12,9 +12,9 @@ from tla_core.attack_config import format_number
 from tla_core.config import TrainConfig
 
 
-def train_command(named: str | None) -> Callable[..., None]:
+def train_command(preset_name: str | None) -> Callable[..., None]:
     """`tla train`, with the fields of the preset that the command line names as defaults."""
-    default = TrainConfig.preset(named) if named else TrainConfig()
+    default = TrainConfig.preset(preset_name) if preset_name else TrainConfig()
 
     def train(
         preset: Positional[Annotated[str, arg(metavar="PRESET", help="See `tla presets`.")]],
@@ -33,7 +33,7 @@ def train_command(named: str | None) -> Callable[..., None]:
         from analysis.scales.scale import project_root
         from tla_core.training import train as train_model
 
-        if preset != named:
+        if preset != preset_name:
             raise ValueError("PRESET must come before the flags: `tla train PRESET --epochs 2`.")
         folder = out or project_root() / "runs" / preset / f"seed{config.seed}"
         options = {"init_from": init_from, "device": device, "replace": replace, "progress": progress}
@@ -62,24 +62,26 @@ def presets(
             return "-".join(map(str, value)) or "as published"
         return format_number(value) if isinstance(value, float) else str(value)
 
+    # One preset in full.
     if name is not None:
         config, sources = TrainConfig.preset(name), preset_sources(name)
-        used = fields_in_use(config)
-        for field in used:
+        used_fields = fields_in_use(config)
+        for field in used_fields:
             print(f"{field:<18} {text(config, field):<44} {sources.get(field, 'default')}")
-        others = [field.name for field in dataclasses.fields(config) if field.name not in used]
-        print(f"not used: {', '.join(others)}")
+        unused_fields = [field.name for field in dataclasses.fields(config) if field.name not in used_fields]
+        print(f"not used: {', '.join(unused_fields)}")
         return
 
+    # A line for each preset, below a heading for each network.
     columns = "{:<32} {:>12} {:>5}  {:<19} {:<26} {}"
     print(columns.format("preset", "length", "batch", "optimizer", "training attack", "weights").rstrip())
     group = None
     for each in list_presets():
         config = TrainConfig.preset(each)
-        used = fields_in_use(config)
+        used_fields = fields_in_use(config)
         if (family := each.rpartition("/")[0]) != group:
             group = family
-            blocks = f" {text(config, 'blocks')}" if "blocks" in used else ""
+            blocks = f" {text(config, 'blocks')}" if "blocks" in used_fields else ""
             width = "" if config.width == 1 else f" x {format_number(config.width)}"
             input_text = f"normalization {config.normalization}, augmentation {config.augmentation}"
             print(f"\n# {config.dataset}: {config.network}{width}{blocks}, {input_text}")
@@ -89,16 +91,19 @@ def presets(
         elif config.method.startswith("tla"):
             values = (config.lambda_triplet, config.lambda_norm, config.margin, config.pool_size)
             weights = " / ".join(f"{value:g}" for value in values) + (", from AT" if config.fine_tune else "")
-        attack = str(config.attack).removesuffix(f" ({config.attack.norm})") if "attack" in used else "none"
+        attack = str(config.attack).removesuffix(f" ({config.attack.norm})") if "attack" in used_fields else "none"
         optimizer = f"{config.optimizer} {config.learning_rate:g} {config.schedule}"
         print(columns.format(each, config.length, config.batch_size, optimizer, attack, weights).rstrip())
     print("\nweights: lambda_alp of ALP; lambda_triplet / lambda_norm / margin / pool_size of TLA")
+    # A line for each sweep.
     print("\nsweeps of .../tla; in brackets the published accuracy on MNIST under PGD-100, %")
     for each, sweep in SWEEPS.items():
         published = [f" ({accuracy:.2f})" for accuracy in SWEPT_ACCURACIES.get(each, ())] or [""] * len(sweep.values)
         values = [f"{value}{note}" for value, note in zip(sweep.values, published, strict=True)]
-        fixed = "".join(f", {field} {value:g}" for field, value in sweep.base.items())
-        print(f"{each:<10} {sweep.field}: {', '.join(values)}{fixed and f'; with{fixed[1:]}'}   {sweep.source}")
+        base_words = "".join(f", {field} {value:g}" for field, value in sweep.base.items())
+        print(
+            f"{each:<10} {sweep.field}: {', '.join(values)}{base_words and f'; with{base_words[1:]}'}   {sweep.source}"
+        )
 
 
 def data(
@@ -115,11 +120,11 @@ def data(
         print(download_dataset(name, dataset_root()))
         return
     print(f"Datasets in {dataset_root()} (set TLA_DATA to look elsewhere):")
-    for known in DATASET_NAMES:
-        if other := other_copy(known):
-            print(f"  {known:<14} not there: {other} is taken in its place")
+    for dataset_name in DATASET_NAMES:
+        if copy_name := other_copy(dataset_name):
+            print(f"  {dataset_name:<14} not there: {copy_name} is taken in its place")
             continue
         try:
-            print(f"  {known:<14} {load_dataset(known, 'test').source}")
+            print(f"  {dataset_name:<14} {load_dataset(dataset_name, 'test').source}")
         except DatasetError as error:
-            print(f"  {known:<14} not there: {str(error).splitlines()[0][:90]}")
+            print(f"  {dataset_name:<14} not there: {str(error).splitlines()[0][:90]}")

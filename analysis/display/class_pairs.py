@@ -167,7 +167,7 @@ class ClassPairDisplay(Styled):
             handles, names = pair_legend(self.panels[0].classes, self.panels[0].class_names, style)
             add_legend(
                 axes[0].figure, handles, names, legend, loc="outside lower center", handletextpad=0.1,
-                columnspacing=1.2, ncols=columns_that_fit(names, width, style.points(6.5), most=3),
+                columnspacing=1.2, ncols=columns_that_fit(names, width, style.points(6.5), limit=3),
             )  # fmt: skip
             for panel, title, ax in zip(self.panels, self.column_titles, axes, strict=True):
                 head = wrapped(title, panel_width, points_of("axes.titlesize"))

@@ -121,9 +121,9 @@ class RocDisplay(Styled):
             )  # fmt: skip
             ax.spines[["top", "right"]].set_visible(False)
             # Below the axes: a curve may run anywhere within them.
-            below = -0.17 * style.points(2.75) / (style.width or 2.75)  # of the height of the axes
+            legend_y = -0.17 * style.points(2.75) / (style.width or 2.75)  # of the height of the axes
             names = [f"{curve.name} (AUC {curve.auc:.3f})" for curve in self.curves] + ["chance (AUC 0.500)"]
-            add_legend(ax, lines, names, legend, loc="upper center", bbox_to_anchor=(0.5, below), handlelength=2.6)
+            add_legend(ax, lines, names, legend, loc="upper center", bbox_to_anchor=(0.5, legend_y), handlelength=2.6)
             show_names_as_text(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -176,7 +176,7 @@ class FalseClassesDisplay(Styled):
             handles, names = legend_entries(self.rows[0][0].class_names, classes, style)
             add_legend(
                 figure, handles, names, legend, loc="outside lower center", handletextpad=0.1, columnspacing=1.2,
-                ncols=columns_that_fit(names, width, style.points(6.5), most=6),
+                ncols=columns_that_fit(names, width, style.points(6.5), limit=6),
                 title="adversarial examples by predicted class", title_fontsize=style.points(6.5),
             )  # fmt: skip
             for place, (row, row_axes) in enumerate(zip(self.rows, axes, strict=True)):

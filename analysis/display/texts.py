@@ -33,11 +33,11 @@ def add_legend(host, handles: Sequence, names: Sequence[str], legend: Legend = T
         where = {key: value for key, value in where.items() if key not in ("loc", "bbox_to_anchor")}
     title = {**where, **chosen}.pop("title", "")
     # matplotlib takes a label with an underscore in front for one that is to be left out.
-    drawn = host.legend(list(handles), [" "] * len(names), **{**where, **chosen})
-    for text, name in zip(drawn.get_texts(), names, strict=True):
+    box = host.legend(list(handles), [" "] * len(names), **{**where, **chosen})
+    for text, name in zip(box.get_texts(), names, strict=True):
         text.set_text(name)
-    show_as_text(*drawn.get_texts(), *([drawn.get_title()] if title else []))
-    return drawn
+    show_as_text(*box.get_texts(), *([box.get_title()] if title else []))
+    return box
 
 
 def show_as_text(*texts) -> None:
@@ -67,9 +67,9 @@ def wrapped(name: str, inches: float, points: float) -> str:
     return "\n".join(textwrap.fill(line, characters) for line in name.split("\n"))
 
 
-def columns_that_fit(names: Sequence[str], inches: float, points: float, *, most: int) -> int:
+def columns_that_fit(names: Sequence[str], inches: float, points: float, *, limit: int) -> int:
     """How many columns of a legend are not wider than so many inches."""
-    for columns in range(min(most, len(names)), 1, -1):
+    for columns in range(min(limit, len(names)), 1, -1):
         length = -(-len(names) // columns)  # a legend is filled column by column
         widest = [max(map(len, names[start : start + length])) for start in range(0, len(names), length)]
         if sum(0.58 * letters + 2 for letters in widest) * points <= 72 * inches:

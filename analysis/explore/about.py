@@ -56,5 +56,5 @@ def map_text(params: Mapping[str, Any]) -> str:
     'perplexity 15, 750 iterations, cosine'
     """
     values = {key: params[key] for key in _OF_MAPS if params.get(key) is not None}
-    shown = {key: value if isinstance(value, str) else f"{value:g}" for key, value in values.items()}
-    return ", ".join(_OF_MAPS[key].format(value) for key, value in shown.items())
+    texts = {key: value if isinstance(value, str) else f"{value:g}" for key, value in values.items()}
+    return ", ".join(_OF_MAPS[key].format(value) for key, value in texts.items())

@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.explore.items import Items
 
-# What the table for other tools calls its own columns.
+# Names of columns that the table for other tools has itself.
 RESERVED = (
     "model", "kind", "index", "label", "prediction", "confidence", "outcome", "moved", "class_distance", "image",
 )  # fmt: skip
@@ -19,7 +19,7 @@ _MOST_CATEGORIES = np.iinfo(np.int16).max
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """Of the shown images.
+    """A column of the shown images.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ def _column(name: str, values: Any, n: int, rows: np.ndarray) -> Column:
     categories = tuple(sorted({word for word in words if word is not None}))
     if len(categories) > _MOST_CATEGORIES:
         raise ValueError(f"column {name!r} must have at most {_MOST_CATEGORIES} words. Got {len(categories)}.")
-    place = {word: at for at, word in enumerate(categories)}
+    place = {word: number for number, word in enumerate(categories)}
     return Column(name, np.array([-1 if word is None else place[word] for word in words], np.int16), categories)
 
 

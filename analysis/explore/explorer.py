@@ -19,7 +19,7 @@ from analysis.explore.payload import Contents, pack
 from analysis.explore.view import ViewRules
 from analysis.projection import METHODS
 
-# More neighbours than are shown first: the page lets a reader choose up to so many, and compares models by all.
+# A reader may choose to see this many neighbours, and the page compares models by all of them.
 _FEWEST_STORED = 10
 _FULL_IMAGES = ("none", "page", "beside")
 
@@ -47,14 +47,13 @@ class EmbeddingExplorer:
     methods : sequence of {"tsne", "umap", "pca"}
         The maps that a reader can switch between.
     columns : dict of str to sequence of length N, optional
-        Of one's own, in the row order of the first set, to colour, filter and sort by: numbers, or words. None and nan
-        are not known.
+        Numbers or words to colour, filter and sort by, in the row order of the first set. None and nan are not known.
     steps : bool
-        The sets are steps of one model, such as ``{"eps 0": ..., "eps 2/255": ...}`` or checkpoints: up to 60, in one
-        panel with a slider, whose points move. A map that is made is made of all steps together.
+        The sets are up to 60 steps of one model, such as ``{"eps 0": ..., "eps 2/255": ...}`` or checkpoints. One panel
+        with a slider shows their points moving; a map that is made is made of all steps together.
     full_images : {"none", "page", "beside"}
-        Where images of more than 96 pixels a side, which are in the page as thumbnails, are in full size, for whoever
-        clicks one: nowhere, in the page, or in a folder that `to_html` writes beside it. A widget asks its kernel.
+        Images of more than 96 pixels a side are thumbnails in the page. A click shows one in full size, which lies
+        nowhere, in the page, or in a folder that `to_html` writes beside it. A widget asks its kernel.
     k : int
         Nearest neighbours that are shown of a query at first.
     max_points : int
@@ -71,8 +70,8 @@ class EmbeddingExplorer:
         Indices (as in `RepresentationSet.indices`) of the selected images. Can be set, to images that are shown; a
         widget follows, and a file that is written opens with them selected.
     view : dict
-        What else is shown: map, colours, filters, pinned image, zoom and so on, by the names that the guide lists;
-        without a name, what a page begins with. Can be set; a widget follows, and a file opens with it.
+        Map, colours, filters, pinned image, zoom and so on, by the names that the guide lists; a name that is missing
+        keeps the page's default. Can be set; a widget follows, and a file opens with it.
     indices : ndarray of int64
         Indices of the images that are shown.
     notes : tuple of str
@@ -115,27 +114,44 @@ class EmbeddingExplorer:
         random_state: int = 0,
         progress: bool = True,
     ) -> None:
+        # Arguments.
         if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
             raise ValueError(f"k must be an integer of at least 1. Got {k!r}.")
         if not isinstance(max_points, int | np.integer) or isinstance(max_points, bool):
             raise ValueError(f"max_points must be an integer. Got {max_points!r}.")
         if full_images not in _FULL_IMAGES:
             raise ValueError(f"full_images must be one of {', '.join(_FULL_IMAGES)}. Got {full_images!r}.")
-        most = MOST_STEPS if steps else MOST_MODELS
+        # What the page shows: images, the reader's columns, maps, and what is measured of each model.
+        limit = MOST_STEPS if steps else MOST_MODELS
         if isinstance(sets, Mapping) and any(isinstance(one, (str, Path)) or callable(one) for one in sets.values()):
             sets = as_representations(sets, images, labels, attack=attack, limit=max_points // 2)
-        items = match_items(sets, max_points=max_points, random_state=random_state, most=most)
+        items = match_items(sets, max_points=max_points, random_state=random_state, most_sets=limit)
         clean, adversarial, notes = collect_images(items, images, adv_images)
-        own = collect_columns(items, columns)
-        kept = None if maps_file is None else Path(maps_file)
-        self.maps, texts = collect_maps(items, projections, tuple(methods), kept=kept, joint=steps, progress=progress)
-        stored = min(max(k, _FEWEST_STORED), len(items.rows) - 1)
-        measures = {name: measure(reps, items.rows, stored) for name, reps in items.sets.items()}
-        self._contents = Contents(
-            items, self.maps, texts, measures, clean, adversarial, own, min(k, stored), notes, full_images, steps
+        own_columns = collect_columns(items, columns)
+        maps_path = None if maps_file is None else Path(maps_file)
+        self.maps, texts = collect_maps(
+            items, projections, tuple(methods), maps_path=maps_path, joint=steps, progress=progress
         )
-        shown = set(self.indices.tolist())
-        self._rules = ViewRules(tuple(self.maps), self.models, len(items.first.class_names), stored, shown, own)
+        n_neighbours = min(max(k, _FEWEST_STORED), len(items.rows) - 1)
+        measures = {name: measure(reps, items.rows, n_neighbours) for name, reps in items.sets.items()}
+        self._contents = Contents(
+            items,
+            self.maps,
+            texts,
+            measures,
+            clean,
+            adversarial,
+            own_columns,
+            min(k, n_neighbours),
+            notes,
+            full_images,
+            steps,
+        )
+        # What a reader, or a caller, may choose.
+        shown_indices = set(self.indices.tolist())
+        self._rules = ViewRules(
+            tuple(self.maps), self.models, len(items.first.class_names), n_neighbours, shown_indices, own_columns
+        )
         self._selection, self._view = np.empty(0, np.int64), {}
         self._widgets: list = []
 
@@ -204,9 +220,9 @@ class EmbeddingExplorer:
     def _follow(self, change) -> None:
         setattr(self, change["name"], change["new"])
 
-    def _sheet(self, at: int) -> np.ndarray | None:
+    def _sheet(self, number: int) -> np.ndarray | None:
         """Images as the page numbers them: 0 the clean ones, m + 1 the adversarial ones of model m."""
-        return self._contents.images if at == 0 else self._contents.adv_images.get(self.models[at - 1])
+        return self._contents.images if number == 0 else self._contents.adv_images.get(self.models[number - 1])
 
     def _full_image(self, sheet: int, row: int) -> bytes | None:
         """An image in full size as PNG; None if there is none."""
@@ -230,7 +246,7 @@ class EmbeddingExplorer:
         folder = None
         if self._contents.full_images == "beside":
             folder = path.with_name(f"{path.stem}_images")
-            write_images(folder, self.indices, [self._sheet(at) for at in range(len(self.models) + 1)])
+            write_images(folder, self.indices, [self._sheet(number) for number in range(len(self.models) + 1)])
         page = html_page(
             self.payload, self._selection.tolist(), self._view, title, images=None if folder is None else folder.name
         )
@@ -256,7 +272,7 @@ class EmbeddingExplorer:
         return path
 
     def __repr__(self) -> str:
-        total, shown = len(self._items.first), len(self._items.rows)
-        of = "" if total == shown else f" of {total}"
+        total, count = len(self._items.first), len(self._items.rows)
+        total_words = "" if total == count else f" of {total}"
         maps = ", ".join(self.maps)
-        return f"EmbeddingExplorer({', '.join(self.models)}; {shown}{of} images; maps {maps})"
+        return f"EmbeddingExplorer({', '.join(self.models)}; {count}{total_words} images; maps {maps})"

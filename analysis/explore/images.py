@@ -22,9 +22,9 @@ def collect_images(items: Items, images, adv_images) -> tuple[np.ndarray | None,
     ----------
     items : Items
     images : array_like, (N, c, h, w) in the row order of the first set, or None
-        None looks for the dataset that the sets say they are of.
+        None looks for the dataset that the sets name.
     adv_images : mapping of model to array_like like images in the row order of its set, or None
-        Where a model is not in it, its set's own.
+        A model that is not in it has those of its set.
 
     Raises
     ------
@@ -111,8 +111,8 @@ def change_sprite(clean: np.ndarray, adversarial: np.ndarray) -> tuple[bytes, di
     """
     step = max(1, ceil(max(clean.shape[1:3]) / CHANGE_SIZE))
     changes, gains = [], np.ones(len(clean), np.float32)
-    for row, (before, after) in enumerate(zip(clean, adversarial, strict=True)):
-        change = after.astype(np.int16) - before
+    for row, (image, adv_image) in enumerate(zip(clean, adversarial, strict=True)):
+        change = adv_image.astype(np.int16) - image
         if largest := int(np.abs(change).max()):
             gains[row] = 127 / largest
         changes.append(np.rint(128 + gains[row] * change[::step, ::step]).astype(np.uint8))

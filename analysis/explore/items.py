@@ -41,19 +41,19 @@ class Items:
 
 
 def match_items(
-    sets: Mapping[str, RepresentationSet], *, max_points: int, random_state: int, most: int = MOST_MODELS
+    sets: Mapping[str, RepresentationSet], *, max_points: int, random_state: int, most_sets: int = MOST_MODELS
 ) -> Items:
     """Check that the sets belong together, bring their rows into the order of the first, and choose what is shown.
 
     Parameters
     ----------
     sets : mapping of str to RepresentationSet
-        One to `most`.
+        One to `most_sets`.
     max_points : int
         The most points of a panel; an image with an adversarial example is two.
     random_state : int
         Seeds the sample.
-    most : int
+    most_sets : int
         The most sets.
 
     Raises
@@ -62,9 +62,12 @@ def match_items(
         For another number of models, different images (naming those that are missing), labels or class names, an
         image that is in a set twice, or a representation without a direction.
     """
-    if not isinstance(sets, Mapping) or not 1 <= len(sets) <= most:
-        got = f"{len(sets)} sets" if isinstance(sets, Mapping) else f"a {type(sets).__name__}"
-        raise ValueError(f'expected 1 to {most} sets by name, such as {{"UM": reps, "TLA": reps}}. Got {got}.')
+    # Each set by itself.
+    if not isinstance(sets, Mapping) or not 1 <= len(sets) <= most_sets:
+        argument = f"{len(sets)} sets" if isinstance(sets, Mapping) else f"a {type(sets).__name__}"
+        raise ValueError(
+            f'expected 1 to {most_sets} sets by name, such as {{"UM": reps, "TLA": reps}}. Got {argument}.'
+        )
     names = list(sets)
     for name, reps in sets.items():
         if not isinstance(name, str) or not isinstance(reps, RepresentationSet):
@@ -73,14 +76,14 @@ def match_items(
                 " analysis.extract or RepresentationSet.from_arrays."
             )
         _check_set(name, reps)
-    first, orders, matched = sets[names[0]], {}, {}
+    first, orders, ordered = sets[names[0]], {}, {}
     for name, reps in sets.items():
         orders[name] = order = _order(names[0], first, name, reps)
-        matched[name] = reps if (order == np.arange(len(order))).all() else reps.subset(order)
-        if not (matched[name].labels == first.labels).all():
-            row = int(np.argmax(matched[name].labels != first.labels))
+        ordered[name] = reps if (order == np.arange(len(order))).all() else reps.subset(order)
+        if not (ordered[name].labels == first.labels).all():
+            row = int(np.argmax(ordered[name].labels != first.labels))
             raise ValueError(
-                f"{name} and {names[0]} must give an image the same true class. Got {matched[name].labels[row]} and"
+                f"{name} and {names[0]} must give an image the same true class. Got {ordered[name].labels[row]} and"
                 f" {first.labels[row]} for index {first.indices[row]}; are they of the same dataset and split?"
             )
         if reps.class_names != first.class_names:
@@ -95,7 +98,7 @@ def match_items(
     rows = _sample(first.labels, max_points // per_image, random_state)
     if len(rows) < len(first):
         notes.append(f"{len(rows):,} of {len(first):,} images are shown: a random sample of each class.")
-    return Items(matched, rows, orders, tuple(notes))
+    return Items(ordered, rows, orders, tuple(notes))
 
 
 def _check_set(name: str, reps: RepresentationSet) -> None:
@@ -119,22 +122,23 @@ def _check_set(name: str, reps: RepresentationSet) -> None:
 
 def _order(first_name: str, first: RepresentationSet, name: str, reps: RepresentationSet) -> np.ndarray:
     """Rows of `reps` in the order of the images of `first`."""
-    for lacking, other, has in ((name, reps, first_name), (first_name, first, name)):
-        known = first if lacking == name else reps
-        missing = np.setdiff1d(known.indices, other.indices)
+    pairs = ((name, reps, first_name, first), (first_name, first, name, reps))
+    for lacking_name, lacking_set, full_name, full_set in pairs:
+        missing = np.setdiff1d(full_set.indices, lacking_set.indices)
         if len(missing):
-            some = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+            examples = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
             raise ValueError(
-                f"all models must show the same images. {lacking} lacks {len(missing)} of the {len(known)} that {has}"
-                f" has: indices {some}. Extract them from the same images, or take RepresentationSet.subset of both."
+                f"all models must show the same images. {lacking_name} lacks {len(missing)} of the {len(full_set)} that"
+                f" {full_name} has: indices {examples}. Extract them from the same images, or take"
+                " RepresentationSet.subset of both."
             )
-    by_index = np.argsort(reps.indices)
-    return by_index[np.searchsorted(reps.indices, first.indices, sorter=by_index)]
+    rows_by_index = np.argsort(reps.indices)
+    return rows_by_index[np.searchsorted(reps.indices, first.indices, sorter=rows_by_index)]
 
 
-def _sample(labels: np.ndarray, most: int, random_state: int) -> np.ndarray:
+def _sample(labels: np.ndarray, limit: int, random_state: int) -> np.ndarray:
     """Rows, ascending: all, or at most so many, of each class as large a share as of the others."""
-    if len(labels) <= most:
+    if len(labels) <= limit:
         return np.arange(len(labels))
     rng = np.random.default_rng(random_state)
     position = np.empty(len(labels))
@@ -142,4 +146,4 @@ def _sample(labels: np.ndarray, most: int, random_state: int) -> np.ndarray:
         members = rng.permutation(np.flatnonzero(labels == k))
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
     # The first of each class by its relative position: every class gives the same share, but for rounding.
-    return np.sort(np.argsort(position, kind="stable")[:most])
+    return np.sort(np.argsort(position, kind="stable")[:limit])

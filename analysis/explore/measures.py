@@ -1,5 +1,4 @@
-"""What the explorer says of each image in each model: distances, neighbours and confidence, all in the representation
-space, never in the map."""
+"""Distances, neighbours and confidence of each image in each model, all in the representation space, never in a map."""
 
 from __future__ import annotations
 
@@ -17,16 +16,16 @@ _ROWS_AT_ONCE = 1000
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """Of the n shown images in one model; the adversarial parts are None without one. Distances are angular.
+    """Measures of the n shown images in one model, with angular distances; None for an adversarial part that it lacks.
 
     Attributes
     ----------
     inner : ndarray of shape (K,), float64
-        Mean distance between two clean images of a class, of all images; nan where there are no pairs.
+        Mean distance between two clean images of a class, over all images; nan for a class without pairs.
     r_prime : float
         r' of all images, shown or not (`analysis.ratio_r_prime`); nan without an adversarial part.
     class_distance, adv_class_distance : ndarray of shape (n,), float32
-        Mean distance to the clean images of the true class, of all images; a clean image itself is left out.
+        Mean distance to all clean images of the true class, shown or not; a clean image itself is left out.
     moved : ndarray of shape (n,), float32
         Distance between an image's clean and adversarial representation.
     neighbours, adv_neighbours : ndarray of shape (n, k), int32
@@ -61,35 +60,35 @@ def measure(reps: RepresentationSet, rows: np.ndarray, k: int) -> Measures:
         ratios = ratio(none, np.empty(0, np.int64), reps.features, reps.labels, n_classes=n_classes)
     else:
         ratios = ratio_r_prime(reps)
-    shown = reps.features[rows]
-    own = np.arange(len(rows))
+    gallery = reps.features[rows]
+    own_rows = np.arange(len(rows))
 
     def neighbours(queries):
         if k == 0:
             return np.empty((len(rows), 0), np.int32)
-        return nearest_neighbours(queries, shown, k, exclude=own).indices.astype(np.int32)
+        return nearest_neighbours(queries, gallery, k, exclude=own_rows).indices.astype(np.int32)
 
-    # With itself among m images at distance 0, the mean over the m - 1 others is m / (m - 1) times as much.
+    # Each image is among the m of its class, at distance 0: the mean over the others is m / (m - 1) times as much.
     counts = np.bincount(reps.labels, minlength=n_classes)[reps.labels[rows]]
     with np.errstate(divide="ignore"):
-        others = np.where(counts > 1, counts / np.maximum(counts - 1, 1), np.nan)
-    class_distance = _to_class(unit[rows], reps.labels[rows], unit, reps.labels) * others
-    measured = {
+        correction = np.where(counts > 1, counts / np.maximum(counts - 1, 1), np.nan)
+    class_distance = _to_class(unit[rows], reps.labels[rows], unit, reps.labels) * correction
+    values = {
         "inner": ratios.inner,
         "r_prime": ratios.value,
         "class_distance": class_distance.astype(np.float32),
-        "neighbours": neighbours(shown),
+        "neighbours": neighbours(gallery),
         "confidence": _confidence(reps.logits, rows),
     }
     if reps.adv_features is not None:
         adv = unit_rows(reps.adv_features[rows])
-        measured |= {
+        values |= {
             "adv_class_distance": _to_class(adv, reps.labels[rows], unit, reps.labels).astype(np.float32),
             "moved": _distance(np.einsum("nd,nd->n", unit[rows], adv)).astype(np.float32),
             "adv_neighbours": neighbours(reps.adv_features[rows]),
             "adv_confidence": _confidence(reps.adv_logits, rows),
         }
-    return Measures(**measured)
+    return Measures(**values)
 
 
 def _to_class(queries, classes, gallery, labels):
@@ -97,9 +96,9 @@ def _to_class(queries, classes, gallery, labels):
     distances = np.empty(len(queries))
     for k in np.unique(classes):
         members = gallery[labels == k]
-        mine = np.flatnonzero(classes == k)
-        for start in range(0, len(mine), _ROWS_AT_ONCE):
-            part = mine[start : start + _ROWS_AT_ONCE]
+        class_rows = np.flatnonzero(classes == k)
+        for start in range(0, len(class_rows), _ROWS_AT_ONCE):
+            part = class_rows[start : start + _ROWS_AT_ONCE]
             distances[part] = _distance(queries[part] @ members.T).mean(axis=1)
     return distances
 

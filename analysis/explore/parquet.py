@@ -26,14 +26,14 @@ def write_parquet(path: Path, contents: Contents) -> None:
     clean_files = _files(contents.images, len(items.rows))
     tables = []
     for name in items.sets:
-        shown = items.sets[name].subset(items.rows)
+        reps = items.sets[name].subset(items.rows)
         for kind in ("clean", "adversarial"):
-            if kind == "adversarial" and shown.adv_features is None:
+            if kind == "adversarial" and reps.adv_features is None:
                 continue
-            maps = {method: of[name] for method, of in contents.maps.items()}
+            maps = {method: model_maps[name] for method, model_maps in contents.maps.items()}
             columns = _columns(items, name, kind, contents.measures[name], maps)
             columns |= {column.name: column.listed() for column in contents.columns}
-            files = clean_files if kind == "clean" else _files(contents.adv_images.get(name), len(shown))
+            files = clean_files if kind == "clean" else _files(contents.adv_images.get(name), len(reps))
             columns["image"] = pa.array(files, type=image_type)
             tables.append(pa.table(columns))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,21 +45,21 @@ def write_parquet(path: Path, contents: Contents) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _columns(items: Items, name: str, kind: str, measured: Measures, maps: dict[str, np.ndarray]) -> dict:
-    shown = items.sets[name].subset(items.rows)
-    n, classes = len(shown), np.array(shown.class_names, dtype=object)
+def _columns(items: Items, name: str, kind: str, measures: Measures, maps: dict[str, np.ndarray]) -> dict:
+    reps = items.sets[name].subset(items.rows)
+    n, classes = len(reps), np.array(reps.class_names, dtype=object)
     prefix = "" if kind == "clean" else "adv_"
-    predictions = getattr(shown, f"{prefix}predictions")
+    predictions = getattr(reps, f"{prefix}predictions")
     columns = {
         "model": [name] * n,
         "kind": [kind] * n,
-        "index": shown.indices,
-        "label": classes[shown.labels].tolist(),
+        "index": reps.indices,
+        "label": classes[reps.labels].tolist(),
         "prediction": [None] * n if predictions is None else classes[predictions].tolist(),
-        "confidence": getattr(measured, f"{prefix}confidence"),
-        "outcome": _outcomes(shown),
-        "moved": measured.moved,
-        "class_distance": getattr(measured, f"{prefix}class_distance"),
+        "confidence": getattr(measures, f"{prefix}confidence"),
+        "outcome": _outcomes(reps),
+        "moved": measures.moved,
+        "class_distance": getattr(measures, f"{prefix}class_distance"),
     }
     rows = slice(0, n) if kind == "clean" else slice(n, 2 * n)
     for method, coords in maps.items():
@@ -67,12 +67,12 @@ def _columns(items: Items, name: str, kind: str, measured: Measures, maps: dict[
     return {key: [None] * n if values is None else values for key, values in columns.items()}
 
 
-def _outcomes(shown) -> list[str | None]:
+def _outcomes(reps) -> list[str | None]:
     """What the attack did to each image."""
-    if shown.predictions is None or shown.adv_predictions is None:
-        return [None] * len(shown)
-    right, still = shown.predictions == shown.labels, shown.adv_predictions == shown.labels
-    return np.where(~right, "wrong before", np.where(still, "withstood", "fooled")).tolist()
+    if reps.predictions is None or reps.adv_predictions is None:
+        return [None] * len(reps)
+    is_right, is_still_right = reps.predictions == reps.labels, reps.adv_predictions == reps.labels
+    return np.where(~is_right, "wrong before", np.where(is_still_right, "withstood", "fooled")).tolist()
 
 
 def _files(pixels: np.ndarray | None, n: int) -> list[dict | None]:

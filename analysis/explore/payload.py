@@ -1,8 +1,8 @@
 """Everything the page needs in one sequence of bytes, the same in a file and in a notebook.
 
-Four bytes (little-endian) give the length of a JSON header; then comes the header, and what it gives the places of:
-arrays, and sprites of images. Of 2,000 points a map (float32) takes 16 kB and 10 neighbours (int32) take 80 kB,
-where the features that these are found by take a megabyte at 128 units: so neighbours travel, and features do not.
+Four bytes (little-endian) give the length of a JSON header. The header follows, and then the arrays and sprites of
+images whose places it names. Neighbours travel, and features do not: for 2,000 points a map (float32) takes 16 kB, 10
+neighbours (int32) take 80 kB, and features of 128 units would take a megabyte.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class _Body:
         return {"dtype": dtype, "shape": list(values.shape), **self.bytes_(values.tobytes())}
 
     def images(self, pixels: np.ndarray | None, full: bool) -> dict[str, Any] | None:
-        """Images side by side; with `full`, those that became thumbnails there once more, each on its own."""
+        """Images side by side; with `full`, each image that became a thumbnail also in full size."""
         if pixels is None:
             return None
         content, layout = sprite(pixels)
@@ -94,7 +94,7 @@ class _Body:
         return layout | self.bytes_(content) | {"originals": originals}
 
     def changes(self, clean: np.ndarray | None, adversarial: np.ndarray | None) -> dict[str, Any] | None:
-        """What an attack changed, for images that became thumbnails: of others the page finds it itself."""
+        """What an attack changed in images that became thumbnails; for other images the page finds it itself."""
         if clean is None or adversarial is None or not is_reduced(clean):
             return None
         content, layout, gains = change_sprite(clean, adversarial)
@@ -104,7 +104,7 @@ class _Body:
 def pack(contents: Contents) -> bytes:
     """The payload of the page."""
     body, items = _Body(), contents.items
-    shown, full = items.first.subset(items.rows), contents.full_images == "page"
+    reps, has_originals = items.first.subset(items.rows), contents.full_images == "page"
     frames = _frames(contents.maps, common=contents.steps)
     header = {
         "methods": {method: contents.map_texts.get(method, "") for method in contents.maps},
@@ -115,9 +115,9 @@ def pack(contents: Contents) -> bytes:
         "total": len(items.first),
         "steps": contents.steps,
         "full_images": contents.full_images,
-        "labels": body.array(shown.labels, "int16"),
-        "indices": body.array(shown.indices, "int32"),
-        "images": body.images(contents.images, full),
+        "labels": body.array(reps.labels, "int16"),
+        "indices": body.array(reps.indices, "int32"),
+        "images": body.images(contents.images, has_originals),
         "columns": [
             {
                 "name": column.name,
@@ -126,7 +126,7 @@ def pack(contents: Contents) -> bytes:
             }
             for column in contents.columns
         ],
-        "models": [_model(body, contents, name, frames, full) for name in items.sets],
+        "models": [_model(body, contents, name, frames, has_originals) for name in items.sets],
     }
     text = json.dumps(header, ensure_ascii=True, allow_nan=False).encode()
     text += b" " * (-(len(text) + 4) % _ALIGNMENT)
@@ -134,46 +134,46 @@ def pack(contents: Contents) -> bytes:
 
 
 def _model(body: _Body, contents: Contents, name: str, frames: dict, full: bool) -> dict[str, Any]:
-    reps, measured = contents.items.sets[name], contents.measures[name]
-    mine = reps.subset(contents.items.rows)
+    reps, measures = contents.items.sets[name], contents.measures[name]
+    page_reps = reps.subset(contents.items.rows)
     adv_images = contents.adv_images.get(name)
     return {
         "name": name,
         "about": describe(reps),
-        "numbers": _numbers(reps, measured),
+        "numbers": _numbers(reps, measures),
         "adversarial": reps.adv_features is not None,
         "maps": {
-            method: body.array((of[name] - frames[method][name][:2]) / frames[method][name][2], "float32")
-            for method, of in contents.maps.items()
+            method: body.array((model_maps[name] - frames[method][name][:2]) / frames[method][name][2], "float32")
+            for method, model_maps in contents.maps.items()
         },
         "frames": {method: frames[method][name] for method in contents.maps},
-        "predictions": body.array(mine.predictions, "int16"),
-        "adv_predictions": body.array(mine.adv_predictions, "int16"),
-        "inner": body.array(measured.inner, "float32"),
-        **{key: body.array(getattr(measured, key), "int32" if "neighbours" in key else "float32") for key in _MEASURED},
+        "predictions": body.array(page_reps.predictions, "int16"),
+        "adv_predictions": body.array(page_reps.adv_predictions, "int16"),
+        "inner": body.array(measures.inner, "float32"),
+        **{key: body.array(getattr(measures, key), "int32" if "neighbours" in key else "float32") for key in _MEASURED},
         "images": body.images(adv_images, full),
         "changes": body.changes(contents.images, adv_images),
     }
 
 
-def _numbers(reps: RepresentationSet, measured: Measures) -> dict[str, float | None]:
-    """Of all images, shown or not."""
-    r_prime = measured.r_prime if math.isfinite(measured.r_prime) else None
+def _numbers(reps: RepresentationSet, measures: Measures) -> dict[str, float | None]:
+    """Accuracies and r' over all images, shown or not."""
+    r_prime = measures.r_prime if math.isfinite(measures.r_prime) else None
     return {"clean": reps.accuracy, "robust": reps.robust_accuracy, "r_prime": r_prime}
 
 
 def _frames(maps: dict[str, dict[str, np.ndarray]], *, common: bool) -> dict[str, dict[str, list[float]]]:
-    """For each map [x, y, half]: what moves and scales it, the same in both directions, into [-1, 1].
+    """For each map [x, y, half]: the shift, and the scale of both directions, that bring it into [-1, 1].
 
-    Steps of one model have a common one: a point that does not move must not seem to.
+    Steps of one model have a common frame, so that a point that stays does not seem to move.
     """
     frames = {}
-    for method, of_models in maps.items():
+    for method, model_maps in maps.items():
         if common:
-            of_all = _frame(np.concatenate(list(of_models.values())))
-            frames[method] = dict.fromkeys(of_models, of_all)
+            frame = _frame(np.concatenate(list(model_maps.values())))
+            frames[method] = dict.fromkeys(model_maps, frame)
         else:
-            frames[method] = {name: _frame(coords) for name, coords in of_models.items()}
+            frames[method] = {name: _frame(coords) for name, coords in model_maps.items()}
     return frames
 
 

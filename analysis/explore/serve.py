@@ -21,14 +21,14 @@ def page_server(path: Path, port: int = 0) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             # A page of the web could reach a loopback server under a name of its own that leads here.
             host = self.headers.get("Host", "").partition(":")[0]
-            named = image.fullmatch(unquote(self.path))
-            file = path if self.path == "/" else path.with_name(f"{path.stem}_images") / named[1] if named else None
+            match = image.fullmatch(unquote(self.path))
+            file = path if self.path == "/" else path.with_name(f"{path.stem}_images") / match[1] if match else None
             if file is None or host not in _OURS or not file.is_file():
                 self.send_error(404)
                 return
             content = file.read_bytes()
             self.send_response(200)
-            self.send_header("Content-Type", "image/png" if named else "text/html; charset=utf-8")
+            self.send_header("Content-Type", "image/png" if match else "text/html; charset=utf-8")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

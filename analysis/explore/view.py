@@ -1,4 +1,4 @@
-"""What a page shows of its data, as a dictionary that a person can read and write: the page's own, checked here."""
+"""The view of a page, as a dictionary that a person can read and write, and its check."""
 
 from __future__ import annotations
 
@@ -73,17 +73,17 @@ class ViewRules:
     def _are_ranges(self, value: Any) -> bool:
         if not isinstance(value, dict) or not set(value) <= set(self._columns):
             return False
-        for name, chosen in value.items():
+        for name, choice in value.items():
             categories = self._columns[name].categories
-            if categories is not None and chosen not in categories:
+            if categories is not None and choice not in categories:
                 return False
-            if categories is None and not (_is_numbers(chosen, 2, or_none=True)):
+            if categories is None and not (_is_numbers(choice, 2, allow_none=True)):
                 return False
         return True
 
 
 def _plain(value: Any) -> Any:
-    """Of numpy's numbers and arrays, tuples and mappings: what JSON has."""
+    """Numbers and arrays of numpy, tuples and mappings as the types that JSON has."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if hasattr(value, "tolist"):
@@ -95,10 +95,10 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_numbers(value: Any, count: int, or_none: bool = False) -> bool:
+def _is_numbers(value: Any, count: int, allow_none: bool = False) -> bool:
     def allowed(each):
         number = isinstance(each, int | float) and not isinstance(each, bool) and each == each
-        return number or (or_none and each is None)
+        return number or (allow_none and each is None)
 
     return isinstance(value, list) and len(value) == count and all(map(allowed, value))
 

@@ -1,8 +1,8 @@
 """A factorial experiment: trainings that differ in one setting, from the same seeds, measured on held-out images.
 
 ``workflow/ablation.yaml`` lists the experiments. Each cell is a run folder, ``runs/ablation/<method>[@<settings>]/
-seed<n>``; what was measured of it is a line of ``docs/results/ablation.jsonl``, so that nothing is trained or measured
-twice. No test image takes part: accuracies are of training images that no run trains on or is selected by.
+seed<n>``; its accuracies are a line of ``docs/results/ablation.jsonl``, so that nothing is trained or measured twice.
+No test image takes part: accuracies are of training images that no run trains on or is selected by.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ class Experiment:
     values : tuple
         The first is what the others are compared with.
     settings : tuple of dict
-        What else the cells have; each is a comparison of its own.
+        Further settings of the cells; each of these is a comparison of its own.
     seeds : tuple of int
     """
 
@@ -134,9 +134,9 @@ class Ablation:
 
     def __init__(self, path: Path, records_path: Path, runs_dir: Path) -> None:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        expected = {"preset", "measured", "attack", "settings", "continued", "experiments"}
-        if set(values) != expected:
-            raise ValueError(f"{path.name} must have the keys {', '.join(sorted(expected))}. Got {', '.join(values)}.")
+        keys = {"preset", "measured", "attack", "settings", "continued", "experiments"}
+        if set(values) != keys:
+            raise ValueError(f"{path.name} must have the keys {', '.join(sorted(keys))}. Got {', '.join(values)}.")
         self.preset, self.settings, self.continued = values["preset"], values["settings"], values["continued"]
         self.measured, self.attack = values["measured"], values["attack"]
         self.experiments = [
@@ -150,12 +150,12 @@ class Ablation:
     # What there is to train ----------------------------------------------------------------------------------------
 
     def cell(self, settings: dict[str, Any]) -> Cell:
-        """The cell of some settings: without those that are so anyway, or that the method does not read."""
+        """The cell of some settings; those that are the common ones, or that the method does not read, are left out."""
         changes = dict(settings)
         method, start = changes.pop("method", "tla"), changes.pop("start", "fresh")
         common = self._common(method, 0)
-        used = fields_in_use(replaced_settings(common, changes, f"the settings of {method}"))
-        changes = {k: v for k, v in changes.items() if k in used and v != getattr(common, k)}
+        read_fields = fields_in_use(replaced_settings(common, changes, f"the settings of {method}"))
+        changes = {k: v for k, v in changes.items() if k in read_fields and v != getattr(common, k)}
         return Cell(method, tuple(sorted(changes.items())), start)
 
     def config(self, cell: Cell, seed: int) -> TrainConfig:
@@ -166,16 +166,16 @@ class Ablation:
         return replaced_settings(config, dict(cell.changes), f"the settings of {cell.name}")
 
     def cells(self, names: Sequence[str] = ()) -> Iterator[tuple[Cell, int]]:
-        """Cells and seeds, each once and after what it starts from: first seeds of all experiments first."""
+        """Cells and seeds, each once, after the cell that it starts from; first seeds of all experiments come first."""
         experiments = [each for each in self.experiments if not names or each.name in names]
-        yielded = set()
+        pairs = set()
         for seed in sorted({seed for each in experiments for seed in each.seeds}):
             for experiment in experiments:
                 for cell in self._cells_of(experiment) if seed in experiment.seeds else ():
-                    before = [Cell(cell.start)] if cell.start != "fresh" else []
-                    for each in (*before, cell):
-                        if (each, seed) not in yielded:
-                            yielded.add((each, seed))
+                    starts = [Cell(cell.start)] if cell.start != "fresh" else []
+                    for each in (*starts, cell):
+                        if (each, seed) not in pairs:
+                            pairs.add((each, seed))
                             yield each, seed
 
     def _cells_of(self, experiment: Experiment) -> list[Cell]:
@@ -191,35 +191,38 @@ class Ablation:
     # What was measured ---------------------------------------------------------------------------------------------
 
     def identity(self, cell: Cell, seed: int) -> str:
-        """Of all that decides what is measured of a run."""
+        """The hash of everything that decides the accuracies of a run."""
         start = None if cell.start == "fresh" else self.identity(Cell(cell.start), seed)
-        other = other_copy(self._common("at", 0).dataset)  # measured on another copy of the images is measured anew
+        # On another copy of the images everything is measured anew.
+        copy_name = other_copy(self._common("at", 0).dataset)
         settings = [self.config(cell, seed).identity, start, self.measured, self.attack]
-        return identity_of([*settings, other] if other else settings)
+        return identity_of([*settings, copy_name] if copy_name else settings)
 
     def records(self) -> dict[tuple[str, int], dict[str, Any]]:
-        """What was measured of the cells as they are now, by name and seed; of other settings nothing counts."""
+        """The records of the cells with their present settings, by name and seed; others do not count."""
         if not self.records_path.exists():
             return {}
         lines = [json.loads(line) for line in self.records_path.read_text(encoding="utf-8").splitlines()]
-        by_identity = {line["identity"]: line for line in lines}
-        measured = {(cell.name, seed): by_identity.get(self.identity(cell, seed)) for cell, seed in self.cells()}
-        return {key: record for key, record in measured.items() if record is not None}
+        records_by_identity = {line["identity"]: line for line in lines}
+        cell_records = {
+            (cell.name, seed): records_by_identity.get(self.identity(cell, seed)) for cell, seed in self.cells()
+        }
+        return {key: record for key, record in cell_records.items() if record is not None}
 
     def run(self, names: Sequence[str] = (), *, device: str = "auto", progress: bool = True) -> Iterator[dict]:
         """Train and measure what is missing; yields each record as it is stored."""
-        whole = load_dataset(self._common("at", 0).dataset, "train")
-        rest, measured = split_holdout(whole.labels, self.measured, _SPLIT_SEED)
-        known = self.records()
+        dataset = load_dataset(self._common("at", 0).dataset, "train")
+        training_rows, measured_rows = split_holdout(dataset.labels, self.measured, _SPLIT_SEED)
+        stored_records = self.records()
         for cell, seed in self.cells(names):
-            if (cell.name, seed) in known:
+            if (cell.name, seed) in stored_records:
                 continue
             run_dir = self.runs_dir / cell.name / f"seed{seed}"
             start = None if cell.start == "fresh" else self.runs_dir / cell.start / f"seed{seed}"
             if start is not None and not (start / "model.safetensors").exists():
-                self._train(Cell(cell.start), seed, start, None, whole.subset(rest), device, progress)
-            self._train(cell, seed, run_dir, start, whole.subset(rest), device, progress)
-            accuracies = measure(load_model(run_dir, device=device), whole.subset(measured), **self.attack)
+                self._train(Cell(cell.start), seed, start, None, dataset.subset(training_rows), device, progress)
+            self._train(cell, seed, run_dir, start, dataset.subset(training_rows), device, progress)
+            accuracies = measure(load_model(run_dir, device=device), dataset.subset(measured_rows), **self.attack)
             record = {"cell": cell.name, "seed": seed, **accuracies, "identity": self.identity(cell, seed)}
             with self.records_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -230,33 +233,33 @@ class Ablation:
         train(self.config(cell, seed), run_dir, dataset=dataset, **options)
 
     def effects(self) -> list[Effect]:
-        """Of every value against the first of its factor, over the seeds that both have.
+        """The effect of every value against the first of its factor, over the seeds that both have.
 
-        Once for each of the experiment's settings, and where these are several, of their mean: the main effect, over
-        the seeds that all of them have.
+        There is one for each of the experiment's settings. If these are several, there is also the effect on their
+        mean, the main effect, over the seeds that all of them have.
         """
         records, effects = self.records(), []
         robust = {key: 100 * record["robust"] for key, record in records.items()}
         for experiment in self.experiments:
             for value in experiment.values[1:]:
                 label = f"{experiment.factor} {value}, not {experiment.values[0]}"
-                by_settings: dict[str, dict[int, float]] = {}
+                contexts: dict[str, dict[int, float]] = {}
                 for settings in experiment.settings:
-                    one, first = (self.cell({**settings, experiment.factor: v}) for v in (value, experiment.values[0]))
-                    pairs = {seed: ((one.name, seed), (first.name, seed)) for seed in experiment.seeds}
+                    cells = [self.cell({**settings, experiment.factor: v}) for v in (value, experiment.values[0])]
+                    pairs = {seed: [(cell.name, seed) for cell in cells] for seed in experiment.seeds}
                     context = ", ".join(f"{name}={each}" for name, each in settings.items())
-                    by_settings[context] = {
+                    contexts[context] = {
                         seed: robust[a] - robust[b] for seed, (a, b) in pairs.items() if a in robust and b in robust
                     }
-                for context, differences in by_settings.items():
-                    # Of a single setting the experiment's name says it.
-                    shown = f"{label} ({context})" if len(by_settings) > 1 and context else label
+                for context, differences in contexts.items():
+                    # A single setting is in the experiment's name.
+                    text = f"{label} ({context})" if len(contexts) > 1 and context else label
                     if differences:
-                        effects.append(Effect.of(experiment.name, shown, list(differences.values())))
-                common = set.intersection(*map(set, by_settings.values()))
-                if len(by_settings) > 1 and common:
-                    means = [float(np.mean([each[seed] for each in by_settings.values()])) for seed in sorted(common)]
-                    effects.append(Effect.of(experiment.name, f"{label} (mean of these {len(by_settings)})", means))
+                        effects.append(Effect.of(experiment.name, text, list(differences.values())))
+                common = set.intersection(*map(set, contexts.values()))
+                if len(contexts) > 1 and common:
+                    means = [float(np.mean([each[seed] for each in contexts.values()])) for seed in sorted(common)]
+                    effects.append(Effect.of(experiment.name, f"{label} (mean of these {len(contexts)})", means))
         return effects
 
 

@@ -32,12 +32,12 @@ def cells_table(ablation: Ablation) -> Table:
     records = ablation.records()
     rows = []
     for name in dict.fromkeys(name for name, _ in records):
-        own = [record for (cell, _), record in sorted(records.items()) if cell == name]
-        robust = 100 * np.array([record["robust"] for record in own])
-        sd = float(robust.std(ddof=1)) if len(own) > 1 else math.nan
+        cell_records = [record for (cell, _), record in sorted(records.items()) if cell == name]
+        n, robust = len(cell_records), 100 * np.array([record["robust"] for record in cell_records])
+        sd = float(robust.std(ddof=1)) if n > 1 else math.nan
         rows.append({
-            "cell": name, "clean": 100 * float(np.mean([record["clean"] for record in own])),
-            "robust": float(robust.mean()), "se": sd / math.sqrt(len(own)), "sd": sd, "seeds": len(own),
+            "cell": name, "clean": 100 * float(np.mean([record["clean"] for record in cell_records])),
+            "robust": float(robust.mean()), "se": sd / math.sqrt(n), "sd": sd, "seeds": n,
             "each": ", ".join(f"{value:.1f}" for value in robust),
         })  # fmt: skip
     return Table(_OF_CELLS, rows)

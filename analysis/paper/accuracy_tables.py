@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from analysis.paper.seeds import OverSeeds, error_words, images_words, is_over_seeds
-from analysis.scales.accuracy import STRONG, STRONGEST, RunAccuracy, accuracy_table, images_note, with_strongest
+from analysis.scales.accuracy import APGD_COLUMNS, STRONGEST, RunAccuracy, accuracy_table, images_note, with_strongest
 from analysis.scales.mixed import as_results
 from analysis.scales.results import Results
 from analysis.scales.variants import PLAIN, split_variant
@@ -33,9 +33,9 @@ def failure_words(runs: Mapping[int, RunAccuracy], kind: str = "failed_checks") 
 
 
 def accuracies_over_seeds(runs: Mapping[int, RunAccuracy]) -> dict[str, OverSeeds]:
-    """Column -> accuracy: of all seeds where they have it of the same images, otherwise of the first alone.
+    """Column -> accuracy: over all seeds if all were measured on the same images, otherwise of the first seed.
 
-    The strongest is the worst case of those attacks that all seeds have.
+    The strongest is the worst case over those attacks that all seeds have.
     """
     first = next(iter(runs.values()))
     shared = [
@@ -43,12 +43,12 @@ def accuracies_over_seeds(runs: Mapping[int, RunAccuracy]) -> dict[str, OverSeed
         for name, outcome in first.correct.items()
         if name != STRONGEST and all(_same(first, run, name, len(outcome)) for run in runs.values())
     ]
-    right = {seed: with_strongest({name: run.correct[name] for name in shared}) for seed, run in runs.items()}
+    outcomes = {seed: with_strongest({name: run.correct[name] for name in shared}) for seed, run in runs.items()}
     numbers = {}
     for name, outcome in first.correct.items():
-        everywhere = all(name in of_seed for of_seed in right.values())
-        of_seeds = {seed: of_seed[name] for seed, of_seed in right.items()} if everywhere else {}
-        numbers[name] = OverSeeds.of_shares(of_seeds or {next(iter(runs)): outcome})
+        has_all = all(name in seed_outcomes for seed_outcomes in outcomes.values())
+        column_outcomes = {seed: seed_outcomes[name] for seed, seed_outcomes in outcomes.items()} if has_all else {}
+        numbers[name] = OverSeeds.of_shares(column_outcomes or {next(iter(runs)): outcome})
     return numbers
 
 
@@ -68,22 +68,22 @@ def main_accuracy_table(
     results = as_results(results, methods, dataset=dataset)
     dataset = dataset or results.scale.datasets[0]
     runs, seeds = run_accuracies(results, dataset), results.scale.seeds_of(dataset)
-    firsts = {results.title(method): next(iter(of_seeds.values())) for method, of_seeds in runs.items()}
-    if all(len(of_seeds) == 1 for of_seeds in runs.values()):
+    firsts = {results.title(method): next(iter(method_runs.values())) for method, method_runs in runs.items()}
+    if all(len(method_runs) == 1 for method_runs in runs.values()):
         table = accuracy_table(firsts)
         note = f"± standard error over test images, one training ({results.single_words(dataset)}){results.given_note}"
         return replace(table, caption=f"{table.caption}; {note}{_copy_words(results, dataset)}.")
     rows: list[dict[str, Any]] = []
-    for method, of_seeds in runs.items():
+    for method, method_runs in runs.items():
         row: dict[str, Any] = {"model": results.title(method)}
-        for name, number in accuracies_over_seeds(of_seeds).items():
+        for name, number in accuracies_over_seeds(method_runs).items():
             row |= number.record(name)
         rows.append(row)
-    # Columns and what is said of their images are those of the first seed's table.
+    # The columns, and the words about their images, are those of the first seed's table.
     columns = []
     for column in accuracy_table(firsts).columns:
-        several = column.key == "model" or any(is_over_seeds(row, column.key) for row in rows)
-        columns.append(column if several else replace(column, title=f"{column.title}, seed {seeds[0]}"))
+        is_common = column.key == "model" or any(is_over_seeds(row, column.key) for row in rows)
+        columns.append(column if is_common else replace(column, title=f"{column.title}, seed {seeds[0]}"))
     return Table(columns, rows, _caption(rows, columns, firsts, seeds, results) + f"{_copy_words(results, dataset)}.")
 
 
@@ -91,33 +91,33 @@ def _caption(
     rows: list[dict[str, Any]], columns: list[Column], firsts: Mapping[str, RunAccuracy], seeds, results: Results
 ) -> str:
     keys = [column.key for column in columns if column.key != "model"]
-    over = [key for key in keys if any(is_over_seeds(row, key) for row in rows)]
-    own = [results.title(method) for method in results.methods if method not in results.scale.methods]
-    of_scale = [row for row in rows if row["model"] not in own]
-    single = [row["model"] for row in of_scale if not any(is_over_seeds(row, key) for key in over)]
-    alone = images_words(rows, over, lambda error: f"{100 * error:.2f}")
+    seed_columns = [key for key in keys if any(is_over_seeds(row, key) for row in rows)]
+    own_models = [results.title(method) for method in results.methods if method not in results.scale.methods]
+    scale_rows = [row for row in rows if row["model"] not in own_models]
+    single_runs = [row["model"] for row in scale_rows if not any(is_over_seeds(row, key) for key in seed_columns)]
+    images_error = images_words(rows, seed_columns, lambda error: f"{100 * error:.2f}")
     parts = [
         f"Accuracy in %, {images_note(firsts)}",
-        f"in the columns {', '.join(over)} {error_words(seeds)} ({alone})",
+        f"in the columns {', '.join(seed_columns)} {error_words(seeds)} ({images_error})",
     ]
-    if len(over) < len(keys):
+    if len(seed_columns) < len(keys):
         parts.append(f"all other columns {error_words(seeds[:1])}")
-    if single:
-        parts.append(f"{' and '.join(single)}: seed {seeds[0]} alone in every column")
-    if STRONGEST in over:
-        names = [name for name in over if name not in ("clean", STRONGEST)]
+    if single_runs:
+        parts.append(f"{' and '.join(single_runs)}: seed {seeds[0]} alone in every column")
+    if STRONGEST in seed_columns:
+        names = [name for name in seed_columns if name not in ("clean", STRONGEST)]
         parts.append(
             f"{STRONGEST}: the worst case for each image of all attacks that were run, over seeds of those that every"
             f" seed has ({', '.join(names)})"
         )
-    if strong := strongest_words(next(iter(firsts.values()))):
-        parts.append(strong)
+    if apgd_words := strongest_words(next(iter(firsts.values()))):
+        parts.append(apgd_words)
     return "; ".join(parts) + results.given_note
 
 
 def strongest_words(run: RunAccuracy) -> str:
     """Steps and targets of APGD: ``APGD with 100 steps, towards 9 classes``; empty where it was not run."""
-    settings = [run.attacks.get(name) or {} for name in STRONG]
+    settings = [run.attacks.get(name) or {} for name in APGD_COLUMNS]
     if not all("steps" in each for each in settings):
         return ""
     return f"APGD with {settings[0]['steps']} steps, towards {settings[1].get('targets', 0)} classes"

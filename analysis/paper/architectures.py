@@ -74,16 +74,16 @@ def table_1() -> Table:
         nn.Conv2d: "Conv", nn.BatchNorm2d: "BatchNormalization", nn.BatchNorm1d: "BatchNormalization",
         nn.ReLU: "ReLU", nn.MaxPool2d: "Max Pooling", nn.Linear: "Fully Connected",
     }  # fmt: skip
-    ours = [(path, module) for path, module in model.named_modules() if type(module) in kinds]
+    modules = [(path, module) for path, module in model.named_modules() if type(module) in kinds]
     rows = []
-    for printed, (path, module) in zip(_TABLE_1, [*ours, ("", None)], strict=True):
+    for line, (path, module) in zip(_TABLE_1, [*modules, ("", None)], strict=True):
         if module is None:  # the loss has it inside
-            rows.append({"layer": printed[0], "note": "in the loss: the models return logits"})
+            rows.append({"layer": line[0], "note": "in the loss: the models return logits"})
             continue
         layer = (kinds[type(module)], *_in_and_out(module))
-        mark = _MARK[(layer[0], *(text.replace("12544", "7 × 7 × 256") for text in layer[1:])) == printed]
+        mark = _MARK[(layer[0], *(text.replace("12544", "7 × 7 × 256") for text in layer[1:])) == line]
         rows.append({
-            "layer": printed[0], "in": printed[1], "out": printed[2], "kernel": printed[3], "path": path,
+            "layer": line[0], "in": line[1], "out": line[2], "kernel": line[3], "path": path,
             "output": " × ".join(map(str, shapes[path])), "parameters": _count(module), "note": mark,
         })  # fmt: skip
     total = {"layer": "all", "parameters": _count(model)}

@@ -42,31 +42,31 @@ def read_numbers(folder: Path, stem: str) -> Any:
 
 def _ratios(folder: Path, scale: Scale) -> Iterator[Group]:
     """Table 3: means over seeds; of one seed over classes. Differences are over the classes that both methods have."""
-    stored = read_numbers(folder, "table3")
-    if stored is None:
+    numbers_stored = read_numbers(folder, "table3")
+    if numbers_stored is None:
         return
-    rows = {row["method"]: row for row in stored["records"]}
-    by_class: dict[tuple, dict[str, dict[str, float]]] = {}
+    rows = {row["method"]: row for row in numbers_stored["records"]}
+    ratios_by_class: dict[tuple, dict[str, dict[str, float]]] = {}
     firsts: dict[str, int | None] = {}
-    for record in stored["more"]["per_class"]:
+    for record in numbers_stored["more"]["per_class"]:
         key = record["ratio"], record["dataset"], record["eps"]
         first = firsts.setdefault(record["dataset"], record.get("seed"))
         if record["value"] is not None and record.get("seed") == first:
-            by_class.setdefault(key, {}).setdefault(record["method"], {})[record["class"]] = record["value"]
-    for (ratio, dataset, eps), values in by_class.items():
-        printed = _printed_ratios(ratio, dataset, eps)
-        if printed is None:
+            ratios_by_class.setdefault(key, {}).setdefault(record["method"], {})[record["class"]] = record["value"]
+    for (ratio, dataset, eps), values in ratios_by_class.items():
+        paper_ratios = _printed_ratios(ratio, dataset, eps)
+        if paper_ratios is None:
             continue
         name = f"{dataset} {ratio} {eps:g}"
         if _has_seeds(rows, values, name):
             yield _over_seeds("table3", dataset, _ratio_at(ratio, dataset, eps), rows, name, {
-                method: Estimate(printed[method], 0) for method in values if method in printed
+                method: Estimate(paper_ratios[method], 0) for method in values if method in paper_ratios
             }, _OVER_SEEDS)  # fmt: skip
             continue
         numbers = {
-            method: Number(Estimate.of_mean(list(ratios.values())), Estimate(printed[method], 0))
+            method: Number(Estimate.of_mean(list(ratios.values())), Estimate(paper_ratios[method], 0))
             for method, ratios in values.items()
-            if method in printed
+            if method in paper_ratios
         }
 
         def differ(one: str, other: str, values=values) -> Estimate:
@@ -76,7 +76,7 @@ def _ratios(folder: Path, scale: Scale) -> Iterator[Group]:
 
 
 def _has_seeds(rows: Mapping[str, Any], names: Iterable[str], key: str) -> bool:
-    """Whether the rows of these names have a number of several seeds; those made before there were any have not."""
+    """Whether all rows of these names hold a number of several seeds. Rows of older folders do not."""
     return all(name in rows and seeds.is_over_seeds(rows[name], key) for name in names)
 
 
@@ -89,7 +89,7 @@ def _over_seeds(artefact, dataset, quantity, rows, key: str, papers: Mapping[str
 
 
 def _ratios_over_seeds(folder: Path, scale: Scale) -> Iterator[Group]:
-    """The same of several trainings, at the level of a dataset's own attack, where Table 3 is of one seed."""
+    """The same for folders whose Table 3 has one seed: several trainings, at the level of a dataset's own attack."""
     main = (read_numbers(folder, "table3") or {"records": []})["records"]
     if any(seeds.is_over_seeds(row, key.removesuffix(" by seed")) for row in main for key in row if "by seed" in key):
         return
@@ -97,28 +97,28 @@ def _ratios_over_seeds(folder: Path, scale: Scale) -> Iterator[Group]:
     for dataset in dict.fromkeys(row["dataset"] for row in records):
         eps = analysis_attack(scale.config(dataset, scale.methods[0])).eps
         for ratio in ("r_prime", "r"):
-            printed = _printed_ratios(ratio, dataset, eps) or {}
+            paper_ratios = _printed_ratios(ratio, dataset, eps) or {}
             rows = {
                 row["method"]: row
                 for row in records
-                if row["dataset"] == dataset and row["method"] in printed and row[ratio] is not None
+                if row["dataset"] == dataset and row["method"] in paper_ratios and row[ratio] is not None
             }
             numbers = {
                 method: Number(
                     Estimate(row[ratio], row[f"{ratio} sd"] / math.sqrt(row["seeds"]), row["seeds"] - 1),
-                    Estimate(printed[method], 0),
+                    Estimate(paper_ratios[method], 0),
                 )
                 for method, row in rows.items()
             }
-            by_seed = {method: row.get("by seed", {}).get(ratio, {}) for method, row in rows.items()}
+            ratios_by_seed = {method: row.get("by seed", {}).get(ratio, {}) for method, row in rows.items()}
 
-            def differ(one: str, other: str, by_seed=by_seed, numbers=numbers) -> Estimate:
-                if len(by_seed[one].keys() & by_seed[other].keys()) > 1:
-                    return paired_difference(by_seed[one], by_seed[other])
+            def differ(one: str, other: str, ratios_by_seed=ratios_by_seed, numbers=numbers) -> Estimate:
+                if len(ratios_by_seed[one].keys() & ratios_by_seed[other].keys()) > 1:
+                    return paired_difference(ratios_by_seed[one], ratios_by_seed[other])
                 return numbers[one].ours - numbers[other].ours
 
             if numbers:
-                basis = _OVER_SEEDS if all(by_seed.values()) else _OVER_SEEDS_UNPAIRED
+                basis = _OVER_SEEDS if all(ratios_by_seed.values()) else _OVER_SEEDS_UNPAIRED
                 yield Group("table3-seeds", dataset, _ratio_at(ratio, dataset, eps), numbers, basis, differ)
 
 
@@ -157,32 +157,32 @@ def _sweeps(folder: Path, scale: Scale) -> Iterator[Group]:
 def _accuracies(folder: Path, scale: Scale) -> Iterator[Group]:
     for dataset in scale.datasets:
         records = (read_numbers(folder, f"main_accuracy-{dataset}") or {"records": []})["records"]
-        for column, printed in published.published_accuracies(dataset).items():
+        for column, paper_shares in published.published_accuracies(dataset).items():
             rows = {row["model"]: row for row in records if row.get(column) is not None}
-            yield from _shares("main_accuracy", dataset, column, printed, rows, column)
+            yield from _shares("main_accuracy", dataset, column, paper_shares, rows, column)
 
 
 def _neighbours(folder: Path, scale: Scale) -> Iterator[Group]:
-    for dataset, printed in published.KNN.items():
+    for dataset, paper_kinds in published.KNN.items():
         records = (read_numbers(folder, f"knn-{dataset}") or {"records": []})["records"]
-        for kind, of in printed.items():
+        for kind, paper_shares in paper_kinds.items():
             rows = {row["method"]: row for row in records}
-            yield from _shares("knn", dataset, f"kNN, {kind}", of, rows, kind)
+            yield from _shares("knn", dataset, f"kNN, {kind}", paper_shares, rows, kind)
 
 
 def _detections(folder: Path, scale: Scale) -> Iterator[Group]:
-    """The paper does not say of how many inputs its areas are: they are taken to be as exact as ours."""
-    for dataset, printed in published.DETECTION.items():
+    """The paper does not say how many inputs its areas come from. They are taken to be as exact as ours."""
+    for dataset, paper_areas in published.DETECTION.items():
         records = (read_numbers(folder, f"detection-densities-{dataset}") or {"records": []})["records"]
         rows = {row["method"]: row for row in records}
         if rows and _has_seeds(rows, rows, "shared"):  # the figure shows the first seed alone
-            yield from _shares("detection", dataset, "AUC", printed, rows, "shared", as_exact_as_ours=True)
+            yield from _shares("detection", dataset, "AUC", paper_areas, rows, "shared", as_exact_as_ours=True)
         else:
             curves = {curve["name"]: curve for curve in read_numbers(folder, f"detection-{dataset}") or ()}
-            yield from _shares("detection", dataset, "AUC", printed, curves, "auc", as_exact_as_ours=True)
-        # Of those in the table the closest to the paper's numbers.
+            yield from _shares("detection", dataset, "AUC", paper_areas, curves, "auc", as_exact_as_ours=True)
+        # The kind of Gaussians that comes closest to the paper's numbers.
         yield from _shares(
-            "detection-densities", dataset, "AUC", printed, rows, "own, unit length", as_exact_as_ours=True
+            "detection-densities", dataset, "AUC", paper_areas, rows, "own, unit length", as_exact_as_ours=True
         )
 
 
@@ -191,10 +191,12 @@ def _share(share: float, n: int) -> Estimate:
     return Estimate(share, math.sqrt(max(share * (1 - share), 0) / n))
 
 
-def _shares(artefact, dataset, quantity, printed, rows, key: str, as_exact_as_ours: bool = False) -> Iterator[Group]:
+def _shares(
+    artefact, dataset, quantity, paper_shares, rows, key: str, as_exact_as_ours: bool = False
+) -> Iterator[Group]:
     """A column of shares, in rows by method; the paper's are in percent, of all test images."""
     papers = {}
-    for method, percent in printed.items():
+    for method, percent in paper_shares.items():
         if method not in rows:
             continue
         paper = _share(percent / 100, published.TEST_IMAGES[dataset])
@@ -204,8 +206,8 @@ def _shares(artefact, dataset, quantity, printed, rows, key: str, as_exact_as_ou
         papers[method] = paper
     if papers:
         basis = _AREAS if as_exact_as_ours else _OVER_IMAGES
-        over = any(seeds.is_over_seeds(rows[method], key) for method in papers)
-        basis = f"{_OVER_SEEDS_TOO} {basis}" if over else basis
+        is_over_seeds = any(seeds.is_over_seeds(rows[method], key) for method in papers)
+        basis = f"{_OVER_SEEDS_TOO} {basis}" if is_over_seeds else basis
         yield _over_seeds(artefact, dataset, quantity, rows, key, papers, basis)
 
 
@@ -214,47 +216,47 @@ def _shares(artefact, dataset, quantity, printed, rows, key: str, as_exact_as_ou
 
 @dataclass(frozen=True)
 class Claim:
-    """A trend that the paper states, and what is found of it."""
+    """A trend that the paper states, whether our numbers show it, and these numbers."""
 
     text: str
-    found: str
+    verdict: str
     numbers: str
 
 
 def claims(folder: Path | str, groups: Sequence[Group]) -> list[Claim]:
     """The paper's trends: confirmed, not confirmed, or within noise."""
-    folder, judged = Path(folder), []
+    folder, verdicts = Path(folder), []
     for group in groups:
         if group.artefact == "table3" and group.quantity.startswith("r′"):
-            judged.append(_is_most(f"UM has the highest {group.quantity} on {group.dataset}", group))
+            verdicts.append(_is_most(f"UM has the highest {group.quantity} on {group.dataset}", group))
     for group in groups:
         if group.artefact == "table3" and group.dataset == "cifar10" and group.quantity.startswith("r′"):
-            judged.append(_is_least(f"TLA has the lowest {group.quantity} on CIFAR-10", group))
+            verdicts.append(_is_least(f"TLA has the lowest {group.quantity} on CIFAR-10", group))
     rises: dict[str, dict[int, float]] = {}
     rise = read_numbers(folder, "fig8-rise") or {"records": ()}
-    by_model = {row["model"]: row for row in rise["records"]}
+    rows_by_model = {row["model"]: row for row in rise["records"]}
     for each in (rise.get("more") or {}).get("per_image", ()):
         rises.setdefault(each["model"], {})[each["row"]] = each["rise"]
     if {"AT", "ALP", "TLA"} <= set(rises):
-        means = {name: Estimate.of_mean(list(by_image.values())) for name, by_image in rises.items()}
+        means = {name: Estimate.of_mean(list(rises_by_image.values())) for name, rises_by_image in rises.items()}
         text = "The loss around an image rises least with TLA (Fig. 8)"
         group = _unpublished("fig8", means, lambda a, b: paired_difference(rises[a], rises[b]))
-        if _has_seeds(by_model, rises, "rise"):
+        if _has_seeds(rows_by_model, rises, "rise"):
             papers = dict.fromkeys(rises, Estimate(math.nan, math.nan))
-            group = _over_seeds("fig8", "", "", by_model, "rise", papers, _OVER_SEEDS_TOO)
-        judged.append(_is_least(text, group))
+            group = _over_seeds("fig8", "", "", rows_by_model, "rise", papers, _OVER_SEEDS_TOO)
+        verdicts.append(_is_least(text, group))
     if retrieval := read_numbers(folder, "fig7-precision"):
-        # Lower is what is judged: of a precision the share that is wrong.
+        # A claim is about the lowest number, so the share of wrong neighbours is judged, not the precision.
         n = retrieval["more"]["queries"]  # not times three: the neighbours of one query are no independent trials
-        wrong = {row["method"]: _share(1 - row["adversarial"], n) for row in retrieval["records"]}
+        wrong_shares = {row["method"]: _share(1 - row["adversarial"], n) for row in retrieval["records"]}
         text = "Attacked, TLA retrieves the wrong class least often (Fig. 7)"
-        judged.append(_is_least(text, _unpublished("fig7", wrong)))
-    return judged
+        verdicts.append(_is_least(text, _unpublished("fig7", wrong_shares)))
+    return verdicts
 
 
-def _unpublished(artefact: str, ours: dict[str, Estimate], differ=None) -> Group:
-    """Numbers of which the paper prints none."""
-    numbers = {name: Number(estimate, Estimate(math.nan, math.nan)) for name, estimate in ours.items()}
+def _unpublished(artefact: str, estimates: dict[str, Estimate], differ=None) -> Group:
+    """A column of numbers that the paper does not print."""
+    numbers = {name: Number(estimate, Estimate(math.nan, math.nan)) for name, estimate in estimates.items()}
     return Group(artefact, "", "", numbers, differ=differ)
 
 
@@ -266,14 +268,14 @@ def _is_most(text: str, group: Group) -> Claim:
     return _stands_out(text, group, "UM", ("UM", "AT", "ALP", "TLA"), 1)
 
 
-def _stands_out(text: str, group: Group, one: str, among: Sequence[str], sign: int) -> Claim:
+def _stands_out(text: str, group: Group, method: str, methods: Sequence[str], sign: int) -> Claim:
     """Whether one method's number lies below (-1) or above (1) that of each of the others."""
-    measured = {name: group.numbers[name].ours for name in among if name in group.numbers}
-    numbers = ", ".join(f"{name} {ours.value:.3f} ± {ours.error:.3f}" for name, ours in measured.items())
-    if one not in measured or len(measured) < 2:
+    estimates = {name: group.numbers[name].ours for name in methods if name in group.numbers}
+    numbers = ", ".join(f"{name} {estimate.value:.3f} ± {estimate.error:.3f}" for name, estimate in estimates.items())
+    if method not in estimates or len(estimates) < 2:
         return Claim(text, "not measured", numbers)
-    leads = [group.difference(one, name) for name in measured if name != one]
+    leads = [group.difference(method, name) for name in estimates if name != method]
     if all(lead.is_not_zero and sign * lead.value > 0 for lead in leads):
         return Claim(text, "confirmed", numbers)
-    refuted = any(lead.is_not_zero and sign * lead.value < 0 for lead in leads)
-    return Claim(text, "not confirmed" if refuted else "within noise", numbers)
+    is_refuted = any(lead.is_not_zero and sign * lead.value < 0 for lead in leads)
+    return Claim(text, "not confirmed" if is_refuted else "within noise", numbers)

@@ -64,8 +64,8 @@ def write_index(scale_dir: Path | str) -> Path:
     folder = Path(scale_dir)
     sidecars = read_sidecars(folder)
     title = f"Figures and tables at {html.escape(folder.resolve().name)}"
-    shown = {artefact for sidecar in sidecars for artefact in sidecar.artefacts}
-    missing = [artefact for artefact in EXPECTED if artefact not in shown]
+    artefacts = {artefact for sidecar in sidecars for artefact in sidecar.artefacts}
+    missing = [artefact for artefact in EXPECTED if artefact not in artefacts]
     menu = "".join(f'<a href="#{quote(s.stem)}">{html.escape(_title(s))}</a>' for s in sidecars)
     if (folder / EXPLORER).is_file():
         menu += f'<a href="{EXPLORER}">Explorer</a>'
@@ -121,12 +121,12 @@ def _section(sidecar: Sidecar, folder: Path) -> str:
         for name in sorted(sidecar.files)
         if name.endswith(".html") and (folder / name).is_file()
     )
-    made = f'<p class="made">Made by <code>{html.escape(sidecar.command)}</code></p>' if sidecar.command else ""
+    command_line = f'<p class="made">Made by <code>{html.escape(sidecar.command)}</code></p>' if sidecar.command else ""
     return (
         f'<section id="{anchor}"><h2>{html.escape(title)} <code>{html.escape(sidecar.stem)}</code></h2>'
         f"{warnings}<figure>{images}{tables}<figcaption>{html.escape(sidecar.caption)}</figcaption></figure>"
         f'<p class="made">{" · ".join(_links(sidecar, folder))}</p>'
-        f"{made}</section>\n"
+        f"{command_line}</section>\n"
     )
 
 

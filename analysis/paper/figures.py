@@ -46,11 +46,11 @@ def false_class_figures(
     names = next(iter(sets.values())).class_names
     if unknown := [name for name in classes if name not in names]:
         raise ValueError(f"there is no class {unknown[0]!r}; expected some of {', '.join(names)}.")
-    shown = [names.index(name) for name in classes] or np.unique(next(iter(sets.values())).labels).tolist()
-    maps = {method: results.class_maps(method, dataset=dataset, classes=shown) for method in sets}
+    wanted_classes = [names.index(name) for name in classes] or np.unique(next(iter(sets.values())).labels).tolist()
+    maps = {method: results.class_maps(method, dataset=dataset, classes=wanted_classes) for method in sets}
     first = maps[results.methods[0]]
     aligned = {method: align_maps(each, first) for method, each in maps.items()}
-    rows = [[FalseClassPanel.from_map(aligned[method][k], names) for method in sets] for k in shown]
+    rows = [[FalseClassPanel.from_map(aligned[method][k], names) for method in sets] for k in wanted_classes]
     parts = [part for part in np.array_split(np.arange(len(rows)), figures) if len(part)]
     return [FalseClassesDisplay([rows[row] for row in part], _titles(results, sets)) for part in parts]
 
@@ -140,12 +140,12 @@ def landscape_figure(results: Methods, methods: Mapping[str, Any] | None = None)
     results = as_results(results, methods, dataset=_dataset_of(results, "landscapes"))
     dataset = results.scale.dataset_of("landscapes")
     data, eps = results.test_images(dataset), results.attack(dataset=dataset).eps
-    shown = [method for method in results.methods_of(dataset) if method != "um"]
-    landscapes = {results.title(method): results.landscapes(method, dataset=dataset) for method in shown}
+    attacked = [method for method in results.methods_of(dataset) if method != "um"]
+    landscapes = {results.title(method): results.landscapes(method, dataset=dataset) for method in attacked}
     rows = list(next(iter(landscapes.values())))
     titles = [data.class_names[int(data.labels[row])] for row in rows]
     images = [np.asarray(data.images[row]) for row in rows]
-    by_row = {name: [of_method[row] for row in rows] for name, of_method in landscapes.items()}
+    by_row = {name: [landscapes_by_row[row] for row in rows] for name, landscapes_by_row in landscapes.items()}
     return LandscapesDisplay.from_landscapes(by_row, titles, eps=eps, images=images, relative=True)
 
 

@@ -15,43 +15,46 @@ from analysis.tables import Column, Table
 
 
 def rise_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
-    """How far the loss rises around many images, in the plane of each that all models share.
+    """How far the loss rises around many images; for each image all models share one plane of directions.
 
     Returns
     -------
     table : Table
-        Mean rise with its standard error, over seeds where there are several, otherwise over images; and in how many
-        of the images a model's loss rises least, of the first seed.
+        Mean rise with its standard error, over seeds if there are several, otherwise over images; and the share of
+        images around which a model's loss rises least, at the first seed.
     per_image : list of dict
         The values behind the means of the first seed: model, row of the test set, rise.
     """
+    # Method -> seed -> row of the test set -> rise.
     dataset, shape = results.scale.dataset_of("landscapes"), results.scale.landscape
     seeds = results.scale.seeds_of(dataset)
-    by_method = {
+    rises_by_method = {
         results.title(method): {seed: results.loss_rises(method, seed=seed) for seed in seeds}
         for method in results.scale.methods if method != "um"
     }  # fmt: skip
-    firsts = {name: of_seeds[seeds[0]] for name, of_seeds in by_method.items()}
-    lowest = np.argmin([list(by_image.values()) for by_image in firsts.values()], axis=0)
+    firsts = {name: rises_by_seed[seeds[0]] for name, rises_by_seed in rises_by_method.items()}
+    lowest = np.argmin([list(rises_by_image.values()) for rises_by_image in firsts.values()], axis=0)
     rows = []
-    for place, (name, of_seeds) in enumerate(by_method.items()):
-        rises = np.array([list(by_image.values()) for by_image in of_seeds.values()])  # (seeds, images)
-        over_seeds = rises.mean(axis=0)
-        error = float(over_seeds.std(ddof=1) / len(over_seeds) ** 0.5)
+    for place, (name, rises_by_seed) in enumerate(rises_by_method.items()):
+        rises = np.array([list(images.values()) for images in rises_by_seed.values()])  # (seeds, images)
+        image_means = rises.mean(axis=0)
+        error = float(image_means.std(ddof=1) / len(image_means) ** 0.5)
         number = OverSeeds.of(dict(zip(seeds, rises.mean(axis=1), strict=True)), error)
         rows.append({"model": name, **number.record("rise"), "least": float((lowest == place).mean())})
-    several = f", seed {seeds[0]}" if len(seeds) > 1 else ""
+    seed_words = f", seed {seeds[0]}" if len(seeds) > 1 else ""
     columns = [
         Column("model", "model"), Column("rise", "rise of the loss", digits=4, best="min", error="rise se"),
-        Column("least", f"rises least, % of images{several}", digits=1, percent=True, best="max"),
+        Column("least", f"rises least, % of images{seed_words}", digits=1, percent=True, best="max"),
     ]  # fmt: skip
-    side, alone = shape["rise"]["resolution"], images_words(rows, ["rise"], "{:.4f}".format)
+    resolution, images_error = shape["rise"]["resolution"], images_words(rows, ["rise"], "{:.4f}".format)
     caption = (
         f"Figure 8, over {len(lowest)} test images of {dataset}: how far the highest loss lies above that of the image,"
-        f" {error_words(seeds)}{f' ({alone})' if alone else ''}; {side} × {side} points to ±{shape['radius']:g} eps"
-        " along two random directions, the same for every model."
+        f" {error_words(seeds)}{f' ({images_error})' if images_error else ''}; {resolution} × {resolution} points to"
+        f" ±{shape['radius']:g} eps along two random directions, the same for every model."
     )
-    per_image = [{"model": name, "row": row, "rise": rise} for name, of in firsts.items() for row, rise in of.items()]
+    per_image = [
+        {"model": name, "row": row, "rise": rise} for name, rises in firsts.items() for row, rise in rises.items()
+    ]
     return Table(columns, rows, caption), per_image
 
 
@@ -61,18 +64,19 @@ def knn_table(results: Results, dataset: str | None = None, *, k: int = 50) -> T
     rows: list[dict[str, Any]] = []
     seeds = results.scale.seeds_of(dataset)
     for method in results.methods_of(dataset):
-        right: dict[str, dict[int, np.ndarray]] = {}
+        # Kind -> seed -> which test images are right.
+        outcomes: dict[str, dict[int, np.ndarray]] = {}
         for seed, reps in results.representations_of_seeds(method, dataset=dataset).items():
             gallery, labels = results.train_representations(method, dataset=dataset, seed=seed), np.asarray(reps.labels)
             for name, features in (("clean", reps.features), ("adversarial", reps.adv_features)):
                 votes = knn_predict(gallery.features, gallery.labels, features, k=k)
-                right.setdefault(name, {})[seed] = np.asarray(votes) == labels
-            own = np.asarray(reps.predictions) == labels
-            right.setdefault("model", {})[seed] = own
-            right.setdefault("model robust", {})[seed] = own & (np.asarray(reps.adv_predictions) == labels)
+                outcomes.setdefault(name, {})[seed] = np.asarray(votes) == labels
+            model_outcome = np.asarray(reps.predictions) == labels
+            outcomes.setdefault("model", {})[seed] = model_outcome
+            outcomes.setdefault("model robust", {})[seed] = model_outcome & (np.asarray(reps.adv_predictions) == labels)
         row = {"method": results.title(method)}
-        for name, of_seeds in right.items():
-            row |= OverSeeds.of_shares(of_seeds).record(name)
+        for name, outcomes_by_seed in outcomes.items():
+            row |= OverSeeds.of_shares(outcomes_by_seed).record(name)
         rows.append(row)
     columns = [Column("method", "method")]
     columns += [
@@ -83,11 +87,11 @@ def knn_table(results: Results, dataset: str | None = None, *, k: int = 50) -> T
         Column("model", "model itself, clean, %", digits=2, percent=True, error="model se"),
         Column("model robust", "model itself, attacked, %", digits=2, percent=True, error="model robust se"),
     ]
-    alone = images_words(rows, ("clean", "adversarial"), lambda error: f"{100 * error:.2f}")
+    images_error = images_words(rows, ("clean", "adversarial"), lambda error: f"{100 * error:.2f}")
     caption = (
         f"kNN accuracy (K = {k}, angular distance, {len(gallery):,} training images as neighbours),"
-        f" {error_words(seeds)}{f' ({alone})' if alone else ''}, on {len(reps):,} test images of {dataset};"
-        f" {results.attack_note(dataset)}."
+        f" {error_words(seeds)}{f' ({images_error})' if images_error else ''}, on {len(reps):,} test images of"
+        f" {dataset}; {results.attack_note(dataset)}."
     )
     return Table(columns, rows, caption)
 
@@ -122,12 +126,12 @@ def _detection(
         from sklearn.preprocessing import normalize
 
         train, features = normalize(train), normalize(features)  # a row of zeros, which a ReLU can leave, stays
-    wrong = np.concatenate([reps.predictions, reps.adv_predictions]) != np.tile(np.asarray(reps.labels), 2)
-    return detect(train, gallery.labels, features, wrong, covariance=covariance)
+    misclassified = np.concatenate([reps.predictions, reps.adv_predictions]) != np.tile(np.asarray(reps.labels), 2)
+    return detect(train, gallery.labels, features, misclassified, covariance=covariance)
 
 
 def detection_table(results: Results, dataset: str | None = None) -> Table:
-    """How much the area under the detection's ROC curve depends on what the paper does not say of its Gaussians."""
+    """The area under the detection's ROC curve for each kind of Gaussians; the paper does not say which it used."""
     dataset = dataset or results.scale.datasets[0]
     kinds = {
         f"{covariance}{', unit length' * unit_length}": {"covariance": covariance, "unit_length": unit_length}
@@ -143,8 +147,8 @@ def detection_table(results: Results, dataset: str | None = None) -> Table:
             for seed, reps in results.representations_of_seeds(method, dataset=dataset).items()
         }
         for kind, options in kinds.items():
-            detections = {seed: _detection(*of_seed, **options) for seed, of_seed in sets.items()}
-            # Of the same inputs: their share of the error does not become less with more seeds.
+            detections = {seed: _detection(*representations, **options) for seed, representations in sets.items()}
+            # All seeds have the same inputs, so more seeds do not make this part of the error smaller.
             error = float(np.mean([each.auc_error for each in detections.values()]))
             row |= OverSeeds.of({seed: each.auc for seed, each in detections.items()}, error).record(kind)
         rows.append(row)
@@ -153,13 +157,13 @@ def detection_table(results: Results, dataset: str | None = None) -> Table:
         Column(kind, f"{kind}, %", digits=2, percent=True, best="max", error=f"{kind} se") for kind in kinds
     ]  # fmt: skip
     columns.append(Column("paper", "paper, %", digits=2, percent=True, best="max"))
-    over, alone = "test inputs (Hanley and McNeil 1982)", ""
+    inputs, inputs_error = "test inputs (Hanley and McNeil 1982)", ""
     if len(seeds) > 1:
-        alone = f" ({images_words(rows, kinds, lambda error: f'{100 * error:.2f}', over)})"
+        inputs_error = f" ({images_words(rows, kinds, lambda error: f'{100 * error:.2f}', inputs)})"
     caption = (
         "Area under the ROC curve of detecting misclassified inputs among clean and adversarial test images of"
-        f" {dataset}, {error_words(seeds, over)}{alone}: one Gaussian per class, with the covariance that all share or"
-        f" its own, of representations as they are or of unit length; {results.attack_note(dataset)}."
+        f" {dataset}, {error_words(seeds, inputs)}{inputs_error}: one Gaussian per class, with the covariance that all"
+        f" share or its own, of representations as they are or of unit length; {results.attack_note(dataset)}."
     )
     return Table(columns, rows, caption)
 
@@ -176,8 +180,8 @@ def query_to_show(retrieved: Mapping[str, RetrievalResult], *, among: np.ndarray
     """
     precision = np.stack([each.adversarial.precision_at_k for each in retrieved.values()])
     rows = next(iter(retrieved.values())).adversarial.rows
-    differ = np.ptp(precision, axis=0)
-    return int(rows[np.argmax(differ if among is None else np.where(among[rows], differ, -1))])
+    spreads = np.ptp(precision, axis=0)
+    return int(rows[np.argmax(spreads if among is None else np.where(among[rows], spreads, -1))])
 
 
 def retrieval_table(retrieved: Mapping[str, RetrievalResult], caption: str) -> Table:
@@ -193,10 +197,10 @@ def retrieval_table(retrieved: Mapping[str, RetrievalResult], caption: str) -> T
     rows = [
         {
             "method": name,
-            "clean": of_method.clean.mean_precision, "adversarial": of_method.adversarial.mean_precision,
-            "first clean": of_method.clean.first_accuracy, "first adversarial": of_method.adversarial.first_accuracy,
+            "clean": result.clean.mean_precision, "adversarial": result.adversarial.mean_precision,
+            "first clean": result.clean.first_accuracy, "first adversarial": result.adversarial.first_accuracy,
         }
-        for name, of_method in retrieved.items()
+        for name, result in retrieved.items()
     ]  # fmt: skip
     titles = {
         "clean": "precision@3, clean", "adversarial": "precision@3, adversarial",

@@ -25,8 +25,8 @@ def ratio_table(
 ) -> tuple[Table, list[dict[str, Any]]]:
     """Table 3: r′ and r of each method, on every dataset and at each of its levels.
 
-    At the level of a dataset's own attack they are means over its seeds, of the same test images; at the other of the
-    first seed.
+    At the level of a dataset's own attack they are means over its seeds, all of the same test images; at the other
+    level they are of the first seed.
 
     Parameters
     ----------
@@ -46,30 +46,31 @@ def ratio_table(
     for dataset in results.scale.datasets:
         seeds, levels = results.scale.seeds_of(dataset), results.levels(dataset)
         for eps in levels:
-            sets = {method: _sets(results, method, dataset, eps) for method in results.methods_of(dataset, eps)}
-            for method, of_seeds in sets.items():
+            sets_by_method = {m: _sets(results, m, dataset, eps) for m in results.methods_of(dataset, eps)}
+            for method, sets in sets_by_method.items():
+                # The entries of a method's row, and the values of each class behind them.
                 title = results.title(method)
                 for name in _RATIOS:
-                    ratios = {seed: _ratio(results, dataset, reps, name) for seed, reps in of_seeds.items()}
-                    number = OverSeeds.of({seed: each.value for seed, each in ratios.items()})
+                    ratios = {seed: _ratio(results, dataset, reps, name) for seed, reps in sets.items()}
+                    number = OverSeeds.of({seed: result.value for seed, result in ratios.items()})
                     rows[method] |= number.record(f"{dataset} {name} {eps:g}")
-                    for seed, each in ratios.items():
-                        where = {"dataset": dataset, "method": title, "seed": seed, "eps": eps, "ratio": name}
-                        names = zip(of_seeds[seed].class_names, each.per_class, strict=True)
-                        per_class += [{**where, "class": k, "value": value} for k, value in names]
-                        if each.left_out:
-                            of_seed = f", seed {seed}" if len(ratios) > 1 else ""
-                            level = f"{_TITLES[name]} at {eps:.3g}"
-                            left_out.append(f"{len(each.left_out)} of {level} for {title}{of_seed}")
+                    for seed, result in ratios.items():
+                        labels = {"dataset": dataset, "method": title, "seed": seed, "eps": eps, "ratio": name}
+                        names = zip(sets[seed].class_names, result.per_class, strict=True)
+                        per_class += [{**labels, "class": k, "value": value} for k, value in names]
+                        if result.left_out:
+                            training = title + (f", seed {seed}" if len(ratios) > 1 else "")
+                            left_out.append(f"{len(result.left_out)} of {_TITLES[name]} at {eps:.3g} for {training}")
+            # The columns of this level, and what the caption says of it.
             for name in _RATIOS:
                 key = f"{dataset} {name} {eps:g}"
                 title = f"{_TITLES[name]}, {dataset}, {_level(eps)}"
                 columns.append(Column(key, title, best=_BEST[name], error=f"{key} se"))
-            first = sets[results.methods[0]]
-            over = f", {error_words(tuple(first))}" if len(first) > 1 else f", {results.single_words(dataset)}"
-            counts.append(f"{dataset}, {_level(eps)}: {len(first[seeds[0]]):,} test images{over}")
-        other = ", and as many steps at the other level" if len(levels) > 1 else ""
-        counts[-1] += f"; {results.attack_note(dataset)}{other}"
+            sets = sets_by_method[results.methods[0]]
+            error_text = error_words(tuple(sets)) if len(sets) > 1 else results.single_words(dataset)
+            counts.append(f"{dataset}, {_level(eps)}: {len(sets[seeds[0]]):,} test images, {error_text}")
+        steps_text = ", and as many steps at the other level" if len(levels) > 1 else ""
+        counts[-1] += f"; {results.attack_note(dataset)}{steps_text}"
     caption = (
         "Table 3: ratios r′ (lower is better) and r (higher is better) of mean angular distances, penultimate layer; "
         f"{'; '.join(counts)}{results.given_note}. What test images alone make of differences of r′:"
@@ -79,7 +80,7 @@ def ratio_table(
 
 
 def ratio_numbers(results: Results, method: str, dataset: str, seeds: tuple[int, ...]) -> dict[str, OverSeeds]:
-    """r′ and r of some seeds of a method, under the dataset's own attack, of the images that all of them have."""
+    """r′ and r of some seeds of a method, under the dataset's own attack, on the images that all these seeds have."""
     sets = results.representations_of_seeds(method, dataset=dataset, seeds=seeds)
     return {
         name: OverSeeds.of({seed: _ratio(results, dataset, reps, name).value for seed, reps in sets.items()})
@@ -98,18 +99,18 @@ def ratio_spread_table(results: Results) -> Table | None:
         if len(results.scale.seeds_of(dataset)) < 2:
             continue
         for method in results.scale.methods:
-            by_seed: dict[str, dict[int, float]] = {}
+            numbers: dict[str, dict[int, float]] = {}
             for seed, reps in results.representations_of_seeds(method, dataset=dataset).items():
                 values = {name: _ratio(results, dataset, reps, name).value for name in _RATIOS}
                 values |= {"clean": reps.accuracy, "robust": reps.robust_accuracy}
                 for name, value in values.items():
-                    by_seed.setdefault(name, {})[seed] = value
-            counts.add(len(by_seed["clean"]))
-            row: dict[str, Any] = {"method": results.title(method), "dataset": dataset, "seeds": len(by_seed["clean"])}
-            for name, of_seeds in by_seed.items():
-                values = list(of_seeds.values())
+                    numbers.setdefault(name, {})[seed] = value
+            counts.add(len(numbers["clean"]))
+            row: dict[str, Any] = {"method": results.title(method), "dataset": dataset, "seeds": len(numbers["clean"])}
+            for name, values_by_seed in numbers.items():
+                values = list(values_by_seed.values())
                 row |= {name: float(np.mean(values)), f"{name} sd": float(np.std(values, ddof=1))}
-            rows.append(row | {"by seed": by_seed})  # so that differences between methods can be judged in pairs
+            rows.append(row | {"by seed": numbers})  # so that differences between methods can be judged in pairs
     if not rows:
         return None
     columns = [Column("method", "method"), Column("dataset", "dataset", align="left"), Column("seeds", "seeds")]
@@ -127,8 +128,8 @@ def ratio_spread_table(results: Results) -> Table | None:
 def difference_table(results: Results | Mapping[str, Any], methods: Mapping[str, Any] | None = None) -> Table:
     """Differences of r′ between methods, with their standard errors.
 
-    Of several seeds they are paired by seed; of one the error is that of a bootstrap over the test images, where both
-    methods' r′ are of the same resamples, so that what is hard about an image is not taken for a difference.
+    Several seeds are paired. With one seed the error is that of a bootstrap over the test images: both methods are
+    measured on the same resamples, so that a hard image does not count as a difference between them.
     """
     results = as_results(results, methods)
     pairs, rows = list(combinations(results.methods, 2)), []
@@ -157,8 +158,8 @@ def difference_table(results: Results | Mapping[str, Any], methods: Mapping[str,
                 images_error = float(np.nanstd(resamples[one] - resamples[other], ddof=1))
                 seeds = [seed for seed in values[one] if seed in values[other]]
                 number = OverSeeds.of({seed: values[one][seed] - values[other][seed] for seed in seeds}, images_error)
-                several = len(number.by_seed) > 1
-                estimate = Estimate(number.value, number.error, len(number.by_seed) - 1 if several else math.inf)
+                has_seeds = len(number.by_seed) > 1
+                estimate = Estimate(number.value, number.error, len(number.by_seed) - 1 if has_seeds else math.inf)
                 mark = "*" if estimate.is_not_zero else ""
                 row |= {**number.record(name), f"{name} margin": estimate.margin, f"{name} mark": mark}
             rows.append(row)
@@ -167,35 +168,36 @@ def difference_table(results: Results | Mapping[str, Any], methods: Mapping[str,
     for name, (one, other) in zip(names, pairs, strict=True):
         title = f"{results.title(one)} − {results.title(other)}"
         columns.append(Column(name, title, digits=4, error=f"{name} se", mark=f"{name} mark"))
-    alone = images_words(rows, names, "{:.4f}".format)
+    images_text = images_words(rows, names, "{:.4f}".format)
     seeds = sorted({row["seeds"] for row in rows})
-    over = f"over seeds, paired, where there are {seeds[-1]} trainings ({alone}); " if alone else ""
+    seeds_text = f"over seeds, paired, where there are {seeds[-1]} trainings ({images_text}); " if images_text else ""
     caption = (
-        f"Table 3, differences of r′ between methods, ± standard error: {over}of one training over test images. Over"
-        f" these by a bootstrap: {len(resamples[method])} resamples, class by class, the same of every method. *: the"
-        " interval of 95 % does not hold 0, by Student's t with n − 1 degrees of freedom over n trainings, by the"
+        f"Table 3, differences of r′ between methods, ± standard error: {seeds_text}of one training over test images."
+        f" Over these by a bootstrap: {len(resamples[method])} resamples, class by class, the same of every method. *:"
+        " the interval of 95 % does not hold 0, by Student's t with n − 1 degrees of freedom over n trainings, by the"
         " normal distribution for the bootstrap."
     )
     return Table(columns, rows, caption)
 
 
 def distance_table(results: Results | Mapping[str, Any], methods: Mapping[str, Any] | None = None) -> Table:
-    """What r′ is made of, at the level of each dataset's own attack: mean distances, averaged over classes.
+    """The mean distances that r′ is made of, averaged over classes, at the level of each dataset's own attack.
 
-    Of the first seed: clean images of a class from one another, from those of the other classes, and from the
-    adversarial examples made from that class.
+    They are those of the first seed: from the clean images of a class to one another, to those of other classes, and to
+    the adversarial examples made from that class.
     """
     results, rows = as_results(results, methods), []
     for dataset in results.scale.datasets:
         for method in results.methods_of(dataset, results.levels(dataset)[-1]):
             reps = results.representations(method, dataset=dataset)
             features, labels = np.asarray(reps.features), np.asarray(reps.labels)
-            own = _ratio(results, dataset, reps, "r_prime")
-            others = [_mean_distance(features[labels != k], features[labels == k]) for k in np.unique(labels)]
-            within, attacked, apart = (float(np.nanmean(values)) for values in (own.inner, own.cross, others))
+            result = _ratio(results, dataset, reps, "r_prime")
+            other_distances = [_mean_distance(features[labels != k], features[labels == k]) for k in np.unique(labels)]
+            inner, cross = float(np.nanmean(result.inner)), float(np.nanmean(result.cross))
+            outer = float(np.nanmean(other_distances))
             rows.append({
-                "method": results.title(method), "dataset": dataset, "within": within, "attacked": attacked,
-                "apart": apart, "apart / within": apart / within,
+                "method": results.title(method), "dataset": dataset, "within": inner, "attacked": cross, "apart": outer,
+                "apart / within": outer / inner,
             })  # fmt: skip
     columns = [
         Column("method", "method"), Column("dataset", "dataset", align="left"),
@@ -210,7 +212,7 @@ def distance_table(results: Results | Mapping[str, Any], methods: Mapping[str, A
 
 
 def _sets(results: Results, method: str, dataset: str, eps: float) -> dict[int, RepresentationSet]:
-    """Seed -> representations: of all seeds at the dataset's own level, of the first at another."""
+    """Seed -> representations: all seeds at the level of the dataset's own attack, the first seed at others."""
     seeds = results.scale.seeds_of(dataset)
     if len(seeds) > 1 and eps == results.attack(dataset=dataset).eps:
         return results.representations_of_seeds(method, dataset=dataset)
@@ -222,7 +224,7 @@ def _ratio(results: Results, dataset: str, reps: RepresentationSet, name: str) -
 
 
 def _drawn_from(results: Results, dataset: str, reps: RepresentationSet, ratio: str) -> dict[str, int]:
-    """What r′ must be told where it is of a part of the test images."""
+    """The option that r′ needs if the representations are of a part of the test images."""
     if ratio != "r_prime" or dataset not in results.scale.analysis_images:
         return {}
     images = len(results.test_images(dataset).labels)
@@ -234,8 +236,9 @@ def _level(eps: float) -> str:
     return "attacked" if math.isnan(eps) else f"ε {eps:.3g}"
 
 
-def _mean_distance(one: np.ndarray, other: np.ndarray) -> float:
-    return float(ratio(one, np.zeros(len(one), int), other, np.zeros(len(other), int)).cross[0])
+def _mean_distance(features: np.ndarray, other_features: np.ndarray) -> float:
+    classes, other_classes = np.zeros(len(features), int), np.zeros(len(other_features), int)
+    return float(ratio(features, classes, other_features, other_classes).cross[0])
 
 
 def class_ratio_table(results: Results, per_class: Sequence[Mapping[str, Any]]) -> Table:

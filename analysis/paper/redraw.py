@@ -1,4 +1,4 @@
-"""Draws figures and tables again from what lies beside them: no model, no dataset, no other result."""
+"""Draws figures and tables again from the files beside them: it needs no model, no dataset and no other result."""
 
 import json
 import tempfile
@@ -21,7 +21,7 @@ class Redrawn:
     stem : str
         ``"fig1"``.
     changed : tuple of str
-        Files whose bytes are now others than the sidecar said; empty when all are the same.
+        Files whose bytes differ from those that the sidecar names; empty if none does.
     """
 
     stem: str
@@ -56,33 +56,33 @@ def draw_again(folder: Path | str, names: Sequence[str] = (), *, out: Path | str
     stems = list(sidecars)
     if unknown := sorted(set(names) - set(stems)):
         raise ValueError(f"{folder} has no {', '.join(unknown)}. There are: {', '.join(stems) or 'none'}.")
-    chosen = [stem for stem in stems if not names or stem in names]
-    if faults := [sidecars[stem].fault for stem in chosen if sidecars[stem].fault]:
+    chosen_stems = [stem for stem in stems if not names or stem in names]
+    if faults := [sidecars[stem].fault for stem in chosen_stems if sidecars[stem].fault]:
         raise DrawingError(f"{folder}: {'; '.join(faults)}. Make it again: `tla notebooks --scale {folder.name}`.")
-    return [_redraw(folder, stem, Path(out or folder)) for stem in chosen]
+    return [_redraw(folder, stem, Path(out or folder)) for stem in chosen_stems]
 
 
 def changed_when_redrawn(folder: Path | str, names: Sequence[str] = ()) -> list[Redrawn]:
-    """Draw again into a folder that is thrown away: the folder is compared and left as it is."""
+    """Draw again into a temporary folder, and compare; the folder of the figures is left as it is."""
     with tempfile.TemporaryDirectory() as temporary:
         return draw_again(folder, names, out=temporary)
 
 
 def _redraw(folder: Path, stem: str, out: Path) -> Redrawn:
     sidecar = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
-    said = {key: sidecar[key] for key in ("sources", "shows")} | {"command": sidecar["provenance"]["command"]}
+    statements = {key: sidecar[key] for key in ("sources", "shows")} | {"command": sidecar["provenance"]["command"]}
     numbers = sidecar["numbers"]
     if "columns" in sidecar:
         columns = [Column(**column) for column in sidecar["columns"]]
         table = Table(columns, numbers["records"], sidecar["caption"])
-        saved = save_table(table, out / stem, numbers=numbers.get("more"), **said)
+        paths = save_table(table, out / stem, numbers=numbers.get("more"), **statements)
     elif (drawing := folder / f"{stem}.safetensors").is_file():
         display = load_drawing(drawing)
-        saved = save_figure(display, out / stem, numbers=numbers, caption=sidecar["caption"], **said)
+        paths = save_figure(display, out / stem, numbers=numbers, caption=sidecar["caption"], **statements)
     else:
         raise DrawingError(
             f"{folder / stem} lies there without {drawing.name}, which it was drawn from: it was made before these were"
-            f" kept. Make it again: `{said['command']}`."
+            f" kept. Make it again: `{statements['command']}`."
         )
-    now = json.loads(saved["json"].read_text(encoding="utf-8"))["files"]
-    return Redrawn(stem, tuple(name for name, digest in sidecar["files"].items() if now.get(name) != digest))
+    digests = json.loads(paths["json"].read_text(encoding="utf-8"))["files"]
+    return Redrawn(stem, tuple(name for name, digest in sidecar["files"].items() if digests.get(name) != digest))

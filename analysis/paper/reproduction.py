@@ -35,10 +35,11 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
         If the folder has none of the paper's numbers.
     """
     folder = Path(folder)
-    compared = groups(folder, scale)
-    if not compared:
+    columns_compared = groups(folder, scale)
+    if not columns_compared:
         raise ValueError(f"{folder} holds no number that the paper has. Make it: `make figures SCALE={scale.name}`.")
-    counts = [group.verdict(name) for group in compared for name in group.numbers]
+    # What the document is, and how many verdicts of each kind there are.
+    counts = [group.verdict(name) for group in columns_compared for name in group.numbers]
     summary = ", ".join(f"{counts.count(v)} {v}" for v in (AGREES, ORDERED, NOISE, DISAGREES) if v in counts)
     parts: list[str] = [
         f"# Reproduction at `{scale.name}`",
@@ -53,10 +54,15 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
         "## What was trained",
         _settings(scale),
     ]
-    if judged := claims(folder, compared):
-        columns = [Column("text", "claim"), Column("found", "found", align="left"), Column("numbers", "", align="left")]
+    # What the paper claims in words.
+    if claim_verdicts := claims(folder, columns_compared):
+        columns = [
+            Column("text", "claim"),
+            Column("verdict", "found", align="left"),
+            Column("numbers", "", align="left"),
+        ]
         basis = "Differences are paired by class (r′) or by image (Fig. 8); ± is the error of a number by itself."
-        table = Table(columns, [vars(claim) for claim in judged]).to_markdown().strip()
+        table = Table(columns, [vars(claim) for claim in claim_verdicts]).to_markdown().strip()
         parts += ["## What the paper claims", basis, table]
     if differences := _differences(folder):
         parts += [
@@ -66,26 +72,28 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
             " are over classes, or over seeds.",
             differences,
         ]
+    # Its numbers, table by table.
     for artefact, title in _TITLES.items():
-        for dataset in dict.fromkeys(group.dataset for group in compared if group.artefact == artefact):
-            parts += [f"## {title}, {dataset}", *_section(compared, artefact, dataset, reasons)]
+        for dataset in dict.fromkeys(group.dataset for group in columns_compared if group.artefact == artefact):
+            parts += [f"## {title}, {dataset}", *_section(columns_compared, artefact, dataset, reasons)]
+    # What the paper does not have.
     if strongest := _strongest(folder, scale):
         words = (
             "The worst case for each image of all attacks that were run, APGD with its two losses among them, beside"
             " AutoAttack and PGD with most steps; the paper has no such column, and its attacks say less of a model."
         )
         parts += ["## What the strongest attack leaves", words, strongest]
-    if failed := _failed_checks(folder, scale):
+    if failed_checks := _failed_checks(folder, scale):
         advice = "These accuracies are an illusion in part: believe AutoAttack's, where there is one."
-        parts += ["## Failed masking checks", advice, failed]
+        parts += ["## Failed masking checks", advice, failed_checks]
     return "\n\n".join(parts) + "\n"
 
 
-def _section(compared, artefact: str, dataset: str, reasons) -> Iterator[str]:
-    rows, disagreeing, percent = [], [], not artefact.startswith("table3")
-    shown = [group for group in compared if (group.artefact, group.dataset) == (artefact, dataset)]
-    yield " ".join(dict.fromkeys(group.basis for group in shown))
-    for group in shown:
+def _section(all_groups, artefact: str, dataset: str, reasons) -> Iterator[str]:
+    rows, disagreements, percent = [], [], not artefact.startswith("table3")
+    groups = [group for group in all_groups if (group.artefact, group.dataset) == (artefact, dataset)]
+    yield " ".join(dict.fromkeys(group.basis for group in groups))
+    for group in groups:
         for name, number in group.numbers.items():
             verdict = group.verdict(name)
             rows.append({
@@ -94,7 +102,7 @@ def _section(compared, artefact: str, dataset: str, reasons) -> Iterator[str]:
                 ("paper %" if percent else "paper"): number.paper.value,
             })  # fmt: skip
             if verdict == DISAGREES:
-                disagreeing.append((group.quantity, name))
+                disagreements.append((group.quantity, name))
     digits = {"digits": 2 if percent else 3, "percent": percent}
     end = " %" if percent else ""
     columns = [
@@ -103,14 +111,23 @@ def _section(compared, artefact: str, dataset: str, reasons) -> Iterator[str]:
         Column(f"paper{end}", f"paper{end}", **digits), Column("verdict", "verdict", align="left"),
     ]  # fmt: skip
     yield Table(columns, rows).to_markdown().strip()
+    # Why numbers disagree, as far as it is known.
     lines = []
-    for quantity, name in disagreeing:
-        here = {"artefact": artefact, "dataset": dataset, "quantity": quantity, "name": name}
-        known = [each["reason"] for each in reasons if all(here[key] == each[key] for key in here if key in each)]
-        lines.append((known[0] if known else "Not looked into.", f"{quantity} {name}"))
+    for quantity, name in disagreements:
+        identity = {"artefact": artefact, "dataset": dataset, "quantity": quantity, "name": name}
+        explanations = [
+            each["reason"]
+            for each in reasons
+            if all(identity[field] == each[field] for field in identity if field in each)
+        ]
+        lines.append((explanations[0] if explanations else "Not looked into.", f"{quantity} {name}"))
     if lines:
-        grouped = {reason: [what for each, what in lines if each == reason] for reason, _ in lines}
-        yield "Where it disagrees:\n\n" + "\n".join(f"* {', '.join(of)}: {reason}" for reason, of in grouped.items())
+        names_by_reason = {
+            reason: [number_name for each, number_name in lines if each == reason] for reason, _ in lines
+        }
+        yield "Where it disagrees:\n\n" + "\n".join(
+            f"* {', '.join(names)}: {reason}" for reason, names in names_by_reason.items()
+        )
 
 
 def _settings(scale: Scale) -> str:
@@ -133,13 +150,13 @@ def _differences(folder: Path) -> str:
         for name in (key.removesuffix(" se") for key in record if key.endswith(" se")):
             freedom = record["seeds"] - 1 if record.get("seeds", 1) > 1 else math.inf
             difference = Estimate(record[name], record[f"{name} se"], freedom)
-            found = "within noise" if not difference.is_not_zero else "higher" if difference.value > 0 else "lower"
-            where = f"{record['dataset']}, ε {level_text(record['dataset'], record['eps'])}"
+            verdict = "within noise" if not difference.is_not_zero else "higher" if difference.value > 0 else "lower"
+            place = f"{record['dataset']}, ε {level_text(record['dataset'], record['eps'])}"
             pair = " − ".join(name.upper().split())
-            rows.append({"where": where, "pair": pair, **vars(difference), "found": found})
+            rows.append({"where": place, "pair": pair, **vars(difference), "verdict": verdict})
     columns = [
         Column("where", ""), Column("pair", "", align="left"),
-        Column("value", "r′, difference", digits=4, error="error"), Column("found", "the first is", align="left"),
+        Column("value", "r′, difference", digits=4, error="error"), Column("verdict", "the first is", align="left"),
     ]  # fmt: skip
     return Table(columns, rows).to_markdown().strip() if rows else ""
 
@@ -157,19 +174,19 @@ def _strongest(folder: Path, scale: Scale) -> str:
             for name, key in (("pgd", long_pgd), ("strongest", "strongest"), ("autoattack", "AutoAttack")):
                 row |= {name: record.get(key), f"{name} se": record.get(f"{key} se")}
             rows.append(row)
-    shown = {"pgd": "PGD, %", "strongest": "strongest, %", "autoattack": "AutoAttack, %"}
+    titles = {"pgd": "PGD, %", "strongest": "strongest, %", "autoattack": "AutoAttack, %"}
     columns = [Column("dataset", "dataset", align="left"), Column("method", "method", align="left")]
-    columns += [Column(k, title, digits=2, percent=True, error=f"{k} se") for k, title in shown.items()]
+    columns += [Column(k, title, digits=2, percent=True, error=f"{k} se") for k, title in titles.items()]
     return Table(columns, rows).to_markdown().strip() if rows else ""
 
 
 def _failed_checks(folder: Path, scale: Scale) -> str:
     """Of the accuracies of the main text, and of Tables 4 to 6."""
-    shown = [(dataset, f"main_accuracy-{dataset}", "") for dataset in scale.datasets]
-    shown += [(scale.dataset_of("sweeps"), name, f"{_TITLES[name]}, ") for name in ("table4", "table5", "table6")]
+    sources = [(dataset, f"main_accuracy-{dataset}", "") for dataset in scale.datasets]
+    sources += [(scale.dataset_of("sweeps"), name, f"{_TITLES[name]}, ") for name in ("table4", "table5", "table6")]
     lines = []
-    for dataset, stem, title in shown:
-        failed = ((read_numbers(folder, stem) or {}).get("more") or {}).get("failed_checks", {})
-        for name, of in failed.items():
-            lines += [f"* {dataset}, {title}{name if title else name.upper()}: {line}" for line in of]
+    for dataset, stem, title in sources:
+        failures = ((read_numbers(folder, stem) or {}).get("more") or {}).get("failed_checks", {})
+        for name, messages in failures.items():
+            lines += [f"* {dataset}, {title}{name if title else name.upper()}: {line}" for line in messages]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Numbers of several trainings: their mean, their error over seeds, and what a caption says that the error is of."""
+"""Numbers of several trainings: their mean, their error over seeds, and the words of a caption about that error."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,15 +27,17 @@ class OverSeeds:
 
     @classmethod
     def of(cls, by_seed: Mapping[int, float], images_error: float | None = None) -> "OverSeeds":
-        """Of numbers of which some may be nan."""
+        """The finite ones of some numbers; those that are nan are left out."""
         return cls({seed: float(value) for seed, value in by_seed.items() if math.isfinite(value)}, images_error)
 
     @classmethod
-    def of_shares(cls, right: Mapping[int, Any]) -> "OverSeeds":
-        """Of a share, from what is right: (n,), bool, of the same images in every training."""
-        right = {seed: np.asarray(outcome, dtype=np.float64) for seed, outcome in right.items()}
-        over_seeds = np.mean(list(right.values()), axis=0)  # of each image
-        return cls.of({seed: o.mean() for seed, o in right.items()}, float(over_seeds.std() / len(over_seeds) ** 0.5))
+    def of_shares(cls, outcomes: Mapping[int, Any]) -> "OverSeeds":
+        """The share of images that are right, from (n,) bools of the same images in every training."""
+        outcomes = {seed: np.asarray(outcome, dtype=np.float64) for seed, outcome in outcomes.items()}
+        image_means = np.mean(list(outcomes.values()), axis=0)
+        return cls.of(
+            {seed: o.mean() for seed, o in outcomes.items()}, float(image_means.std() / len(image_means) ** 0.5)
+        )
 
     @property
     def value(self) -> float:
@@ -50,7 +52,7 @@ class OverSeeds:
         return self.images_error
 
     def record(self, name: str) -> dict[str, Any]:
-        """What a row of a table holds of it; `estimate` and `difference` read it again."""
+        """The entries of a table's row that hold it; `estimate` and `difference` read them again."""
         return {
             name: self.value, f"{name} se": self.error, f"{name} se of images": self.images_error,
             f"{name} by seed": {str(seed): value for seed, value in self.by_seed.items()},
@@ -58,25 +60,25 @@ class OverSeeds:
 
 
 def is_over_seeds(row: Mapping[str, Any], name: str) -> bool:
-    """Whether a number in a row of a table is of several trainings; rows made before there were any say nothing."""
+    """Whether a number in a row of a table is of several trainings; older rows do not say, and count as one."""
     return len(row.get(f"{name} by seed") or {}) > 1
 
 
 def estimate(row: Mapping[str, Any], name: str) -> Estimate:
     """The number of a row with its error over seeds and test images together; of one training over images alone."""
     if not is_over_seeds(row, name):
-        # Of one training with the standard deviation of so many others as its error.
-        others = row.get(f"{name} error seeds")
-        return Estimate(row[name], row[f"{name} se"], others - 1 if others else math.inf)
+        # Its error may be the standard deviation of that many other trainings.
+        n_others = row.get(f"{name} error seeds")
+        return Estimate(row[name], row[f"{name} se"], n_others - 1 if n_others else math.inf)
     over_seeds = Estimate.of_mean(list(row[f"{name} by seed"].values()))
     return over_seeds - Estimate(0.0, row.get(f"{name} se of images") or 0.0)
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> Estimate:
     """The number of one row minus that of another: paired by seed where both have several of the same."""
-    ours, theirs = (row.get(f"{name} by seed") or {} for row in (one, other))
-    if len(ours.keys() & theirs.keys()) > 1:
-        return paired_difference(ours, theirs)
+    values, other_values = (row.get(f"{name} by seed") or {} for row in (one, other))
+    if len(values.keys() & other_values.keys()) > 1:
+        return paired_difference(values, other_values)
     return estimate(one, name) - estimate(other, name)
 
 
@@ -90,9 +92,9 @@ def error_words(seeds: Sequence[int], over: str = "test images") -> str:
 def images_words(
     rows: Iterable[Mapping[str, Any]], names: Iterable[str], text: Callable[[float], str], over: str = "test images"
 ) -> str:
-    """What a caption adds of errors over seeds: ``test images alone: ±0.61 to ±1.20``; empty without any.
+    """What a caption adds to errors over seeds: ``test images alone: ±0.61 to ±1.20``; empty if there are none.
 
-    A number of one training counts where its error is the spread of other seeds.
+    A number of one training counts if its error is the spread of other seeds.
 
     Parameters
     ----------

@@ -35,8 +35,8 @@ def sweep_accuracies(results: Results, method: str) -> dict[int, RunAccuracy]:
 def sweep_table(results: Results, name: str, methods: Mapping[str, Any] | None = None) -> Table:
     """Table 4, 5 or 6: TLA for each value of a setting, beside the published accuracy.
 
-    Errors are standard errors over seeds; where each value has one training, the standard deviation of TLA's main runs
-    over theirs, and without these the error over test images.
+    Errors are standard errors over seeds. If each value has one training, they are the standard deviation of TLA's main
+    runs over their seeds; if these have one seed too, they are the errors over test images.
 
     Parameters
     ----------
@@ -50,20 +50,21 @@ def sweep_table(results: Results, name: str, methods: Mapping[str, Any] | None =
     values = scale.sweep(name)
     published: Sequence[float | None] = SWEPT_ACCURACIES.get(name) or (None,) * len(sweep.values)
     numbers = {value: _numbers(results, sweep_accuracies(results, method), method) for value, method in values.items()}
-    for mine in methods or {}:
+    for own_name in methods or {}:
         seed = scale.seeds_of(dataset)[0]
-        numbers[mine] = _numbers(results, {seed: results.accuracy(mine, dataset=dataset)}, mine)
+        numbers[own_name] = _numbers(results, {seed: results.accuracy(own_name, dataset=dataset)}, own_name)
     published = [*published, *(None for _ in methods or {})]
     spread, spread_seeds = _spread(results)
-    own = _own_value(results, name)
+    own_value = _own_value(results, name)
     rows = []
-    for (value, of_value), paper in zip(numbers.items(), published, strict=True):
+    for (value, value_numbers), paper in zip(numbers.items(), published, strict=True):
         row: dict[str, Any] = {"value": str(value), "paper": None if paper is None else paper / 100}
-        for key, number in of_value.items():
+        for key, number in value_numbers.items():
             row |= number.record(key)
             if key in spread and value in values:
                 row |= {f"{key} se": spread[key], f"{key} error seeds": len(spread_seeds)}
-            is_apart = value in values and value != own and _is_apart(number, numbers[own][key], spread.get(key))
+            is_value = value in values and value != own_value
+            is_apart = is_value and _is_apart(number, numbers[own_value][key], spread.get(key))
             row[f"{key} mark"] = _MARK if is_apart else ""
         rows.append(row)
     shared = {"digits": 2, "percent": True}
@@ -78,7 +79,7 @@ def sweep_table(results: Results, name: str, methods: Mapping[str, Any] | None =
         Column(key, title, best=best, error=f"{key} se", mark=f"{key} mark")
         for key, title, best in (("r_prime", "r′", "min"), ("r", "r", "max"))
     ]
-    return Table(columns, rows, _caption(results, name, own, spread_seeds, rows))
+    return Table(columns, rows, _caption(results, name, own_value, spread_seeds, rows))
 
 
 def _numbers(results: Results, accuracies: Mapping[int, RunAccuracy], method: str) -> dict[str, OverSeeds]:
@@ -91,7 +92,7 @@ def _numbers(results: Results, accuracies: Mapping[int, RunAccuracy], method: st
 
 
 def _spread(results: Results) -> tuple[dict[str, float], tuple[int, ...]]:
-    """Number -> standard deviation over the seeds of TLA's main runs, and these; empty where sweeps have seeds."""
+    """Number -> standard deviation over the seeds of TLA's main runs, and these seeds; empty if sweeps have seeds."""
     runs = results.scale.spread_runs()
     if not runs:
         return {}, ()
@@ -106,36 +107,38 @@ def _spread(results: Results) -> tuple[dict[str, float], tuple[int, ...]]:
 def _own_value(results: Results, name: str) -> Any:
     """The value that the scale's TLA has, which the others are compared with; otherwise the first."""
     sweep, dataset = SWEEPS[name], results.scale.dataset_of("sweeps")
-    own = getattr(results.scale.config(dataset, "tla"), sweep.field)
+    tla_value = getattr(results.scale.config(dataset, "tla"), sweep.field)
     fields = {
         value: getattr(results.scale.config(dataset, method), sweep.field)
         for value, method in results.scale.sweep(name).items()
     }
-    return next((value for value, field in fields.items() if field == own), sweep.values[0])
+    return next((value for value, field in fields.items() if field == tla_value), sweep.values[0])
 
 
-def _is_apart(number: OverSeeds, own: OverSeeds, spread: float | None) -> bool:
+def _is_apart(number: OverSeeds, reference: OverSeeds, spread: float | None) -> bool:
     """Whether a number differs from another by more than two standard errors of the difference; paired by seed.
 
-    Of one training each, the error is that over test images and the standard deviation over other seeds together: these
-    saw the same few images, so that their spread alone would take chance among images for a difference.
+    With one training each, the error joins that over test images and the standard deviation over other seeds. The
+    latter alone is too small: these seeds saw the same few images, so it holds no chance among images.
     """
-    shared = number.by_seed.keys() & own.by_seed.keys()
+    shared = number.by_seed.keys() & reference.by_seed.keys()
     if len(shared) > 1:
-        between = Estimate.of_mean([number.by_seed[seed] - own.by_seed[seed] for seed in sorted(shared)])
-        return abs(between.value) > 2 * between.error
-    errors = [error for error in (spread, spread, number.images_error, own.images_error) if error is not None]
-    return bool(errors) and abs(number.value - own.value) > 2 * math.hypot(*errors)
+        difference = Estimate.of_mean([number.by_seed[seed] - reference.by_seed[seed] for seed in sorted(shared)])
+        return abs(difference.value) > 2 * difference.error
+    errors = [error for error in (spread, spread, number.images_error, reference.images_error) if error is not None]
+    return bool(errors) and abs(number.value - reference.value) > 2 * math.hypot(*errors)
 
 
-def _caption(results: Results, name: str, own: Any, spread_seeds: tuple[int, ...], rows: list[dict[str, Any]]) -> str:
+def _caption(
+    results: Results, name: str, own_value: Any, spread_seeds: tuple[int, ...], rows: list[dict[str, Any]]
+) -> str:
     sweep, scale = SWEEPS[name], results.scale
     dataset = scale.dataset_of("sweeps")
     methods = list(scale.sweep(name).values())
     config = scale.config(dataset, methods[-1])
     runs = sweep_accuracies(results, methods[-1])
     seeds, first = tuple(runs), next(iter(runs.values()))
-    fixed = "".join(f", {field} {value:g}" for field, value in sweep.base.items())
+    base_words = "".join(f", {field} {value:g}" for field, value in sweep.base.items())
     title = f"Table {name[-1]}" if name.startswith("table") else "Beyond the supplement"
     start = ", each from the AT run of its seed" if config.fine_tune else ""
     images = ", ".join(f"{column} on {len(first.correct[column]):,}" for column in (*SWEEP_COLUMNS[:1], STRONGEST))
@@ -146,12 +149,12 @@ def _caption(results: Results, name: str, own: Any, spread_seeds: tuple[int, ...
             f"one training each (seed {seeds[0]}), ± the standard deviation of TLA's main runs over seeds"
             f" {', '.join(map(str, spread_seeds))}"
         )
-    alone = images_words(rows, [key for key in _SHARES if key in rows[0]], lambda each: f"{100 * each:.2f}")
-    error += f" ({alone})" if alone and len(seeds) + len(spread_seeds) > 1 else ""
+    images_error = images_words(rows, [key for key in _SHARES if key in rows[0]], lambda each: f"{100 * each:.2f}")
+    error += f" ({images_error})" if images_error and len(seeds) + len(spread_seeds) > 1 else ""
     return (
-        f"{title}: TLA with different values of {SWEPT[sweep.field]}{fixed}; {dataset}, {config.length} of"
+        f"{title}: TLA with different values of {SWEPT[sweep.field]}{base_words}; {dataset}, {config.length} of"
         f" training{start}; {images}, {error}; r′ and r under {results.attack(dataset=dataset)}. {_MARK}:"
-        f" differs from the row {own} by more than two standard errors of the difference"
+        f" differs from the row {own_value} by more than two standard errors of the difference"
         f" ({'paired by seed' if len(seeds) > 1 else 'over seeds and test images together'})."
         f" The paper's column: its full network and training{results.given_note}."
     )

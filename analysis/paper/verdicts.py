@@ -3,9 +3,9 @@
 The verdicts on a number in a column of methods:
 
 * **agrees**: no difference between ours and the paper's is shown;
-* **same ordering**: they differ, but the method stands to the others of its column as in the paper wherever ours are
-  shown to differ, and somewhere they are;
-* **too close to order**: they differ, and of ours no difference between the methods is shown;
+* **same ordering**: they differ, but this method is shown to differ from others of its column, and each time in the
+  direction of the paper;
+* **too close to order**: they differ, and this method is not shown to differ from any other of its column;
 * **disagrees**: some method that is below it in the paper is above it here, or there is no other method to compare.
 """
 
@@ -26,7 +26,7 @@ class Estimate:
     Attributes
     ----------
     value, error : float
-        The error is infinite where it cannot be had.
+        The error is infinite if there is none, as of a single value.
     freedom : float
         Degrees of freedom of the error: infinite for one that is computed (binomial, say), n - 1 for that of a mean of
         n values.
@@ -66,7 +66,7 @@ class Estimate:
 
 
 def paired_difference(one: Mapping[Hashable, float], other: Mapping[Hashable, float]) -> Estimate:
-    """The mean difference of values with the same keys, such as classes; what one of the two lacks is left out."""
+    """The mean difference of values with the same keys, such as classes; keys that one of them lacks are left out."""
     return Estimate.of_mean([one[key] - other[key] for key in one if key in other])
 
 
@@ -91,8 +91,8 @@ class Group:
     basis : str
         What the errors are over and how differences between methods are judged, in words.
     differ : callable
-        The difference of ours of two methods, which need not be that of the numbers shown: theirs may be of different
-        classes. By default that of two independent numbers.
+        The difference of our numbers of two methods. It need not be that of the numbers shown, which may be means over
+        different classes. By default that of two independent numbers.
     """
 
     artefact: str
@@ -103,20 +103,20 @@ class Group:
     differ: Callable[[str, str], Estimate] | None = field(default=None, repr=False, compare=False)
 
     def difference(self, one: str, other: str) -> Estimate:
-        """Ours of one method minus ours of another."""
+        """Our number of one method minus that of another."""
         return self.differ(one, other) if self.differ else self.numbers[one].ours - self.numbers[other].ours
 
     def verdict(self, name: str) -> str:
         """The verdict on one number; the module says what each means."""
-        mine = self.numbers[name]
-        if not (mine.ours - mine.paper).is_not_zero:
+        number = self.numbers[name]
+        if not (number.ours - number.paper).is_not_zero:
             return AGREES
-        apart = False
+        is_ordered = False
         for other in self.numbers.keys() - {name}:
-            papers, ours = mine.paper - self.numbers[other].paper, self.difference(name, other)
-            if not (papers.is_not_zero and ours.is_not_zero):
+            paper_lead, our_lead = number.paper - self.numbers[other].paper, self.difference(name, other)
+            if not (paper_lead.is_not_zero and our_lead.is_not_zero):
                 continue
-            if papers.value * ours.value < 0:
+            if paper_lead.value * our_lead.value < 0:
                 return DISAGREES
-            apart = True
-        return ORDERED if apart else NOISE if len(self.numbers) > 1 else DISAGREES
+            is_ordered = True
+        return ORDERED if is_ordered else NOISE if len(self.numbers) > 1 else DISAGREES

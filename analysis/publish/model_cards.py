@@ -21,7 +21,7 @@ from tla_core.run_folder import RunFolder
 
 CARD = "README.md"
 OUTCOMES = "accuracy-test.safetensors"
-# Ours -> the hub's name, and where the images come from.
+# Our name of a dataset -> the hub's.
 _HUB_DATASETS = {
     "mnist": "ylecun/mnist", "mnist-mini": "ylecun/mnist", "cifar10": "uoft-cs/cifar10",
     "cifar10-jpeg": "uoft-cs/cifar10", "tiny-imagenet": "zh-plus/tiny-imagenet",
@@ -37,7 +37,7 @@ _METHODS = {
 
 
 def publish_run(run_dir: Path | str, out_dir: Path | str) -> Path:
-    """Write the selected weights of a run, its settings, what was measured of it, and a model card.
+    """Write the selected weights of a run, its settings, its accuracies, and a model card.
 
     The folder holds ``model.safetensors`` and ``config.json`` as `tla_core.load_model` reads them from a run,
     ``accuracy-test.safetensors`` with the outcome of every attack for each test image, and ``README.md``, the card. The
@@ -62,17 +62,17 @@ def publish_run(run_dir: Path | str, out_dir: Path | str) -> Path:
     CheckpointError
         If these were measured of other weights, or a file cannot be trusted.
     """
-    run, out = RunFolder(run_dir), Path(out_dir)
-    weights, measured = run.finished_model(), results_dir(run_dir) / OUTCOMES
-    if not measured.is_file():
-        raise FileNotFoundError(f"{measured} is missing: measure the run first, `tla evaluate {run.path}`.")
-    accuracy = stored_accuracy(measured, weights, tuple(accuracy_columns(run_config(run_dir))))
-    card = model_card(run_dir, accuracy, name=out.name)  # also verifies the weights
-    check_writable(out / CARD)
-    for source, name in ((weights, weights.name), (run.config_path, run.config_path.name), (measured, OUTCOMES)):
-        write_atomic(out / name, source.read_bytes())
-    write_atomic(out / CARD, card.encode())
-    return out
+    run, folder = RunFolder(run_dir), Path(out_dir)
+    weights, outcomes_path = run.finished_model(), results_dir(run_dir) / OUTCOMES
+    if not outcomes_path.is_file():
+        raise FileNotFoundError(f"{outcomes_path} is missing: measure the run first, `tla evaluate {run.path}`.")
+    accuracy = stored_accuracy(outcomes_path, weights, tuple(accuracy_columns(run_config(run_dir))))
+    card = model_card(run_dir, accuracy, name=folder.name)  # also verifies the weights
+    check_writable(folder / CARD)
+    for source, name in ((weights, weights.name), (run.config_path, run.config_path.name), (outcomes_path, OUTCOMES)):
+        write_atomic(folder / name, source.read_bytes())
+    write_atomic(folder / CARD, card.encode())
+    return folder
 
 
 def hub_name(run_dir: Path | str) -> str:
@@ -118,9 +118,9 @@ def published_runs(dataset: str = "cifar10", *, root: Path | str | None = None) 
 
 
 def restore_runs(scale: Scale) -> list[Path]:
-    """Put published runs where a scale's trainings of its first seed would lie, so that none of these is trained again.
+    """Copy published runs to where a scale's trainings of its first seed lie, so that none of these is trained again.
 
-    What was measured of them goes to the results, so that `tla evaluate` measures only what is missing.
+    Their accuracies are copied to the results, so that `tla evaluate` measures only the missing ones.
 
     Parameters
     ----------
@@ -129,10 +129,10 @@ def restore_runs(scale: Scale) -> list[Path]:
     Returns
     -------
     list of Path
-        The folders that were written. A run that is there already, and a published one of other settings than the
-        scale's, are left as they are.
+        The folders that were written. A run that is there already stays, and a published run whose settings are not
+        the scale's is not copied.
     """
-    written = []
+    folders = []
     for dataset in scale.datasets:
         for method in scale.methods:
             published = scale.root / "checkpoints" / f"{dataset}-{method}"
@@ -144,14 +144,14 @@ def restore_runs(scale: Scale) -> list[Path]:
                 if run.record() is not None or run.model_path.exists():
                     continue
                 load_tensors(published / run.model_path.name)  # a damaged file must not become a run
-                measured = published / OUTCOMES, results_dir(run.path) / OUTCOMES
-                if measured[0].is_file() and not measured[1].exists():
-                    stored_accuracy(measured[0], published / run.model_path.name)
-                    write_atomic(measured[1], measured[0].read_bytes())
+                outcomes_paths = published / OUTCOMES, results_dir(run.path) / OUTCOMES
+                if outcomes_paths[0].is_file() and not outcomes_paths[1].exists():
+                    stored_accuracy(outcomes_paths[0], published / run.model_path.name)
+                    write_atomic(outcomes_paths[1], outcomes_paths[0].read_bytes())
                 for name in (run.config_path.name, run.model_path.name):
                     write_atomic(run.path / name, (published / name).read_bytes())
-            written.append(run.path)
-    return written
+            folders.append(run.path)
+    return folders
 
 
 def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:

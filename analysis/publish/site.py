@@ -54,30 +54,30 @@ def build_site(root: Path | str, scale: str, target: Path | str) -> Path:
         raise SiteError(f"{target} is no site that this command made, and is not replaced. Name another folder.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".site-", dir=target.parent) as temporary:
-        work, built = Path(temporary), Path(temporary, "site")
+        work, site = Path(temporary), Path(temporary, "site")
         stage_sources(settings, work / "docs")
-        _run_sphinx(work / "docs", built, work / "doctrees")
+        _run_sphinx(work / "docs", site, work / "doctrees")
         if settings.figures_dir.is_dir():
-            folder = built / "figures" / scale
+            folder = site / "figures" / scale
             ignored = shutil.ignore_patterns(".*", "*.failed.ipynb", "*.running.ipynb", "index.html")
             shutil.copytree(settings.figures_dir, folder, ignore=ignored, dirs_exist_ok=True)
             write_index(folder)
-        if problems := site_problems(built):
+        if problems := site_problems(site):
             raise SiteError("the site is not complete:" + "".join(f"\n  {problem}" for problem in problems))
-        (built / MARKER).write_text("Made by `tla site`, which replaces this folder as a whole.\n")
-        _replace(target, built, aside=work / "old")
+        (site / MARKER).write_text("Made by `tla site`, which replaces this folder as a whole.\n")
+        _replace(target, site, old_site=work / "old")
     return target
 
 
-def _replace(target: Path, built: Path, aside: Path) -> None:
-    before = target.exists()
-    if before:
-        target.rename(aside)
+def _replace(target: Path, site: Path, old_site: Path) -> None:
+    has_old = target.exists()
+    if has_old:
+        target.rename(old_site)
     try:
-        built.rename(target)
+        site.rename(target)
     except OSError:
-        if before:
-            aside.rename(target)
+        if has_old:
+            old_site.rename(target)
         raise
 
 
@@ -87,8 +87,8 @@ def stage_sources(scale: Scale, folder: Path) -> None:
     shutil.copytree(scale.root / "docs", folder, ignore=shutil.ignore_patterns("_build", ".*"))
     (folder / "_static").mkdir(exist_ok=True)  # for plotly.js
     for path in sorted(folder.rglob("*.md")):
-        original = scale.root / "docs" / path.relative_to(folder)
-        path.write_text(stage.with_links(path.read_text(encoding="utf-8"), [original.parent]), encoding="utf-8")
+        source = scale.root / "docs" / path.relative_to(folder)
+        path.write_text(stage.with_links(path.read_text(encoding="utf-8"), [source.parent]), encoding="utf-8")
     stage.notebooks()
 
 
@@ -102,22 +102,22 @@ class _Stage:
     def notebooks(self) -> None:
         """Stage every notebook, and the page that lists them."""
         copies = self.scale.figures_dir.glob("notebooks/*.ipynb")
-        executed = {path.stem: path for path in copies if "." not in path.stem}  # NAME.failed.ipynb is none
-        committed = {path.stem: path for path in (self.scale.root / "notebooks").glob("*.ipynb")}
-        for stem, path in sorted((committed | executed).items()):
-            self._notebook(path, stem in executed)
-        left = sorted(committed.keys() - executed.keys())
+        executed_notebooks = {path.stem: path for path in copies if "." not in path.stem}  # NAME.failed.ipynb is none
+        committed_notebooks = {path.stem: path for path in (self.scale.root / "notebooks").glob("*.ipynb")}
+        for stem, path in sorted((committed_notebooks | executed_notebooks).items()):
+            self._notebook(path, stem in executed_notebooks)
+        other_stems = sorted(committed_notebooks.keys() - executed_notebooks.keys())
         text = f"# Figures and tables at {self.scale.name}\n\n"
         if self.scale.figures_dir.is_dir():
             address = f"figures/{self.scale.name}/index.html"
             text += f'<p><a href="{address}">All on one page</a>, with their files and commands.</p>\n\n'
-        if executed:
-            text += "The notebooks that made them, as they were executed:\n\n" + self._contents(executed)
-        if left:
+        if executed_notebooks:
+            text += "The notebooks that made them, as they were executed:\n\n" + self._contents(executed_notebooks)
+        if other_stems:
             text += (
                 f"These notebooks have no outputs here, since they were not executed at this scale."
                 f" `make figures SCALE={self.scale.name}` executes all that belong to it,"
-                f" and `tla notebooks NAME --scale {self.scale.name}` a single one:\n\n" + self._contents(left)
+                f" and `tla notebooks NAME --scale {self.scale.name}` a single one:\n\n" + self._contents(other_stems)
             )
         (self.folder / "notebooks.md").write_text(text, encoding="utf-8")
 
@@ -125,23 +125,25 @@ class _Stage:
         lines = "".join(f"{self.pages}/{stem}\n" for stem in sorted(stems))
         return f"```{{toctree}}\n:maxdepth: 1\n\n{lines}```\n\n"
 
-    def _notebook(self, path: Path, executed: bool) -> None:
+    def _notebook(self, path: Path, is_executed: bool) -> None:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         # Markdown is written for the committed place of the notebook; outputs may name files beside the executed copy.
         places = [self.scale.root / "notebooks", path.parent, self.scale.root]
-        drawn = 0
+        n_plots = 0
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = self.with_links("".join(cell["source"]), places)
             outputs = []
-            for output in cell.get("outputs", []) if executed else []:
+            for output in cell.get("outputs", []) if is_executed else []:
                 data = output.get("data", {})
                 if "application/vnd.jupyter.widget-view+json" in data:
                     continue  # a progress bar, or a widget that has no kernel here: blank without a network
                 if "application/vnd.plotly.v1+json" in data:
-                    drawn += 1
+                    n_plots += 1
                     figure = data["application/vnd.plotly.v1+json"]
-                    output["data"] = {"text/html": self._plot(figure, f"plot-{path.stem}-{drawn}", first=drawn == 1)}
+                    output["data"] = {
+                        "text/html": self._plot(figure, f"plot-{path.stem}-{n_plots}", first=n_plots == 1)
+                    }
                 elif "text/html" in data:
                     text = "".join(data["text/html"])
                     data["text/html"] = _SOURCE.sub(lambda match: self._with_source(match, places), text)
@@ -181,7 +183,7 @@ class _Stage:
         return _LINK.sub(replaced, markdown)
 
     def _address(self, path: Path) -> str | None:
-        """Of a document or notebook its page, of a public module its part of the reference, of another file a copy."""
+        """The address of a file: a document's page, a public module's part of the reference, another file's copy."""
         root = self.scale.root
         if not path.is_relative_to(root):
             return None
@@ -212,9 +214,9 @@ class _Stage:
 
 
 def _find(link: str, places: Sequence[Path]) -> Path | None:
-    """The file that a link means, seen from the first of several places where there is one."""
-    there = (Path(os.path.normpath(place / link)) for place in places if (place / link).exists())
-    return next(there, None)
+    """The file that a link names, in the first of several places that has it."""
+    files = (Path(os.path.normpath(place / link)) for place in places if (place / link).exists())
+    return next(files, None)
 
 
 def _public_modules(package: str) -> set[str]:
@@ -227,11 +229,13 @@ def _public_modules(package: str) -> set[str]:
 
 
 def _run_sphinx(source: Path, target: Path, doctrees: Path) -> None:
-    if missing := [name for name in ("sphinx", "myst_nb", "furo") if find_spec(name) is None]:
-        raise SiteError(f"{', '.join(missing)} must be installed: `make env`, or pip install -e '.[pipeline]'.")
+    if missing_packages := [name for name in ("sphinx", "myst_nb", "furo") if find_spec(name) is None]:
+        raise SiteError(
+            f"{', '.join(missing_packages)} must be installed: `make env`, or pip install -e '.[pipeline]'."
+        )
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-d", doctrees, source, target]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "MPLBACKEND": "Agg"}  # the same documents give the same bytes
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    if done.returncode:
-        said = done.stderr.replace(f"{source}{os.sep}", "").strip()
-        raise SiteError(f"Sphinx (status {done.returncode}) says:\n{said}")
+    process = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    if process.returncode:
+        messages = process.stderr.replace(f"{source}{os.sep}", "").strip()
+        raise SiteError(f"Sphinx (status {process.returncode}) says:\n{messages}")

@@ -37,8 +37,8 @@ def site_problems(folder: Path | str) -> list[str]:
         problems += [f"{name} loads {address}" for address in page.loaded if _is_remote(address)]
         problems += [f"{name} loads {address}" for style in page.styles for address in _REMOTE_STYLE.findall(style)]
         local = [address for address in (*page.loaded, *page.links) if not _is_remote(address)]
-        nowhere = [address for address in local if not _leads(path, address, pages, folder)]
-        problems += [f"{name}: {address} leads nowhere" for address in nowhere]
+        dead_links = [address for address in local if not _leads(path, address, pages, folder)]
+        problems += [f"{name}: {address} leads nowhere" for address in dead_links]
     for path in sorted(folder.rglob("*.css")):
         addresses = _REMOTE_STYLE.findall(path.read_text(encoding="utf-8", errors="replace"))
         problems += [f"{path.relative_to(folder).as_posix()} loads {address}" for address in addresses]

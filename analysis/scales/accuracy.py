@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analysis.scales.accuracy_store import (
-    STRONG,
+    APGD_COLUMNS,
     STRONGEST,
     add_comparisons,
     add_outcomes,
@@ -151,7 +151,9 @@ def stored_outcomes(run_dir: Path | str, *, split: str = "test") -> dict[str, Te
 
 
 def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] = ()) -> RunAccuracy:
-    """The accuracies in a file of `evaluate_run`, which must be those of the weights; attacks in that order first.
+    """The accuracies in a file of `evaluate_run`, which must be those of the weights, in a given order of attacks.
+
+    Attacks that the order does not name follow.
 
     Raises
     ------
@@ -183,9 +185,9 @@ def evaluate_run(
     device: str = "auto",
     progress: bool = True,
 ) -> RunAccuracy:
-    """Measure what is not stored yet of a run's accuracies, and store each as soon as it is known.
+    """Measure those accuracies of a run that are not stored yet, and store each as soon as it is measured.
 
-    Evaluations of one run may be at work side by side: each adds to what the others have stored.
+    Several evaluations of one run may work at the same time: each adds its columns to those that the others stored.
 
     Parameters
     ----------
@@ -216,7 +218,7 @@ def evaluate_run(
     Warns
     -----
     UserWarning
-        If an attack is stored with other settings, which what is measured now replaces.
+        If an attack is stored with other settings: its outcomes are replaced.
     """
     data = run_images(run_dir, split)
     path, expected, correct, columns = _measured(run_dir, attacks, split, limits, data, tell=True)
@@ -233,31 +235,33 @@ def evaluate_run(
             if not clean:
                 evaluation = evaluate(model, data.images, data.labels, batch_size=batch_size, progress=bar)
                 correct["clean"], unreliable = evaluation.correct["clean"], evaluation.checks.get("model", {})
-            mine, of_mine = {"clean": correct["clean"]}, {}
+            # Attacks that are run on the same images go together; each outcome is stored at once.
+            outcomes, outcome_columns = {"clean": correct["clean"]}, {}
             for count in dict.fromkeys(counts[name] for name in todo):
                 rows = torch.arange(count) * len(data.labels) // count
-                these = {name: attacks[name] for name in attacks if counts[name] == count}
-                known = {"clean": correct["clean"][rows]} | {name: correct[name] for name in these if name in correct}
+                group = {name: attacks[name] for name in attacks if counts[name] == count}
+                known = {"clean": correct["clean"][rows]} | {name: correct[name] for name in group if name in correct}
 
                 def store(name: str, outcome: Tensor, checks: dict, count: int = count) -> None:
-                    mine[name] = outcome
-                    found = {key: asdict(check) for key, check in checks.items()}
-                    of_mine[name] = {"settings": _settings(attacks[name]), "images": count, "checks": found}
-                    add_outcomes(path, expected, mine, of_mine, weights)
+                    outcomes[name] = outcome
+                    values = {key: asdict(check) for key, check in checks.items()}
+                    outcome_columns[name] = {"settings": _settings(attacks[name]), "images": count, "checks": values}
+                    add_outcomes(path, expected, outcomes, outcome_columns, weights)
 
-                # The search without gradients is for what the strongest attacks leave, where they are run.
-                search = set(STRONG) <= set(these) or not set(STRONG) & set(attacks)
+                # The search without gradients takes what the strongest attacks leave, if they are run at all.
+                search = set(APGD_COLUMNS) <= set(group) or not set(APGD_COLUMNS) & set(attacks)
                 evaluation = evaluate(
-                    model, data.images[rows], data.labels[rows], these, batch_size=batch_size, progress=bar,
+                    model, data.images[rows], data.labels[rows], group, batch_size=batch_size, progress=bar,
                     known=known, on_outcome=store, search=search,
                 )  # fmt: skip
-                of_model = {key: asdict(check) for key, check in (evaluation.checks["model"] | unreliable).items()}
-                of_mine["clean"] = {"settings": {}, "images": len(data.labels), "checks": of_model}
-        correct, columns = add_outcomes(path, expected, mine, of_mine, weights)
+                model_checks = {key: asdict(check) for key, check in (evaluation.checks["model"] | unreliable).items()}
+                outcome_columns["clean"] = {"settings": {}, "images": len(data.labels), "checks": model_checks}
+        correct, columns = add_outcomes(path, expected, outcomes, outcome_columns, weights)
     else:
         with contextlib.suppress(OSError):  # what is only looked at need not be written
             add_outcomes(path, expected, {}, {}, weights)
         add_comparisons(correct, columns)
+    # All that is stored, the attacks of this call first.
     order = ["clean", *attacks, *sorted(set(correct) - {"clean", *attacks})]
     checks = {name: columns[name]["checks"] for name in order if name in columns}
     return RunAccuracy(
@@ -278,7 +282,7 @@ def accuracy_table(runs: Mapping[str, RunAccuracy], *, caption: str = "") -> Tab
         By default the attacks' images, where they are not all, are named.
     """
     names = list(dict.fromkeys(name for run in runs.values() for name in run.correct))
-    names.sort(key=lambda name: name == STRONGEST)  # behind all that it is the worst of
+    names.sort(key=lambda name: name == STRONGEST)  # behind the attacks of which it is the worst case
     rows = []
     for label, run in runs.items():
         row: dict[str, Any] = {"model": label}
@@ -297,18 +301,18 @@ def accuracy_table(runs: Mapping[str, RunAccuracy], *, caption: str = "") -> Tab
 
 
 def images_note(runs: Mapping[str, RunAccuracy]) -> str:
-    """On how many images accuracies are: ``on 1000 images; PGD100 on 250``."""
+    """The number of images behind each accuracy: ``on 1000 images; PGD100 on 250``."""
     total = next((len(run.correct["clean"]) for run in runs.values()), 0)
-    fewer = {
+    smaller_counts = {
         name: len(run.correct[name])
         for run in runs.values()
         for name in run.correct
         if len(run.correct[name]) < len(run.correct["clean"])
     }
     names: dict[int, list[str]] = {}
-    for name, count in fewer.items():
+    for name, count in smaller_counts.items():
         names.setdefault(count, []).append(name)
-    return f"on {total} images" + "".join(f"; {', '.join(of)} on {count}" for count, of in names.items())
+    return f"on {total} images" + "".join(f"; {', '.join(columns)} on {count}" for count, columns in names.items())
 
 
 def _counts(attacks: Mapping[str, Attack], limits: Mapping[str, int] | None, data: ImageDataset) -> dict[str, int]:
@@ -340,16 +344,16 @@ def _measured(
     return path, expected, correct, columns
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    keys = [key for key in {**before, **now} if canonical_json(before.get(key)) != canonical_json(now.get(key))]
-    return ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys)
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    keys = [key for key in {**old, **new} if canonical_json(old.get(key)) != canonical_json(new.get(key))]
+    return ", ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in keys)
 
 
 def _copy_of(run_dir: Path) -> Path | None:
     """A finished run in ``<method>@copy`` beside the folder of the method."""
     run_dir = Path(os.path.abspath(run_dir))  # it may be the folder that one is in
-    beside = run_dir.parent.with_name(f"{run_dir.parent.name.partition('@')[0]}@copy")
-    return next((path.parent for path in sorted(beside.glob("seed*/model.safetensors"))), None)
+    copies = run_dir.parent.with_name(f"{run_dir.parent.name.partition('@')[0]}@copy")
+    return next((path.parent for path in sorted(copies.glob("seed*/model.safetensors"))), None)
 
 
 def _settings(attack: Attack) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from tla_core.config import canonical_json
 from tla_core.masking import COMPARISONS, compare_attacks
 
 STRONGEST = "strongest"
-STRONG = ("APGD-CE", "APGD-T")  # what the worst case of all must be taken with
+APGD_COLUMNS = ("APGD-CE", "APGD-T")  # there is no worst case without both
 Outcomes = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def read_outcomes(path: Path, expected: Mapping[str, Any]) -> Outcomes:
-    """What was measured before, of these weights and images.
+    """The stored outcomes of these weights and images.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def read_outcomes(path: Path, expected: Mapping[str, Any]) -> Outcomes:
 
 
 def load_outcomes(path: Path) -> Outcomes:
-    """The outcomes in a file, and its metadata, verified: whatever weights they are of.
+    """The outcomes in a file, and its metadata. Both are verified, except for which weights they belong to.
 
     Raises
     ------
@@ -73,32 +73,32 @@ def load_outcomes(path: Path) -> Outcomes:
             if outcome.dtype != torch.bool or outcome.ndim != 1 or not len(outcome):
                 raise ValueError(f"was altered: the outcomes of {name} are {tuple(outcome.shape)} {outcome.dtype}")
         for name, column in columns.items():
-            whole = isinstance(column, dict) and {"images", "settings", "checks"} <= set(column) and name in correct
-            if not whole or column["images"] != len(correct[name]):
+            is_whole = isinstance(column, dict) and {"images", "settings", "checks"} <= set(column) and name in correct
+            if not is_whole or column["images"] != len(correct[name]):
                 raise ValueError(f"was altered: the settings of {name} are not those of its outcomes")
-        if lacking := {"clean", *correct} - {"clean", *columns} or {"clean"} - set(correct):
-            raise ValueError(f"was altered: it lacks {', '.join(sorted(lacking))}")
+        if missing_names := {"clean", *correct} - {"clean", *columns} or {"clean"} - set(correct):
+            raise ValueError(f"was altered: it lacks {', '.join(sorted(missing_names))}")
         if not {"checkpoint_sha256", "data"} <= set(metadata):
             raise ValueError("was altered: it does not say of which weights and images")
     except ValueError as error:
-        why = str(error) if isinstance(error, CheckpointError) else f"{path} {error}."
-        raise CheckpointError(f"{why} `tla evaluate` measures again what it held, and replaces it.") from error
+        message = str(error) if isinstance(error, CheckpointError) else f"{path} {error}."
+        raise CheckpointError(f"{message} `tla evaluate` measures again what it held, and replaces it.") from error
     return correct, metadata
 
 
-def is_enough(stored: Mapping[str, Any], settings: Mapping[str, Any], images: int) -> bool:
+def is_enough(column: Mapping[str, Any], settings: Mapping[str, Any], images: int) -> bool:
     """Whether a stored column is what is asked for: of these settings, and of at least so many images."""
-    same = canonical_json(stored.get("settings")) == canonical_json(settings)
-    return same and stored["images"] >= images
+    is_same = canonical_json(column.get("settings")) == canonical_json(settings)
+    return is_same and column["images"] >= images
 
 
 def add_outcomes(
     path: Path, expected: Mapping[str, Any], correct: Mapping[str, Tensor], columns: Mapping[str, Any], weights: Path
 ) -> Outcomes:
-    """Add what was measured to what the file holds by now, which another evaluation may have written meanwhile.
+    """Add measured columns to those in the file, which another evaluation may have written meanwhile.
 
-    A column of the same settings that was measured on more images stays. Whatever was measured when, it is compared
-    with all.
+    A column of the same settings stays if it was measured on more images. All columns are compared with each other
+    again.
 
     Parameters
     ----------
@@ -129,38 +129,39 @@ def add_outcomes(
                 f"{weights} was replaced while it was evaluated: what was measured is of the old weights and is not"
                 f" stored. Run `tla evaluate {weights.parent}` again."
             )
-        merged, columns_merged = read_outcomes(path, expected)
+        stored_outcomes, stored_columns = read_outcomes(path, expected)
+        # What another evaluation measured on more images stays.
         for name, outcome in correct.items():
-            stored = columns_merged.get(name)
-            if stored is None or not is_enough(stored, columns.get(name, {}).get("settings"), len(outcome) + 1):
-                merged[name] = outcome
+            other = stored_columns.get(name)
+            if other is None or not is_enough(other, columns.get(name, {}).get("settings"), len(outcome) + 1):
+                stored_outcomes[name] = outcome
         for name, column in columns.items():
-            if len(merged[name]) == column["images"]:
-                columns_merged[name] = column
-        add_comparisons(merged, columns_merged)
-        _write(path, expected, merged, columns_merged)
-    return merged, columns_merged
+            if len(stored_outcomes[name]) == column["images"]:
+                stored_columns[name] = column
+        add_comparisons(stored_outcomes, stored_columns)
+        _write(path, expected, stored_outcomes, stored_columns)
+    return stored_outcomes, stored_columns
 
 
 def with_strongest(correct: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The outcomes, and ``"strongest"``: the worst case for each image of all attacks that were run on it.
 
-    Of the images that APGD was run on with both of its losses; without them there is no such column. An attack that was
-    run on some of these images counts on those.
+    It has the images that APGD was run on with both of its losses; without these attacks there is no such column. An
+    attack that was run on fewer images counts on those.
     """
-    apgd = [correct[name] for name in STRONG if name in correct]
-    if len(apgd) < len(STRONG):
+    apgd = [correct[name] for name in APGD_COLUMNS if name in correct]
+    if len(apgd) < len(APGD_COLUMNS):
         return dict(correct)
     n, count = len(correct["clean"]), min(len(outcome) for outcome in apgd)
     rows = torch.arange(count) * n // count
-    worst = torch.ones(n, dtype=torch.bool)
+    survivors = torch.ones(n, dtype=torch.bool)
     for outcome in correct.values():
-        worst[torch.arange(len(outcome)) * n // len(outcome)] &= outcome
-    return {**correct, STRONGEST: worst[rows]}
+        survivors[torch.arange(len(outcome)) * n // len(outcome)] &= outcome
+    return {**correct, STRONGEST: survivors[rows]}
 
 
 def add_comparisons(correct: Mapping[str, Tensor], columns: dict[str, Any]) -> bool:
-    """Put what `compare_attacks` finds into the checks of the stored columns, in place of what is there of it.
+    """Put what `compare_attacks` finds into the checks of the stored columns, in place of earlier comparisons.
 
     Parameters
     ----------
@@ -174,18 +175,18 @@ def add_comparisons(correct: Mapping[str, Tensor], columns: dict[str, Any]) -> b
     bool
         Whether anything changed.
     """
-    # In the order of a stored file: of weaker attacks that leave equally much the first is named.
+    # Sorted, as in a stored file: where weaker attacks leave equally much, a check names the first.
     settings = {
         name: column["settings"] for name, column in sorted(columns.items())
         if name in correct and column.get("settings")
     }  # fmt: skip
-    compared = compare_attacks(correct, settings, len(correct["clean"]))
-    before = canonical_json({name: columns[name]["checks"] for name in settings})
+    comparisons = compare_attacks(correct, settings, len(correct["clean"]))
+    checks_before = canonical_json({name: columns[name]["checks"] for name in settings})
     for name in settings:
-        others = {key: check for key, check in columns[name]["checks"].items() if key not in COMPARISONS}
-        mine = {compared[name].name: asdict(compared[name])} if name in compared else {}
-        columns[name]["checks"] = others | mine
-    return canonical_json({name: columns[name]["checks"] for name in settings}) != before
+        other_checks = {key: check for key, check in columns[name]["checks"].items() if key not in COMPARISONS}
+        comparison = {comparisons[name].name: asdict(comparisons[name])} if name in comparisons else {}
+        columns[name]["checks"] = other_checks | comparison
+    return canonical_json({name: columns[name]["checks"] for name in settings}) != checks_before
 
 
 def _write(path: Path, expected: Mapping[str, Any], correct: dict[str, Tensor], columns: dict[str, Any]) -> None:
@@ -201,8 +202,8 @@ def _write(path: Path, expected: Mapping[str, Any], correct: dict[str, Tensor], 
         }
     metadata = {"kind": "accuracy", **expected, "columns": columns}
     text = json.dumps({"format": 1, **expected, "accuracies": readable}, indent=2, sort_keys=True, ensure_ascii=False)
-    beside = path.with_suffix(".json")
-    for file, content in ((path, tensor_bytes(correct, metadata)), (beside, f"{text}\n".encode())):
+    readable_file = path.with_suffix(".json")
+    for file, content in ((path, tensor_bytes(correct, metadata)), (readable_file, f"{text}\n".encode())):
         if not file.is_file() or file.read_bytes() != content:
             write_atomic(file, content)
 

@@ -1,4 +1,4 @@
-"""Finds and removes what nothing needs any more: runs that were moved aside, and what was not written to its end.
+"""Finds and removes what nothing needs any more: runs that were moved aside, and unfinished files.
 
 Nothing goes that is committed, in use, or behind a link.
 """
@@ -21,7 +21,7 @@ from analysis.scales.runs import MOVED_ASIDE, below, run_entries, user_of
 from tla_core.run_folder import RunFolder
 
 CATEGORIES = ("moved-aside", "leftovers")
-# What may still be written is younger.
+# A younger file may still be written.
 LEFT_FOR_SECONDS = 3600.0
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 # What a training, and a look at its files, leaves in the folder of a run.
@@ -39,18 +39,18 @@ class Removal:
         One of `CATEGORIES`.
     path : Path
         Below the root.
-    why : str
+    reason : str
     size : int
         Bytes.
-    kept : str
+    obstacle : str
         Why it stays nevertheless; empty if it goes.
     """
 
     category: str
     path: Path
-    why: str
+    reason: str
     size: int
-    kept: str = ""
+    obstacle: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class CleanReport:
     ----------
     removals : tuple of Removal
         Those that were removed, or would be.
-    kept : tuple of Removal
+    exceptions : tuple of Removal
         Those that stay, with the reason.
     removed : bool
         False if this is a list only.
     """
 
     removals: tuple[Removal, ...]
-    kept: tuple[Removal, ...]
+    exceptions: tuple[Removal, ...]
     removed: bool
 
     @property
@@ -79,12 +79,13 @@ class CleanReport:
     def __str__(self) -> str:
         lines = []
         for category in CATEGORIES:
-            if found := [removal for removal in self.removals if removal.category == category]:
-                lines.append(f"{category}: {len(found)}, {size_text(sum(removal.size for removal in found))}")
-                lines += [f"  {size_text(each.size):>9}  {each.path.as_posix()}: {each.why}" for each in found]
-        if self.kept:
+            if removals := [removal for removal in self.removals if removal.category == category]:
+                lines.append(f"{category}: {len(removals)}, {size_text(sum(removal.size for removal in removals))}")
+                lines += [f"  {size_text(each.size):>9}  {each.path.as_posix()}: {each.reason}" for each in removals]
+        if self.exceptions:
             lines.append("kept:")
-            lines += [f"  {size_text(each.size):>9}  {each.path.as_posix()}: {each.kept}" for each in self.kept]
+            for each in self.exceptions:
+                lines.append(f"  {size_text(each.size):>9}  {each.path.as_posix()}: {each.obstacle}")
         verb = "Removed" if self.removed else "Nothing was removed. What is listed to go:"
         return "\n".join([*lines, f"{verb} {len(self.removals)} files or folders, {size_text(self.freed)}."])
 
@@ -131,15 +132,15 @@ def clean(
         raise ValueError(f"categories must be of {', '.join(CATEGORIES)}. Got {', '.join(unknown)}.")
     root = Path(root).resolve()
     committed = _committed_files(root)
-    gone, kept = [], []
+    removals, exceptions = [], []
     with pipeline_lock(root) if remove and (root / ".snakemake").is_dir() else contextlib.nullcontext():
         for removal in _candidates(root, set(categories), scale):
-            if not removal.kept and any(path.is_relative_to(removal.path) for path in committed):
-                removal = replace(removal, kept="it is committed, or holds what is")
-            if remove and not removal.kept:
-                removal = replace(removal, kept=_remove(root, removal.path))
-            (kept if removal.kept else gone).append(removal)
-    return CleanReport(tuple(gone), tuple(kept), remove)
+            if not removal.obstacle and any(path.is_relative_to(removal.path) for path in committed):
+                removal = replace(removal, obstacle="it is committed, or holds what is")
+            if remove and not removal.obstacle:
+                removal = replace(removal, obstacle=_remove(root, removal.path))
+            (exceptions if removal.obstacle else removals).append(removal)
+    return CleanReport(tuple(removals), tuple(exceptions), remove)
 
 
 def _candidates(root: Path, categories: set[str], scale: str | None) -> Iterator[Removal]:
@@ -157,16 +158,16 @@ def _leftovers(root: Path, scale: str | None) -> Iterator[Removal]:
     for path in _files(root, scale):
         temporary, notebook = TEMPORARY.fullmatch(path.name), _UNFINISHED_NOTEBOOK.fullmatch(path.name)
         if temporary:
-            why = "a file that was not written to its end"
+            reason = "a file that was not written to its end"
         elif notebook and path.parent.name == "notebooks" and path.is_relative_to(root / "figures"):
-            why = "a notebook that failed" if notebook[1] == "failed" else "a notebook that was interrupted"
+            reason = "a notebook that failed" if notebook[1] == "failed" else "a notebook that was interrupted"
         else:
             continue
         user = user_of(RunFolder(path.parent)) if temporary else ""
-        done = notebook and notebook[1] == "failed"
-        if not user and not done and time.time() - path.lstat().st_mtime < LEFT_FOR_SECONDS:
+        is_finished = notebook and notebook[1] == "failed"
+        if not user and not is_finished and time.time() - path.lstat().st_mtime < LEFT_FOR_SECONDS:
             user = "less than an hour old, it may still be written"
-        yield Removal("leftovers", path.relative_to(root), why, size_of(path), user)
+        yield Removal("leftovers", path.relative_to(root), reason, size_of(path), user)
 
 
 def _files(root: Path, scale: str | None) -> Iterator[Path]:
@@ -174,10 +175,10 @@ def _files(root: Path, scale: str | None) -> Iterator[Path]:
     for top in ("runs", "results", "figures"):
         start = below(root, top, scale)
         for folder, folders, files in os.walk(start) if start else ():
-            here = Path(folder)
+            place = Path(folder)
             half_removed = [name for name in folders if TEMPORARY.fullmatch(name)]
             folders[:] = sorted(set(folders) - set(half_removed))
-            yield from (here / name for name in sorted(files + half_removed) if not (here / name).is_symlink())
+            yield from (place / name for name in sorted(files + half_removed) if not (place / name).is_symlink())
 
 
 def _remove(root: Path, path: Path) -> str:
@@ -199,15 +200,15 @@ def _remove_unless_in_use(root: Path, path: Path) -> str:
     else:
         # Renamed while its lock is held: who trains there next begins with an empty folder, and a removal that is
         # interrupted leaves what the next one takes for a leftover.
-        hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             with FileLock(path / "lock", timeout=0):
                 if user := user_of(RunFolder(path)) or _foreign_files(path):
                     return user
-                os.rename(path, hidden)
+                os.rename(path, temporary)
         except Timeout:
             return "in use by another process"
-        shutil.rmtree(hidden)
+        shutil.rmtree(temporary)
     tops = [root / name for name in ("runs", "results", "figures")]
     for folder in path.parents:
         if folder in tops or any(folder.iterdir()):
@@ -219,8 +220,8 @@ def _remove_unless_in_use(root: Path, path: Path) -> str:
 def _foreign_files(run: Path) -> str:
     """Why a run folder stays: what lies in it that no training writes, such as notes; empty if there is nothing."""
     names = [path.name for path in sorted(run.iterdir()) if not _OF_A_RUN.fullmatch(path.name)]
-    foreign = [name for name in names if not TEMPORARY.fullmatch(name)]
-    return f"it holds {', '.join(foreign)}, which no training writes" if foreign else ""
+    foreign_names = [name for name in names if not TEMPORARY.fullmatch(name)]
+    return f"it holds {', '.join(foreign_names)}, which no training writes" if foreign_names else ""
 
 
 def _committed_files(root: Path) -> set[Path]:
@@ -235,10 +236,10 @@ def _committed_files(root: Path) -> set[Path]:
         return set()
     command = ["git", "-C", str(root), "ls-files", "-z", "runs", "results", "figures"]
     try:
-        listed = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+        listing = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise RuntimeError(
             f"git cannot say which files of {root} are committed ({error}), so nothing is listed or removed. Make"
             f" `git -C {root} ls-files` work."
         ) from error
-    return {Path(os.fsdecode(name)) for name in listed.split(b"\0") if name}
+    return {Path(os.fsdecode(name)) for name in listing.split(b"\0") if name}

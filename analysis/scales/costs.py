@@ -1,4 +1,4 @@
-"""What trainings and files cost: seconds by the time stamps of metrics.jsonl, and bytes; as text for people."""
+"""Seconds of trainings, by the time stamps of metrics.jsonl, and bytes of files; as text for people."""
 
 import contextlib
 import os
@@ -9,12 +9,12 @@ from typing import Any
 
 from tla_core.config import TrainConfig
 
-# Between two lines of metrics.jsonl; what took longer than so many times the median was an interruption.
+# An interval between two lines of metrics.jsonl that is longer than so many times the median was an interruption.
 PAUSE = 10
 
 
 def seconds_per_step(metrics: list[dict[str, Any]]) -> float | None:
-    """What a step of a training took, its share of the evaluations on held-out images included.
+    """Seconds that a step of a training took, with its share of the evaluations on held-out images.
 
     Intervals of more than `PAUSE` times the median are interruptions and left out. None where fewer than two lines
     have a time stamp.
@@ -23,9 +23,9 @@ def seconds_per_step(metrics: list[dict[str, Any]]) -> float | None:
     intervals = [(later - step, then - now) for (step, now), (later, then) in pairwise(stamps) if later > step]
     if not intervals:
         return None
-    longest = PAUSE * statistics.median(seconds / steps for steps, seconds in intervals)
-    kept = [(steps, seconds) for steps, seconds in intervals if seconds / steps <= longest]
-    return sum(seconds for _, seconds in kept) / sum(steps for steps, _ in kept)
+    limit = PAUSE * statistics.median(seconds / steps for steps, seconds in intervals)
+    steady_intervals = [(steps, seconds) for steps, seconds in intervals if seconds / steps <= limit]
+    return sum(seconds for _, seconds in steady_intervals) / sum(steps for steps, _ in steady_intervals)
 
 
 def total_steps(config: TrainConfig, images: int) -> int:

@@ -155,15 +155,15 @@ def check_manifest(scale: str | Path, expected: Sequence[str] = EXPECTED) -> Non
     sidecars = read_sidecars(folder)
     problems = _faults(sidecars, folder)
     for artefact in expected:
-        showing = [sidecar for sidecar in sidecars if artefact in sidecar.artefacts]
-        if not showing:
+        witnesses = [sidecar for sidecar in sidecars if artefact in sidecar.artefacts]
+        if not witnesses:
             problems.append(f"{artefact}: no sidecar shows it. {made_by(artefact, folder)}")
-        for sidecar in showing:
-            wrong = [f"{name} {problem}" for name in sidecar.files if (problem := sidecar.problem(folder, name))]
+        for sidecar in witnesses:
+            faults = [f"{name} {problem}" for name in sidecar.files if (problem := sidecar.problem(folder, name))]
             if not sidecar.files:
-                wrong = [f"{sidecar.stem}.json names no file"]
+                faults = [f"{sidecar.stem}.json names no file"]
             maker = f"Made by: {sidecar.command}" if sidecar.command else made_by(artefact, folder)
-            problems += [f"{artefact}: {each}. {maker}" for each in wrong]
+            problems += [f"{artefact}: {each}. {maker}" for each in faults]
     if _json(folder / MANIFEST) != _manifest(folder, sidecars):
         problems.append(f"{MANIFEST} is missing, or not what the sidecars say. Made by: {__name__}.write_manifest")
     if problems:
@@ -183,14 +183,20 @@ def scale_folder(scale: str | Path) -> Path:
 
 def _manifest(folder: Path, sidecars: Sequence[Sidecar]) -> dict[str, Any]:
     artefacts: dict[str, list[dict[str, Any]]] = {}
-    others = []
+    unpublished = []
     for sidecar in sidecars:
         entry = {"sidecar": f"{sidecar.stem}.json", "files": sidecar.files, "command": sidecar.command}
         for artefact in sidecar.artefacts:
             artefacts.setdefault(artefact, []).append(entry)
-        others += [] if sidecar.artefacts else [entry]
+        unpublished += [] if sidecar.artefacts else [entry]
     missing = [artefact for artefact in EXPECTED if artefact not in artefacts]
-    return {"format": 1, "scale": folder.resolve().name, "artefacts": artefacts, "others": others, "missing": missing}
+    return {
+        "format": 1,
+        "scale": folder.resolve().name,
+        "artefacts": artefacts,
+        "others": unpublished,
+        "missing": missing,
+    }
 
 
 def _order(sidecar: Sidecar) -> list[int]:

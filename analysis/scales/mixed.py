@@ -79,31 +79,31 @@ class _Given(Results):
     """What both have in common: methods that are objects, of one dataset."""
 
     base: Results  # of what is not given
-    given: dict[str, Any]
+    own_methods: dict[str, Any]
     dataset: str
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(self.title, self.methods))})"
 
     def title(self, method: str) -> str:
-        return method if method in self.given else self.base.title(method)
+        return method if method in self.own_methods else self.base.title(method)
 
     def class_maps(self, method: str, eps=None, *, dataset=None, seed=None, classes=()) -> dict[int, ClassMap]:
-        if method not in self.given:
+        if method not in self.own_methods:
             return self.base.class_maps(method, eps, dataset=dataset, seed=seed, classes=classes)
         reps = self.representations(method, eps, dataset=dataset)
-        wanted = classes or np.unique(reps.labels).tolist()
-        return {k: map_class(reps, k, **self.map_settings()) for k in wanted}
+        class_numbers = classes or np.unique(reps.labels).tolist()
+        return {k: map_class(reps, k, **self.map_settings()) for k in class_numbers}
 
     def pair_maps(self, method: str, eps=None, *, dataset=None, seed=None) -> list[PairMap]:
-        if method not in self.given:
+        if method not in self.own_methods:
             return self.base.pair_maps(method, eps, dataset=dataset, seed=seed)
         settings = dict(self.scale.pair_settings(dataset or self.dataset))
         reps = self.representations(method, eps, dataset=dataset)
         return [map_pair(reps, *pair, **settings) for pair in settings.pop("pairs")]
 
     def landscapes(self, method: str, *, dataset=None, seed=None) -> dict:
-        if method not in self.given:
+        if method not in self.own_methods:
             return self.base.landscapes(method, dataset=dataset, seed=seed)
         from analysis.landscape import input_landscape
 
@@ -118,9 +118,9 @@ class _Given(Results):
         }
 
     def source(self, method: str, *, dataset=None, seed=None) -> dict[str, Any]:
-        if method not in self.given:
+        if method not in self.own_methods:
             return self.base.source(method, dataset=dataset, seed=seed)
-        one = self.given[method]
+        one = self.own_methods[method]
         if not isinstance(one, Path):
             return {"method": method, "given": type(one).__name__}
         record = RunFolder(one).record()
@@ -137,7 +137,7 @@ class _Given(Results):
         ValueError
             For representations, which have none.
         """
-        one = self.given[method]
+        one = self.own_methods[method]
         if isinstance(one, RepresentationSet):
             raise ValueError(
                 f"{method!r} is a RepresentationSet; here its model is needed. Pass that, or a run's folder."
@@ -149,7 +149,7 @@ class OwnResults(_Given):
     """Models, runs and representations without a scale: one dataset, one attack, one training each."""
 
     def __init__(self, methods: Mapping[str, Any], *, images=None, labels=None, attack=None) -> None:
-        self.given = load_methods(methods)
+        self.own_methods = load_methods(methods)
         self._images, self._labels, self._attack = images, labels, attack
         first = next(iter(self._sets.values()))
         self.dataset = str(first.meta.get("dataset") or "own images")
@@ -162,7 +162,7 @@ class OwnResults(_Given):
 
     @cached_property
     def _sets(self) -> dict[str, RepresentationSet]:
-        return as_representations(self.given, self._images, self._labels, attack=self._attack)
+        return as_representations(self.own_methods, self._images, self._labels, attack=self._attack)
 
     def single_words(self, dataset: str) -> str:
         return "each as given"
@@ -183,8 +183,8 @@ class OwnResults(_Given):
         """The images that were passed, or those that the first representations say."""
         first = next(iter(self._sets.values()))
         if self._images is not None:
-            given = given_images(self._images, self._labels)
-            return Given(given.images, given.labels, given.class_names or first.class_names)
+            shown_images = given_images(self._images, self._labels)
+            return Given(shown_images.images, shown_images.labels, shown_images.class_names or first.class_names)
         if not first.meta.get("dataset"):
             raise ValueError("the images are shown here: pass images=, or representations that name their dataset.")
         return load_dataset(first.meta["dataset"], first.meta.get("split", "test"))
@@ -196,7 +196,7 @@ class OwnResults(_Given):
         return {0: self._sets[method]}
 
     def accuracy(self, method: str, *, dataset=None, seed=None) -> RunAccuracy:
-        if self._images is None or isinstance(self.given[method], RepresentationSet):
+        if self._images is None or isinstance(self.own_methods[method], RepresentationSet):
             return accuracy_of_representations(self._sets[method])
         return accuracy_of_model(self.model(method), self._images, self._labels, self._attack)
 
@@ -205,13 +205,13 @@ class MixedResults(_Given):
     """The results of a scale, with others beside its methods."""
 
     def __init__(self, base: Results, methods: Mapping[str, Any], *, dataset: str | None = None) -> None:
-        self.base, self.given = base, load_methods(methods)
+        self.base, self.own_methods = base, load_methods(methods)
         self.dataset = dataset or base.scale.datasets[0]
         self.scale, self.plan, self.make, self.progress = base.scale, base.plan, base.make, base.progress
         self._extracted: dict[tuple[str, float], RepresentationSet] = {}
         if twice := sorted({*methods} & {*base.methods, *map(base.title, base.methods)}):
             raise ValueError(f"there is a method {', '.join(twice)} already; expected other names.")
-        for name, one in self.given.items():
+        for name, one in self.own_methods.items():
             if isinstance(one, RepresentationSet):
                 self._check_images(name, one)
             elif isinstance(one, Path):
@@ -232,10 +232,14 @@ class MixedResults(_Given):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return (*self.base.methods, *self.given)
+        return (*self.base.methods, *self.own_methods)
 
     def methods_of(self, dataset: str, eps: float | None = None) -> tuple[str, ...]:
-        own = [name for name in self.given if dataset == self.dataset and self._has_level(self.given[name], eps)]
+        own = [
+            name
+            for name in self.own_methods
+            if dataset == self.dataset and self._has_level(self.own_methods[name], eps)
+        ]
         return (*self.base.methods_of(dataset, eps), *own)
 
     def _has_level(self, one: Any, eps: float | None) -> bool:
@@ -247,24 +251,24 @@ class MixedResults(_Given):
         return f"{own:g}" == f"{main if eps is None else eps:g}"
 
     def title(self, method: str) -> str:
-        return method if method in self.given else self.base.title(method)
+        return method if method in self.own_methods else self.base.title(method)
 
     def table_runs(self, dataset: str) -> list[Run]:
         first = self.scale.seeds_of(dataset)[0]
-        own = [(dataset, name, first) for name in self.given if dataset == self.dataset]
+        own = [(dataset, name, first) for name in self.own_methods if dataset == self.dataset]
         return [*self.base.table_runs(dataset), *own]
 
     def run(self, method: str, *, dataset=None, seed=None) -> Path:
-        if method not in self.given:
+        if method not in self.own_methods:
             return self.base.run(method, dataset=dataset, seed=seed)
-        if not isinstance(self.given[method], Path):
+        if not isinstance(self.own_methods[method], Path):
             raise ValueError(f"{method!r} is no run; expected a method of the scale, or the folder of a run.")
-        return self.given[method]
+        return self.own_methods[method]
 
     def representations(self, method: str, eps=None, *, dataset=None, seed=None) -> RepresentationSet:
-        if method not in self.given:
+        if method not in self.own_methods:
             return self.base.representations(method, eps, dataset=dataset, seed=seed)
-        one, attack = self.given[method], self.attack(eps, self.dataset)
+        one, attack = self.own_methods[method], self.attack(eps, self.dataset)
         if isinstance(one, RepresentationSet):
             return one
         if (method, attack.eps) not in self._extracted:
@@ -277,7 +281,7 @@ class MixedResults(_Given):
         return self._extracted[method, attack.eps]
 
     def representations_of_seeds(self, method: str, *, dataset=None, seeds=()) -> dict[int, RepresentationSet]:
-        if method not in self.given:
+        if method not in self.own_methods:
             return self.base.representations_of_seeds(method, dataset=dataset, seeds=seeds)
         dataset = dataset or self.dataset
         compared = next(
@@ -288,15 +292,15 @@ class MixedResults(_Given):
         return {self.scale.seeds_of(dataset)[0]: reps.subset(rows)}
 
     def train_representations(self, method: str, *, dataset=None, seed=None) -> RepresentationSet:
-        if method not in self.given:
+        if method not in self.own_methods:
             return self.base.train_representations(method, dataset=dataset, seed=seed)
         data = load_dataset(self._config(self.base.methods[0], self.dataset).dataset, "train")
         return extract(self.model(method), data, progress=self.progress)
 
     def accuracy(self, method: str, *, dataset=None, seed=None) -> RunAccuracy:
-        if method not in self.given:
+        if method not in self.own_methods:
             return self.base.accuracy(method, dataset=dataset, seed=seed)
-        one, first = self.given[method], self.base.methods[0]
+        one, first = self.own_methods[method], self.base.methods[0]
         options = self.scale.accuracy_options(self.dataset, first, self.scale.seeds_of(self.dataset)[0])
         options |= {"black_box": None, "autoattack": 0}
         if isinstance(one, RepresentationSet):
@@ -313,7 +317,7 @@ class MixedResults(_Given):
         return self.base.attack_note(dataset, self._of_scale(methods))
 
     def seed_note(self, dataset=None, methods: Sequence[str] | None = None) -> str:
-        return f"{self.base.seed_note(dataset, self._of_scale(methods))}; {' and '.join(self.given)} as given"
+        return f"{self.base.seed_note(dataset, self._of_scale(methods))}; {' and '.join(self.own_methods)} as given"
 
     def _of_scale(self, methods: Sequence[str] | None) -> list[str] | None:
-        return None if methods is None else [method for method in methods if method not in self.given]
+        return None if methods is None else [method for method in methods if method not in self.own_methods]

@@ -32,17 +32,17 @@ def accuracy_of_model(
     limits : mapping of str to int, optional
         As of `evaluate_run`.
     """
-    given = given_images(images, labels)
+    data = given_images(images, labels)
     if isinstance(attacks, AttackConfig):
-        strong = strongest_of(attacks, int(max(given.labels)) + 1)
+        strong = strongest_of(attacks, int(max(data.labels)) + 1)
         attacks, limits = {_name_of(attacks.to_dict()): attacks, **strong}, dict.fromkeys(strong, STRONGEST_IMAGES)
-    correct, described, checks, n = {}, {}, {}, len(given.labels)
+    correct, described, checks, n = {}, {}, {}, len(data.labels)
     counts = {name: min((limits or {}).get(name, n), n) for name in attacks or {}}
     for count in sorted({n, *counts.values()}, reverse=True):
         rows = torch.arange(count) * n // count
-        these = {name: attacks[name] for name in counts if counts[name] == count}
+        attacks_of_count = {name: attacks[name] for name in counts if counts[name] == count}
         known = {"clean": correct["clean"][rows]} if correct else None
-        evaluation = evaluate(model, given.images[rows], given.labels[rows], these, known=known)
+        evaluation = evaluate(model, data.images[rows], data.labels[rows], attacks_of_count, known=known)
         correct = {**evaluation.correct, **correct}
         described, checks = described | evaluation.attacks, checks | evaluation.checks
     order = ["clean", *counts]

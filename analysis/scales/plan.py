@@ -65,7 +65,7 @@ class Artefact:
 class Plan:
     """What a scale consists of: what its notebooks read, and all main runs.
 
-    Each method returns one artefact. The scale's notebooks need not read it.
+    Each method returns one artefact of a run. It may be one that no notebook of the scale reads.
 
     Parameters
     ----------
@@ -79,15 +79,15 @@ class Plan:
     @cached_property
     def artefacts(self) -> dict[str, Artefact]:
         """Path -> artefact, of all that the scale consists of; each stands behind what it needs."""
-        whole = Plan(self.scale)  # callers may have asked this one for what is no part of the scale
-        for run in whole._runs(self.scale.datasets, self.scale.methods):
-            whole.model(run)
-        whole.manifest()
-        in_order = sorted(whole._known.values(), key=lambda artefact: KINDS.index(artefact.kind))
-        return {artefact.path: artefact for artefact in in_order}
+        fresh_plan = Plan(self.scale)  # this one also knows what callers have asked for beyond the scale
+        for run in fresh_plan._runs(self.scale.datasets, self.scale.methods):
+            fresh_plan.model(run)
+        fresh_plan.manifest()
+        artefacts = sorted(fresh_plan._known.values(), key=lambda artefact: KINDS.index(artefact.kind))
+        return {artefact.path: artefact for artefact in artefacts}
 
     def needs(self, artefact: Artefact) -> list[Artefact]:
-        """The artefacts that must be made before one that this plan gave."""
+        """The artefacts that must be made before an artefact of this plan."""
         return [self._known.get(path) or self.artefacts[path] for path in artefact.needs]
 
     # Of a run ---------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ class Plan:
         """Of the test images, at a perturbation level; by default that of the dataset's attack."""
         images = self.scale.images_at(run[0], run[1], eps, run[2])
         target = targets.representations(self.scale.config(*run), eps, images)
-        eps = target[1]["attack"]["eps"]
+        eps = target.settings["attack"]["eps"]
         command = ["tla", "extract", _folder(self.scale, run), "--eps", f"{eps:g}"]
         command += ["--images", images] if images else []
         return self._result("representations", run, target, command, [self.model(run)], eps)
@@ -142,7 +142,7 @@ class Plan:
         return self._map("pair maps", run, targets.pair_maps(self.scale.config(*run), eps, settings))
 
     def _map(self, kind: str, run: Run, target: targets.Target) -> Artefact:
-        eps = target[1]["attack"]["eps"]
+        eps = target.settings["attack"]["eps"]
         command = ["tla", "project", _folder(self.scale, run), "--eps", f"{eps:g}", "--scale", self.scale.name]
         return self._result(kind, run, target, command, [self.representations(run, eps)], eps)
 
@@ -163,15 +163,15 @@ class Plan:
             needs.append(self.model(copy))
         command = ["tla", "evaluate", _folder(self.scale, run), *accuracy_flags(options)]
         # The outcomes of each image lie beside it, and outlive a job of Snakemake's that is repeated.
-        return self._result("accuracies", run, ("accuracy-test.json", options), command, needs)
+        return self._result("accuracies", run, targets.Target("accuracy-test.json", options), command, needs)
 
     # Of the scale -----------------------------------------------------------------------------------------------------
 
     def notebook(self, name: str) -> Artefact:
         """An executed notebook."""
-        reads = self._reads()
-        read = reads[name]() if name in reads else [each for part in reads.values() for each in part()]
-        needs = {artefact.path: artefact for artefact in read}
+        readers = self._reads()
+        artefacts = readers[name]() if name in readers else [each for read in readers.values() for each in read()]
+        needs = {artefact.path: artefact for artefact in artefacts}
         path = f"figures/{self.scale.name}/notebooks/{name}.ipynb"
         command = ["tla", "notebooks", name, "--scale", self.scale.name]
         return self._add("notebook", path, command, [needs[path] for path in sorted(needs)])
@@ -184,59 +184,62 @@ class Plan:
 
     def _reads(self) -> dict[str, Callable[[], list[Artefact]]]:
         """Notebook -> what it reads. One that is not here reads everything that the others do."""
+        # Which runs each part of the supplement shows.
         scale = self.scale
-        every, of_first = self._runs(scale.datasets, scale.methods), self._runs(scale.datasets, scale.methods, 1)
-        of_table = [run for dataset in scale.datasets for run in scale.table_runs(dataset)]
-        of_neighbours = self._runs(scale.neighbour_datasets, scale.methods)
-        of_maps = self._runs([scale.dataset_of("maps")], scale.methods)
-        mapped = self._runs([scale.dataset_of("maps")], scale.methods, 1)
-        attacked = [method for method in scale.methods if method != "um"]
-        of_landscapes = self._runs([scale.dataset_of("landscapes")], attacked)
+        all_runs = self._runs(scale.datasets, scale.methods)
+        first_seed_runs = self._runs(scale.datasets, scale.methods, 1)
+        table_runs = [run for dataset in scale.datasets for run in scale.table_runs(dataset)]
+        neighbour_runs = self._runs(scale.neighbour_datasets, scale.methods)
+        map_runs = self._runs([scale.dataset_of("maps")], scale.methods)
+        drawn_runs = self._runs([scale.dataset_of("maps")], scale.methods, 1)
+        defended_methods = [method for method in scale.methods if method != "um"]
+        landscape_runs = self._runs([scale.dataset_of("landscapes")], defended_methods)
         # Captions say how the seed that is shown stands among the others.
-        beside_landscapes = of_landscapes if len(scale.seeds_of(scale.dataset_of("landscapes"))) > 1 else []
-        swept = dict.fromkeys(method for name in scale.sweeps for method in scale.sweep(name).values())
-        of_sweeps = [run for method in swept for run in scale.sweep_runs(method)]
-        of_sweeps += scale.spread_runs() if scale.sweeps else []
+        seed_note_runs = landscape_runs if len(scale.seeds_of(scale.dataset_of("landscapes"))) > 1 else []
+        sweep_methods = dict.fromkeys(method for name in scale.sweeps for method in scale.sweep(name).values())
+        sweep_runs = [run for method in sweep_methods for run in scale.sweep_runs(method)]
+        sweep_runs += scale.spread_runs() if scale.sweeps else []
 
+        # What of these runs is read more than once.
         def at_main_level(runs: Iterable[Run]) -> list[Artefact]:
             return [self.representations(run) for run in runs]
 
-        def noted(runs: Iterable[Run]) -> list[Artefact]:
+        def note_accuracies(runs: Iterable[Run]) -> list[Artefact]:
             # Captions compare the attack with the strongest one, where accuracies are made anyway.
-            made = of_table if "main_accuracy" in scale.notebooks else []
-            return [self.accuracies(run) for run in runs if run in made]
+            measured_runs = table_runs if "main_accuracy" in scale.notebooks else []
+            return [self.accuracies(run) for run in runs if run in measured_runs]
 
         def maps() -> list[Artefact]:
-            return [self.class_maps(run) for run in mapped] + at_main_level(of_maps) + noted(mapped)
+            return [self.class_maps(run) for run in drawn_runs] + at_main_level(map_runs) + note_accuracies(drawn_runs)
 
         def pairs() -> list[Artefact]:
-            return [self.pair_maps(run) for run in mapped if scale.pair_settings(run[0])] + maps()
+            return [self.pair_maps(run) for run in drawn_runs if scale.pair_settings(run[0])] + maps()
 
         return {
             "00_quickstart": lambda: [self.model(run) for run in self._runs(scale.datasets[:1], ("um", "tla"), 1)],
             "fig1_3_false_classes": maps,
             "fig4_6_class_pairs": pairs,
-            "fig7_retrieval": lambda: at_main_level(of_maps) + noted(mapped),
+            "fig7_retrieval": lambda: at_main_level(map_runs) + note_accuracies(drawn_runs),
             "fig8_loss_landscape": lambda: (
-                [self.landscapes(run) for run in of_landscapes] + at_main_level(beside_landscapes)
+                [self.landscapes(run) for run in landscape_runs] + at_main_level(seed_note_runs)
             ),
             "table1_2_architectures": list,
             "table3_distance_ratios": lambda: (
-                [self.representations(run, eps) for run in of_first for eps in self._levels(run[0])]
-                + at_main_level(every)
-                + noted(of_first)
+                [self.representations(run, eps) for run in first_seed_runs for eps in self._levels(run[0])]
+                + at_main_level(all_runs)
+                + note_accuracies(first_seed_runs)
             ),
             "table4_6_hyperparameters": lambda: (
-                [self.accuracies(run) for run in of_sweeps] + at_main_level(of_sweeps)
+                [self.accuracies(run) for run in sweep_runs] + at_main_level(sweep_runs)
             ),
-            "main_accuracy": lambda: [self.accuracies(run) for run in of_table],
+            "main_accuracy": lambda: [self.accuracies(run) for run in table_runs],
             "knn_and_detection": lambda: (
-                at_main_level(of_neighbours)
-                + [self.train_representations(run) for run in of_neighbours]
-                + noted(self._runs(scale.neighbour_datasets, scale.methods, 1))
+                at_main_level(neighbour_runs)
+                + [self.train_representations(run) for run in neighbour_runs]
+                + note_accuracies(self._runs(scale.neighbour_datasets, scale.methods, 1))
             ),
             "your_own_model": list,
-            "explore_embeddings": lambda: at_main_level(of_maps),
+            "explore_embeddings": lambda: at_main_level(map_runs),
         }
 
     def _runs(self, datasets: Sequence[str], methods: Sequence[str], seeds: int | None = None) -> list[Run]:
@@ -255,8 +258,8 @@ class Plan:
         self, kind: str, run: Run, target: targets.Target, command: list[Any], needs: list[Artefact],
         eps: float | None = None,
     ) -> Artefact:  # fmt: skip
-        path = f"results/{self.scale.name}/{run[0]}/{run[1]}/seed{run[2]}/{target[0]}"
-        return self._add(kind, path, command, needs, run, "" if eps is None else f"{eps:g}", target[1])
+        path = f"results/{self.scale.name}/{run[0]}/{run[1]}/seed{run[2]}/{target.file}"
+        return self._add(kind, path, command, needs, run, "" if eps is None else f"{eps:g}", target.settings)
 
     def _add(
         self, kind: str, path: str, command: list[Any], needs: list[Artefact], run: Run | None = None, eps: str = "",

@@ -82,8 +82,8 @@ class Results:
     @property
     def given_note(self) -> str:
         """What a caption adds of models that are no methods of the scale; empty without any."""
-        given = [self.title(method) for method in self.methods if method not in self.scale.methods]
-        return f"; {' and '.join(given)}: one model each, as given" if given else ""
+        names = [self.title(method) for method in self.methods if method not in self.scale.methods]
+        return f"; {' and '.join(names)}: one model each, as given" if names else ""
 
     def table_runs(self, dataset: str) -> list[Run]:
         """Dataset, method and seed of each row of a dataset's main accuracy table."""
@@ -108,47 +108,50 @@ class Results:
         return analysis_attack(self._config(self.methods[0], dataset), eps)
 
     def attack_note(self, dataset: str | None = None, methods: Sequence[str] | None = None) -> str:
-        """The attack of the analysis, and what it leaves beside what the strongest attack leaves: for captions.
+        """For captions: the attack of the analysis, and the accuracy under it beside that under the strongest attack.
 
-        Of the images that both have seen. Where the accuracies of a method were not measured, it says where they are.
+        Both are of the images that both attacks were run on. Where the accuracies of a method were not measured, the
+        note says which table holds them.
         """
         from analysis.scales.accuracy import STRONGEST, stored_outcomes
 
         attack, dataset = self.attack(dataset=dataset), dataset or self.scale.datasets[0]
         seeds = self.scale.seeds_of(dataset)
-        of_seed = f" of seed {seeds[0]}" if len(seeds) > 1 else ""
-        ours, strongest, counts = [], [], set()
+        seed_words = f" of seed {seeds[0]}" if len(seeds) > 1 else ""
+        attack_shares, strongest_shares, counts = [], [], set()
         for method in methods or self.scale.methods:
-            worst = stored_outcomes(self.run(method, dataset=dataset)).get(STRONGEST)
-            if worst is None:
+            strongest = stored_outcomes(self.run(method, dataset=dataset)).get(STRONGEST)
+            if strongest is None:
                 return f"{attack}; the table main_accuracy says how far it is from the strongest attack"
             reps = self.representations(method, dataset=dataset)
             n = len(self.test_images(dataset).labels)
-            by_index = dict(zip((np.arange(len(worst)) * n // len(worst)).tolist(), worst.tolist(), strict=True))
-            rows = [row for row, index in enumerate(np.asarray(reps.indices).tolist()) if index in by_index]
+            indices = np.arange(len(strongest)) * n // len(strongest)
+            outcome_by_index = dict(zip(indices.tolist(), strongest.tolist(), strict=True))
+            rows = [row for row, index in enumerate(np.asarray(reps.indices).tolist()) if index in outcome_by_index]
             counts.add(f"{len(rows):,}")
-            right = (reps.predictions == reps.labels) & (reps.adv_predictions == reps.labels)
-            ours.append(f"{method.upper()} {100 * float(np.mean(np.asarray(right)[rows])):.1f}")
-            strongest.append(f"{100 * np.mean([by_index[int(reps.indices[row])] for row in rows]):.1f}")
+            correct = (reps.predictions == reps.labels) & (reps.adv_predictions == reps.labels)
+            attack_shares.append(f"{method.upper()} {100 * float(np.mean(np.asarray(correct)[rows])):.1f}")
+            strongest_shares.append(f"{100 * np.mean([outcome_by_index[int(reps.indices[row])] for row in rows]):.1f}")
         return (
-            f"{attack}, which{of_seed} leaves {', '.join(ours)} % of {' or '.join(sorted(counts))} test images right,"
-            f" where the strongest attack leaves {', '.join(strongest)} %"
+            f"{attack}, which{seed_words} leaves {', '.join(attack_shares)} % of {' or '.join(sorted(counts))} test"
+            f" images right, where the strongest attack leaves {', '.join(strongest_shares)} %"
         )
 
     def seed_note(self, dataset: str | None = None, methods: Sequence[str] | None = None) -> str:
         """Which training a figure shows, and how it stands among those of the other seeds: for captions."""
         dataset = dataset or self.scale.datasets[0]
-        first, *others = self.scale.seeds_of(dataset)
-        if not others:
+        first, *other_seeds = self.scale.seeds_of(dataset)
+        if not other_seeds:
             return f"one training each, seed {first}"
-        stand = []
+        shares = []
         for method in methods or self.scale.methods:
-            of_seeds = self.representations_of_seeds(method, dataset=dataset)
-            robust = [f"{100 * reps.robust_accuracy:.1f}" for reps in of_seeds.values()]
-            stand.append(f"{method.upper()} {robust[0]}, the other{'s' * (len(others) > 1)} {' and '.join(robust[1:])}")
+            sets = self.representations_of_seeds(method, dataset=dataset)
+            robust = [f"{100 * reps.robust_accuracy:.1f}" for reps in sets.values()]
+            others = f"the other{'s' * (len(other_seeds) > 1)} {' and '.join(robust[1:])}"
+            shares.append(f"{method.upper()} {robust[0]}, {others}")
         return (
-            f"seed {first} of {1 + len(others)}; robust accuracy on {len(of_seeds[first]):,} test images, %:"
-            f" {'; '.join(stand)}"
+            f"seed {first} of {1 + len(other_seeds)}; robust accuracy on {len(sets[first]):,} test images, %:"
+            f" {'; '.join(shares)}"
         )
 
     def run(self, method: str, *, dataset: str | None = None, seed: int | None = None) -> Path:
@@ -166,18 +169,18 @@ class Results:
     def representations_of_seeds(
         self, method: str, *, dataset: str | None = None, seeds: Sequence[int] = ()
     ) -> dict[int, RepresentationSet]:
-        """Representations at the main level of each seed of a method, or of those named, all of the same images."""
-        of_seeds = {
+        """Representations of a method at the main level: one set for each of its seeds, all of the same images."""
+        sets = {
             seed: self.representations(method, dataset=dataset, seed=seed)
             for seed in seeds or self.scale.seeds_of(dataset or self.scale.datasets[0])
         }
-        fewest = min(of_seeds.values(), key=len).indices
-        return {seed: reps.subset(np.flatnonzero(np.isin(reps.indices, fewest))) for seed, reps in of_seeds.items()}
+        shared_indices = min(sets.values(), key=len).indices
+        return {seed: reps.subset(np.flatnonzero(np.isin(reps.indices, shared_indices))) for seed, reps in sets.items()}
 
     def train_representations(
         self, method: str, *, dataset: str | None = None, seed: int | None = None
     ) -> RepresentationSet:
-        """Representations of the clean training images: what neighbours and densities are taken from."""
+        """Representations of the clean training images, for the search of neighbours and the fit of densities."""
         return self._load(self.plan.train_representations(self._run(method, dataset, seed)), RepresentationSet.load)
 
     def class_maps(
@@ -202,8 +205,9 @@ class Results:
 
     def loss_rises(self, method: str, *, dataset: str | None = None, seed: int | None = None) -> dict[int, float]:
         """How far the loss of a method rises around each of many images, by row of the test set, on coarser grids."""
-        stored = self._landscapes(method, dataset, seed)
-        return {int(row.removeprefix(OF_RISE)): each.rise for row, each in stored.items() if row.startswith(OF_RISE)}
+        landscapes = self._landscapes(method, dataset, seed)
+        rises = {name: landscape.rise for name, landscape in landscapes.items() if name.startswith(OF_RISE)}
+        return {int(name.removeprefix(OF_RISE)): rise for name, rise in rises.items()}
 
     def accuracy(self, method: str, *, dataset: str | None = None, seed: int | None = None) -> "RunAccuracy":
         """The accuracies of a method: all columns that the scale has of it, see `Scale.accuracy_options`."""
@@ -248,10 +252,11 @@ class Results:
         for need in self.plan.needs(artefact):
             self._ensure(need)
         if not self.make:
+            reason = f" ({state.reason})" if state.reason else ""
             raise MissingResultError(
-                f"{artefact.path} is {state.name}{state.why and f' ({state.why})'}. Make it, in {self.scale.root}, with"
-                f" `{artefact.command}`, or everything of this scale with `SCALE={self.scale.name} make figures`. What"
-                f" of it is published is restored in seconds by `tla restore --scale {self.scale.name}`."
+                f"{artefact.path} is {state.name}{reason}. Make it, in {self.scale.root}, with `{artefact.command}`, or"
+                f" everything of this scale with `SCALE={self.scale.name} make figures`. What of it is published is"
+                f" restored in seconds by `tla restore --scale {self.scale.name}`."
             )
         make_artefact(self.plan, artefact, progress=self.progress)
 
@@ -269,14 +274,14 @@ class Results:
         """Where a method's numbers come from, for the sidecar of a figure."""
         run = self.run(method, dataset=dataset, seed=seed)
         record = RunFolder(run).record()
-        other = other_copy(record["config"]["dataset"])  # another copy than the one that was trained on
+        copy_name = other_copy(record["config"]["dataset"])  # another copy than the one that was trained on
         return {
             "method": method,
             "run": run.relative_to(self.scale.root).as_posix(),
             "config_identity": record["config_identity"],
             "checkpoint_sha256": file_sha256(RunFolder(run).model_path),
             "data": record["data"]["source"],
-            **({"test_images": other} if other else {}),
+            **({"test_images": copy_name} if copy_name else {}),
         }
 
     def _config(self, method: str, dataset: str | None) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""What is stored of a run: for each kind of result its path, what its metadata must say, and how it is made.
+"""The results that are stored of a run: for each kind its path, what its metadata must say, and how it is made.
 
 A result belongs to a checkpoint and to settings; where its metadata says otherwise it is stale. What is current is not
 made again.
@@ -81,19 +81,19 @@ def data_of_run(run_dir: Path | str) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If they are not those of the dataset that its settings name, so that nothing here may be measured on that one.
+        If they are not those of the dataset that its settings name: the run must not be measured on that dataset.
     """
-    named, trained_on = run_config(run_dir).dataset, RunFolder(run_dir).record()["data"]
-    if not _same_photographs(named, trained_on["name"]):
-        raise _other_images(run_dir, trained_on, f"{named}, which its settings name,")
-    return trained_on
+    dataset, data = run_config(run_dir).dataset, RunFolder(run_dir).record()["data"]
+    if not _same_photographs(dataset, data["name"]):
+        raise _other_images(run_dir, data, f"{dataset}, which its settings name,")
+    return data
 
 
 def _check_images(run_dir: Path | str, trained_on: dict[str, Any], data: ImageDataset, split: str) -> None:
     """ValueError where images are not of the dataset that the run was trained on, or are its training images."""
-    expected = tuple(trained_on[key] for key in ("channels", "image_size", "classes"))
-    found = (*data.images.shape[1:3], len(data.class_names))
-    if found != expected or not _same_photographs(data.name, trained_on["name"]):
+    trained_shape = tuple(trained_on[key] for key in ("channels", "image_size", "classes"))
+    shape = (*data.images.shape[1:3], len(data.class_names))
+    if shape != trained_shape or not _same_photographs(data.name, trained_on["name"]):
         raise _other_images(run_dir, trained_on, f"what is here, {data},")
     if split == "test" and data.checksum == trained_on["checksum"]:
         raise ValueError(
@@ -106,27 +106,27 @@ def _same_photographs(name: str, other: str) -> bool:
     return name == other or OTHER_COPIES.get(name) == other or OTHER_COPIES.get(other) == name
 
 
-def _other_images(run_dir: Path | str, trained_on: dict[str, Any], what: str) -> ValueError:
+def _other_images(run_dir: Path | str, trained_on: dict[str, Any], images: str) -> ValueError:
     size = "x".join(str(trained_on[key]) for key in ("channels", "image_size", "image_size"))
-    images = f"{trained_on['images']:,} images {size} of {trained_on['classes']} classes"
+    description = f"{trained_on['images']:,} images {size} of {trained_on['classes']} classes"
     return ValueError(
-        f"{run_dir} was trained on {trained_on['name']!r} ({trained_on['source']}: {images}), and {what} is another"
-        " dataset. Measure it on images of its own:"
+        f"{run_dir} was trained on {trained_on['name']!r} ({trained_on['source']}: {description}), and {images} is"
+        " another dataset. Measure it on images of its own:"
         " analysis.extract(tla.load_model(RUN), images, labels), or tla.evaluate(tla.load_model(RUN), images, labels)."
     )
 
 
 def of_checkpoint(run_dir: Path | str) -> dict[str, Any]:
-    """The weights, and the dataset whose images are taken in place of those of the run's own; null for its own."""
+    """The checksum of the weights, and the copy of the dataset that is measured on, if it is not the run's own."""
     return {
         "checkpoint_sha256": file_sha256(RunFolder(run_dir).finished_model()),
         "other_copy": other_copy(run_config(run_dir).dataset),
     }
 
 
-def different_settings(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """What metadata say otherwise than expected."""
-    return [key for key, value in expected.items() if canonical_json(found.get(key)) != canonical_json(value)]
+def different_settings(metadata: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """The settings in which metadata differ from what is expected."""
+    return [key for key, value in expected.items() if canonical_json(metadata.get(key)) != canonical_json(value)]
 
 
 def is_current(path: Path, expected: dict[str, Any]) -> bool:
@@ -184,8 +184,8 @@ def extract_run(
     config = run_config(run_dir)
     data = run_images(run_dir, split)
     n = len(data.labels)
-    taken = min(images or n, n) if test else n
-    rows = torch.arange(taken) * n // taken
+    n_images = min(images or n, n) if test else n
+    rows = torch.arange(n_images) * n // n_images
     reps = extract(
         load_model(run_dir, device=device),
         data.images[rows],
@@ -235,15 +235,15 @@ def project_pairs_run(run_dir: Path | str, eps: float | None, settings: dict[str
     path, expected = pair_maps_target(run_dir, eps, settings)
     if not is_current(path, expected):
         reps = RepresentationSet.load(source)
-        others = {key: value for key, value in settings.items() if key != "pairs"}
-        save_pair_maps(path, [map_pair(reps, *pair, **others) for pair in settings["pairs"]], expected)
+        projection = {key: value for key, value in settings.items() if key != "pairs"}
+        save_pair_maps(path, [map_pair(reps, *pair, **projection) for pair in settings["pairs"]], expected)
     return path
 
 
 # Landscapes -----------------------------------------------------------------------------------------------------------
 
 
-OF_RISE = "rise/"  # what the names of landscapes that are not drawn begin with
+OF_RISE = "rise/"  # the names of coarser landscapes, which are not drawn, begin with it
 
 
 def landscapes_target(run_dir: Path | str, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -259,8 +259,8 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
     run_dir : Path or str
     settings : dict
         ``images``, their number, evenly spread over the test set, which may be none; ``radius`` in units of the
-        dataset's eps; ``resolution``; and ``rise``: the ``images`` and ``resolution`` of the coarser ones that only
-        their rise is wanted of.
+        dataset's eps; ``resolution``; and ``rise``: the ``images`` and ``resolution`` of coarser landscapes, of which
+        only the rise is read.
     device : str
 
     Returns
@@ -275,18 +275,17 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
         return path
     data = run_images(run_dir, "test")
     model = load_model(run_dir, device=device)
-    found = {}
-    for kind, wanted in (("", settings), (OF_RISE, settings["rise"])):
-        rows = np.arange(wanted["images"]) * len(data.labels) // max(wanted["images"], 1)
-        shape = {"radius": settings["radius"] * expected["eps"], "resolution": wanted["resolution"]}
+    landscapes = {}
+    for prefix, grid in (("", settings), (OF_RISE, settings["rise"])):
+        rows = np.arange(grid["images"]) * len(data.labels) // max(grid["images"], 1)
+        shape = {"radius": settings["radius"] * expected["eps"], "resolution": grid["resolution"]}
         for place, row in enumerate(rows.tolist()):
             image, label = data.images[row], int(data.labels[row])
-            found[f"{kind}{row}"] = input_landscape(model, image, label, random_state=place, **shape)
-    save_landscapes(path, found, expected)
+            landscapes[f"{prefix}{row}"] = input_landscape(model, image, label, random_state=place, **shape)
+    save_landscapes(path, landscapes, expected)
     return path
 
 
 def _of_run(run_dir: Path | str, target: targets.Target) -> tuple[Path, dict[str, Any]]:
-    name, settings = target
-    data_of_run(run_dir)  # refuses a run on images of the user's, also where something is stored already
-    return results_dir(run_dir) / name, {**of_checkpoint(run_dir), **settings}
+    data_of_run(run_dir)  # refuses a run on the user's own images, even if it has results already
+    return results_dir(run_dir) / target.file, {**of_checkpoint(run_dir), **target.settings}

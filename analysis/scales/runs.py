@@ -39,7 +39,7 @@ class RunEntry:
         Bytes of the folder.
     time : float or None
         When it was last trained, in seconds since 1970.
-    wanted : str
+    standing : str
         ``current``: what the scale would train here. ``outdated``: the scale has other settings for it by now, or it
         was moved aside. ``foreign``: no scale knows such a run.
     """
@@ -52,7 +52,7 @@ class RunEntry:
     held_out: dict[str, float]
     size: int
     time: float | None
-    wanted: str
+    standing: str
 
 
 def list_runs(root: Path | str, scale: str | None = None) -> Table:
@@ -76,8 +76,8 @@ def list_runs(root: Path | str, scale: str | None = None) -> Table:
     """
     entries = run_entries(root, scale)
     if not entries:
-        where = Path(root, "runs", *([scale] if scale else []))
-        raise FileNotFoundError(f"there are no runs in {where}. Train one with `tla train`, or all by `make figures`.")
+        folder = Path(root, "runs", *([scale] if scale else []))
+        raise FileNotFoundError(f"there are no runs in {folder}. Train one with `tla train`, or all by `make figures`.")
     rows = [
         {
             "path": entry.path.as_posix(),
@@ -89,7 +89,7 @@ def list_runs(root: Path | str, scale: str | None = None) -> Table:
             "robust": entry.held_out.get("robust"),
             "size": size_text(entry.size),
             "date": time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.time)) if entry.time else None,
-            "wanted": entry.wanted,
+            "wanted": entry.standing,
         }
         for entry in entries
     ]
@@ -161,7 +161,7 @@ def wanted_config(folder: Path, root: Path, scales: dict[str, Scale | None]) -> 
 def user_of(run: RunFolder) -> str:
     """Which living process holds a run folder, as text; empty if none does.
 
-    One on another machine is taken for living: only there can one tell.
+    A process on another machine counts as living: only there can one tell.
     """
     try:
         owner = json.loads((run.path / "process.json").read_text(encoding="utf-8"))
@@ -194,7 +194,7 @@ def _entry(folder: Path, root: Path, scales: dict[str, Scale | None]) -> RunEntr
     run, place = RunFolder(folder), folder.relative_to(root)
     method = dataset = identity = ""
     held_out: dict[str, float] = {}
-    wanted = "foreign"
+    standing = "foreign"
     try:
         record = run.record()
         if record is None:
@@ -202,9 +202,9 @@ def _entry(folder: Path, root: Path, scales: dict[str, Scale | None]) -> RunEntr
         identity, config = record["identity"], TrainConfig.from_dict(record["config"])
         method, dataset = config.method, config.dataset
         if MOVED_ASIDE.fullmatch(folder.name):
-            wanted = "outdated"
-        elif (now := wanted_config(folder, root, scales)) is not None:
-            wanted = "current" if now.identity == record["config_identity"] else "outdated"
+            standing = "outdated"
+        elif (config_now := wanted_config(folder, root, scales)) is not None:
+            standing = "current" if config_now.identity == record["config_identity"] else "outdated"
         if run.model_path.exists():
             state, holder = "finished", run.model_path
         else:
@@ -216,7 +216,7 @@ def _entry(folder: Path, root: Path, scales: dict[str, Scale | None]) -> RunEntr
         state = f"broken: {error if not isinstance(error, KeyError) else f'a file lacks {error}'}"
     if user := user_of(run):
         state += f", {user}"
-    return RunEntry(place, method, dataset, identity, state, held_out, size_of(folder), _last_trained(run), wanted)
+    return RunEntry(place, method, dataset, identity, state, held_out, size_of(folder), _last_trained(run), standing)
 
 
 def _last_trained(run: RunFolder) -> float | None:

@@ -45,38 +45,39 @@ def read_scale_file(path: Path, root: Path, known: set[str]) -> dict[str, Any]:
         raise ValueError(
             f"{path.name} holds unknown keys: {', '.join(unknown)}. There are: {', '.join(sorted(known))}."
         )
-    given = {key: value for key, value in values.items() if value is not None}
-    if missing := sorted(set(REQUIRED) - set(given)):
+    settings = {key: value for key, value in values.items() if value is not None}
+    if missing := sorted(set(REQUIRED) - set(settings)):
         raise ValueError(f"{path.name} lacks {', '.join(missing)}.")
     for key, kinds in _KINDS.items():
-        if key in given and _kind(given[key]) not in kinds:
-            raise ValueError(f"{path.name}: {key} must be {' or '.join(kinds)}. Got {given[key]!r:.60}.")
-    family = given.get("presets") or path.stem
-    given |= _datasets(path.name, given["datasets"], root, family)
-    given |= _methods(path.name, given["methods"], given["datasets"])
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        if key in settings and _kind(settings[key]) not in kinds:
+            raise ValueError(f"{path.name}: {key} must be {' or '.join(kinds)}. Got {settings[key]!r:.60}.")
+    family = settings.get("presets") or path.stem
+    settings |= _datasets(path.name, settings["datasets"], root, family)
+    settings |= _methods(path.name, settings["methods"], settings["datasets"])
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
 
 
 def _datasets(file: str, value: Any, root: Path, family: str) -> dict[str, Any]:
     """``datasets``, the names, and ``own_datasets``: name -> folder of images, and whose settings it has."""
     if family not in (families := sorted({name.split("/")[0] for name in PRESETS})):
         raise ValueError(f"{file}: presets: there are none called {family!r}; expected {', '.join(families)}.")
-    there = sorted({name.split("/")[1] for name in PRESETS if name.startswith(f"{family}/")})
+    known_datasets = sorted({name.split("/")[1] for name in PRESETS if name.startswith(f"{family}/")})
     entries, own = _entries(file, "datasets", value), {}
     for name, options in entries.items():
         if options is None:
-            if name not in there:
+            if name not in known_datasets:
                 raise ValueError(
-                    f"{file}: datasets: there is no {name!r}; expected {', '.join(there)}, or a folder of images:"
-                    f" `{name}: {{folder: images/{name}}}`."
+                    f"{file}: datasets: there is no {name!r}; expected {', '.join(known_datasets)}, or a folder of"
+                    f" images: `{name}: {{folder: images/{name}}}`."
                 )
             continue
         _check_options(file, f"datasets: {name}", options, _OF_DATASET)
-        folder, like = root / str(options["folder"]), options.get("like", "cifar10" if "cifar10" in there else there[0])
+        default = "cifar10" if "cifar10" in known_datasets else known_datasets[0]
+        folder, like = root / str(options["folder"]), options.get("like", default)
         if not folder.is_dir():
             raise ValueError(f"{file}: datasets: {name}: folder: there is no {folder}.")
-        if like not in there:
-            raise ValueError(f"{file}: datasets: {name}: like must be {' or '.join(there)}. Got {like!r}.")
+        if like not in known_datasets:
+            raise ValueError(f"{file}: datasets: {name}: like must be {' or '.join(known_datasets)}. Got {like!r}.")
         own[name] = {"folder": str(folder.resolve()), "like": like}
     return {"datasets": list(entries), "own_datasets": own}
 

@@ -1,7 +1,7 @@
 """Whether an artefact of a plan is made, stale, unfinished or missing, and why: the one judgement of freshness.
 
-It compares what a file says of itself, in its metadata, with what the plan expects. Weights are verified to the last
-bit; the content of a result is verified when it is loaded.
+It compares the metadata of a file with what the plan expects. Weights are verified to the last bit; the content of a
+result is verified when it is loaded.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ STATES = ("made", "stale", "unfinished", "missing")
 
 
 class State(NamedTuple):
-    """One of `STATES`, and why; empty where there is nothing to say."""
+    """One of `STATES`, and its reason; empty where there is nothing to say."""
 
     name: str
-    why: str = ""
+    reason: str = ""
 
 
 MADE = State("made")
@@ -54,16 +54,16 @@ def _judge(plan: Plan, artefact: Artefact, needs: dict[str, State]) -> State:
             return _of_model(plan, artefact)
         if not path.is_file():
             return State("missing")
-        if waits_for := [f"{need} is {state.name}" for need, state in needs.items() if state.name != "made"]:
-            further = f", and {len(waits_for) - 1} more that it reads" if waits_for[1:] else ""
-            return State("stale", waits_for[0] + further)
+        if unmade_needs := [f"{need} is {state.name}" for need, state in needs.items() if state.name != "made"]:
+            further = f", and {len(unmade_needs) - 1} more that it reads" if unmade_needs[1:] else ""
+            return State("stale", unmade_needs[0] + further)
         checks = {"notebook": _why_notebook, "manifest": _why_manifest, "accuracies": _why_accuracies}
-        why = checks.get(artefact.kind, _why_result)(plan, artefact, path)
+        reason = checks.get(artefact.kind, _why_result)(plan, artefact, path)
     except DatasetNotFoundError:
         return State("made", "its columns were not checked: the dataset is not here")
     except (CheckpointError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         return State("stale", f"it cannot be read: {error}")
-    return State("stale", why) if why else MADE
+    return State("stale", reason) if reason else MADE
 
 
 def _of_model(plan: Plan, artefact: Artefact) -> State:
@@ -72,8 +72,10 @@ def _of_model(plan: Plan, artefact: Artefact) -> State:
     if record is None or not (user or run.model_path.exists() or run.state_path.exists()):
         return State("missing", "" if record is None else "a training ended before its first saved state")
     if record["config_identity"] != artefact.settings["identity"]:
-        now = {**record, "config": plan.scale.config(*artefact.run).to_dict()}
-        return State("stale", f"settings changed: {describe_differences(record, now).replace('config.', '')}")
+        planned_record = {**record, "config": plan.scale.config(*artefact.run).to_dict()}
+        return State(
+            "stale", f"settings changed: {describe_differences(record, planned_record).replace('config.', '')}"
+        )
     for start in artefact.needs:
         model = plan.scale.root / start
         if model.is_file() and file_sha256(model) != record["start"]["init_from"]:
@@ -100,11 +102,11 @@ def _why_result(plan: Plan, artefact: Artefact, path: Path) -> str:
 
 
 def _settings_at(scale: str, plan: Plan, artefact: Artefact) -> dict[str, Any]:
-    """What another scale would say of a result in the place of this one."""
+    """The settings that another scale would expect of the result in this place."""
     presets, level = plan.scale.presets or plan.scale.name, [float(artefact.eps)] if artefact.eps else []
     try:
-        other = Plan(dataclasses.replace(load_scale(scale, plan.scale.root), presets=presets))
-        return getattr(other, artefact.kind.replace(" ", "_"))(artefact.run, *level).settings
+        other_plan = Plan(dataclasses.replace(load_scale(scale, plan.scale.root), presets=presets))
+        return getattr(other_plan, artefact.kind.replace(" ", "_"))(artefact.run, *level).settings
     except (ValueError, KeyError, TypeError):  # it has no such run, or its file cannot be read
         return {"of": scale}
 
@@ -112,34 +114,36 @@ def _settings_at(scale: str, plan: Plan, artefact: Artefact) -> dict[str, Any]:
 def _why_accuracies(plan: Plan, artefact: Artefact, path: Path) -> str:
     from analysis.scales.accuracy import missing_columns, run_attacks
 
-    of_run, *copy = (plan.scale.root / need for need in artefact.needs)
-    if json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"] != file_sha256(of_run):
+    model, *copy = (plan.scale.root / need for need in artefact.needs)
+    if json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"] != file_sha256(model):
         return "checkpoint changed"
     options = {**artefact.settings, "black_box": copy[0].parent if copy else None}
-    attacks, limits = run_attacks(of_run.parent, **options, device="cpu")
-    names = missing_columns(of_run.parent, attacks, limits=limits)
+    attacks, limits = run_attacks(model.parent, **options, device="cpu")
+    names = missing_columns(model.parent, attacks, limits=limits)
     return f"not measured, or with other settings: {', '.join(names)}" if names else ""
 
 
 def _why_notebook(plan: Plan, artefact: Artefact, path: Path) -> str:
-    source, executed = plan.scale.root / "notebooks" / path.name, json.loads(path.read_text(encoding="utf-8"))
-    if source.is_file() and _cells(json.loads(source.read_text(encoding="utf-8"))) != _cells(executed):
+    source, notebook = plan.scale.root / "notebooks" / path.name, json.loads(path.read_text(encoding="utf-8"))
+    if source.is_file() and _cells(json.loads(source.read_text(encoding="utf-8"))) != _cells(notebook):
         return "the notebook was edited"
-    read = executed["metadata"].get("tla_read")
-    if read is None:  # executed by an earlier edition, which left only times
-        made = path.stat().st_mtime
-        changed = [need for need in artefact.needs if (plan.scale.root / need).stat().st_mtime > made]
+    stored_checksums = notebook["metadata"].get("tla_read")
+    if stored_checksums is None:  # executed by an earlier edition, which left only times
+        time_made = path.stat().st_mtime
+        changes = [need for need in artefact.needs if (plan.scale.root / need).stat().st_mtime > time_made]
         verb = "newer"
     else:
-        now = fingerprints(plan, artefact)
-        changed, verb = [need for need in {**read, **now} if read.get(need) != now.get(need)], "not what it read"
-    if not changed:
+        checksums = fingerprints(plan, artefact)
+        paths = {**stored_checksums, **checksums}
+        changes = [path for path in paths if stored_checksums.get(path) != checksums.get(path)]
+        verb = "not what it read"
+    if not changes:
         return ""
-    return f"{changed[0]} is {verb}" + (f", and {len(changed) - 1} more" if changed[1:] else "")
+    return f"{changes[0]} is {verb}" + (f", and {len(changes) - 1} more" if changes[1:] else "")
 
 
 def fingerprints(plan: Plan, artefact: Artefact) -> dict[str, str]:
-    """Path -> the checksum of what an artefact reads, as the files say themselves: what a notebook was made from."""
+    """Path -> checksum, as the file itself states it, of everything that an artefact reads."""
     paths = {need: plan.scale.root / need for need in artefact.needs}
     return {need: _fingerprint(path) for need, path in paths.items() if path.is_file()}
 

@@ -28,8 +28,8 @@ class ArtefactStatus:
     size : int
         Bytes that are there now; of a training those of its folder.
     seconds : float or None
-        What the rest of a training takes, by the time of a step of another of the same method on the same dataset; None
-        where there is none, and of anything but a training.
+        How long the rest of a training takes, by the steps of other trainings of the same method and dataset; None if
+        there are none, and for anything but a training.
     """
 
     artefact: Artefact
@@ -48,17 +48,17 @@ class ScaleStatus:
     @property
     def counts(self) -> dict[str, int]:
         """State -> number of artefacts."""
-        counted = Counter(record.state.name for record in self.records)
-        return {state: counted[state] for state in STATES}
+        counts = Counter(record.state.name for record in self.records)
+        return {state: counts[state] for state in STATES}
 
     @property
     def summary(self) -> str:
         """Totals for people: artefacts by state, time of the remaining trainings, and bytes here."""
-        todo = [r.seconds for r in self.records if r.artefact.kind == "model" and r.state.name != "made"]
-        known = [seconds for seconds in todo if seconds is not None]
-        rest = duration_text(sum(known)) if known else ""
-        if unknown := len(todo) - len(known):
-            rest += f"{rest and ', and '}unknown of {unknown} of {len(todo)}"
+        estimates = [r.seconds for r in self.records if r.artefact.kind == "model" and r.state.name != "made"]
+        seconds_known = [seconds for seconds in estimates if seconds is not None]
+        rest = duration_text(sum(seconds_known)) if seconds_known else ""
+        if unknown := len(estimates) - len(seconds_known):
+            rest += f"{rest and ', and '}unknown of {unknown} of {len(estimates)}"
         return (
             f"{self.scale}: {', '.join(f'{count} {state}' for state, count in self.counts.items())}.\n"
             f"Remaining trainings: {rest or 'none'} (by steps measured at this scale, one after another).\n"
@@ -73,23 +73,23 @@ class ScaleStatus:
         ValueError
             If none is in these states.
         """
-        shown = [record for record in self.records if not only or record.state.name in only]
-        if not shown:
+        records = [record for record in self.records if not only or record.state.name in only]
+        if not records:
             raise ValueError(f"nothing of {self.scale} is {' or '.join(only)}. {self.summary}")
         rows = []
-        for record in shown:
-            made = record.state.name == "made"
+        for record in records:
+            is_made = record.state.name == "made"
             rows.append({
                 "kind": record.artefact.kind,
                 "name": record.artefact.name,
                 "state": ": ".join(filter(None, record.state)),
-                "time": duration_text(record.seconds) if record.artefact.kind == "model" and not made else "",
+                "time": duration_text(record.seconds) if record.artefact.kind == "model" and not is_made else "",
                 "size": size_text(record.size) if record.size else "",
-                "command": "" if made else record.artefact.command,
+                "command": "" if is_made else record.artefact.command,
             })  # fmt: skip
         titles = {"kind": "", "name": "", "state": "state", "time": "to train", "size": "disk", "command": "made by"}
-        right = ("time", "size")
-        columns = [Column(key, titles[key], align="right" if key in right else "left") for key in titles]
+        right_aligned = ("time", "size")
+        columns = [Column(key, titles[key], align="right" if key in right_aligned else "left") for key in titles]
         return Table(columns, rows, self.summary)
 
 
@@ -109,11 +109,11 @@ def scale_status(scale: str | Scale, root: Path | str | None = None) -> ScaleSta
     ScaleStatus
     """
     scale = scale if isinstance(scale, Scale) else load_scale(scale, root)
-    plan, known = Plan(scale), {}
+    plan, states = Plan(scale), {}
     trainings = _Trainings(plan)
     records = []
     for artefact in plan.artefacts.values():
-        state, path = judge(plan, artefact, known), scale.root / artefact.path
+        state, path = judge(plan, artefact, states), scale.root / artefact.path
         is_model = artefact.kind == "model"
         seconds = trainings.rest(artefact) if is_model and state.name != "made" else None
         records.append(ArtefactStatus(artefact, state, size_of(path.parent if is_model else path), seconds))
@@ -121,7 +121,7 @@ def scale_status(scale: str | Scale, root: Path | str | None = None) -> ScaleSta
 
 
 class _Trainings:
-    """What trainings of a plan take, by the time stamps of those that are there."""
+    """How long the trainings of a plan take, by the time stamps of those that are there."""
 
     def __init__(self, plan: Plan) -> None:
         self.scale, self._images, self._rates = plan.scale, {}, defaultdict(list)
@@ -142,11 +142,11 @@ class _Trainings:
         images = self._images.get(dataset)
         if not rates or not (images or config.iterations):
             return None
-        done, run = 0, RunFolder(self.scale.run_dir(*artefact.run))
+        steps_done, run = 0, RunFolder(self.scale.run_dir(*artefact.run))
         with contextlib.suppress(CheckpointError, FileNotFoundError, KeyError):
             if (record := run.record()) is not None and record["config_identity"] == config.identity:
-                done = read_metadata(run.state_path)["step"]
-        return statistics.median(rates) * (total_steps(config, images or 0) - done)
+                steps_done = read_metadata(run.state_path)["step"]
+        return statistics.median(rates) * (total_steps(config, images or 0) - steps_done)
 
 
 def table_text(table: Table, leave_out: Sequence[str] = ()) -> str:
@@ -162,10 +162,10 @@ def table_text(table: Table, leave_out: Sequence[str] = ()) -> str:
     lines = [[column.title for column in columns]]
     lines += [[column.text(row.get(column.key)) for column in columns] for row in table.rows]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    aligned = [
+    texts = [
         "  ".join(
             f"{cell:{'>' if c.align == 'right' else '<'}{w}}" for cell, c, w in zip(line, columns, widths, strict=True)
         )
         for line in lines
     ]
-    return "\n".join([*(line.rstrip() for line in aligned), "", table.caption])
+    return "\n".join([*(line.rstrip() for line in texts), "", table.caption])

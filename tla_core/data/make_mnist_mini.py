@@ -18,11 +18,11 @@ IMAGES_PER_DIGIT = 500
 
 def evenly_spaced(labels: np.ndarray, count: int) -> np.ndarray:
     """Return the sorted indices of `count` images of each label, evenly spaced among the images of that label."""
-    chosen = []
+    rows = []
     for label in np.unique(labels):
         positions = np.flatnonzero(labels == label)
-        chosen.append(positions[np.arange(count) * len(positions) // count])
-    return np.sort(np.concatenate(chosen))
+        rows.append(positions[np.arange(count) * len(positions) // count])
+    return np.sort(np.concatenate(rows))
 
 
 def make_mnist_mini(root: Path, output: Path) -> str:

@@ -22,9 +22,9 @@ from tla_core.validation import as_images
 # of `mini` (PGD, MIM and C&W of 20 steps, BIM of 10), nearly all do along a reversed gradient.
 _ASCENT_TOLERANCE = 0.1
 _LEFT_TOLERANCE = 0.1  # of images that nothing bounds
-# Of what all steps so far have reached: on the models of `mini`, 0.05 to 0.29 under PGD-20, 1.5 to 3.3 under PGD-2.
+# As a fraction of the gain of all steps so far. On the models of `mini`: 0.05 to 0.29 for PGD-20, 1.5 to 3.3 for PGD-2.
 _GAIN_TOLERANCE = 0.5
-# Of the margin that is left: a gain that would have to be repeated more often cannot change an outcome.
+# As a fraction of the margin that is left: a smaller gain would take too many repetitions to change an outcome.
 _GAIN_THAT_MATTERS = 0.01
 # A short attack is continued by so many steps, since two steps more than two show little.
 _LEAST_MORE_STEPS = 10
@@ -207,7 +207,7 @@ def judge_perturbed(logits: Tensor) -> MaskingCheck:
 
 
 class Ascent(NamedTuple):
-    """A run of an attack: its last images (n, c, h, w), its first losses (n,), and who was ever misclassified (n,)."""
+    """A run of an attack: last images (n, c, h, w), first losses (n,), and which were ever misclassified (n,)."""
 
     x_adv: Tensor
     start_loss: Tensor
@@ -292,6 +292,7 @@ def judge_ascent(
         return MaskingCheck("ascent", None, "not judged: a targeted attack climbs another loss for each target.")
     if not len(y):
         return MaskingCheck("ascent", True, "no image survived: nothing to judge.")
+    # What became of the loss, and of images that were broken on the way?
     with undisturbed(model):
         logits = logits_of(model, ascent.x_adv, batch_size)
     end_loss = _unsaturated(logits, y, attack.loss)
@@ -306,6 +307,7 @@ def judge_ascent(
         f"the loss of {int(not_risen.sum())} of {len(y)} surviving images ended no higher than it started, and"
         f" {int(silent.sum())} were misclassified on the way alone"
     )
+    # The verdict.
     if too_many(not_risen, _ASCENT_TOLERANCE):
         advice = (
             "the attack does not climb. Suspect the sign of the gradients, a backward pass that is written by hand, or"

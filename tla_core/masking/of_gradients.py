@@ -18,7 +18,7 @@ _STEP, _OFF_BYTES = 2.0**-13, 0.35 / 255
 # Of the larger of the two slopes. On healthy networks that by differences was 0.87 to 1.16 times that by the gradient
 # (median over directions; 200 images each of 8 networks, MNIST and CIFAR-10, trained with and without attacks).
 _SLOPE_TOLERANCE = 0.5
-# Times the rounding error of the logits: what a difference of two of them cannot resolve.
+# In rounding errors of the logits: a smaller difference of two logits is not resolved.
 _NOISE = 64
 _BORDER_STEP = 1 / 255
 _SEED = 0x6D1FF5
@@ -137,13 +137,13 @@ def _compare_with_differences(model: nn.Module, x: Tensor, y: Tensor) -> tuple[T
         noise = _NOISE * rounding(logits) + 4 * (logits_at(middle) - logits).abs().amax(1)
         ratios, agree = [], []
         for numbers in uniform[:-1]:
-            moved = _STEP * gradient.sign() * (numbers < 0.5)
-            by_differences = margin(logits_at(middle + moved)) - margin(logits_at(middle - moved))
-            by_gradient = 2 * (gradient.double() * moved).flatten(1).sum(1)
-            larger = torch.maximum(by_differences.abs(), by_gradient.abs())
+            shift = _STEP * gradient.sign() * (numbers < 0.5)
+            difference_change = margin(logits_at(middle + shift)) - margin(logits_at(middle - shift))
+            gradient_change = 2 * (gradient.double() * shift).flatten(1).sum(1)
+            larger = torch.maximum(difference_change.abs(), gradient_change.abs())
             resolved = (larger > noise) & larger.isfinite()
-            agree.append(((by_differences - by_gradient).abs() <= _SLOPE_TOLERANCE * larger) | ~resolved)
-            ratios.append(torch.where(resolved, by_differences / by_gradient, torch.nan))
+            agree.append(((difference_change - gradient_change).abs() <= _SLOPE_TOLERANCE * larger) | ~resolved)
+            ratios.append(torch.where(resolved, difference_change / gradient_change, torch.nan))
     differ = torch.stack(agree).double().mean(0) < 0.5
     return differ, torch.stack(ratios).nanmedian(0).values.nanmedian().item()
 
@@ -151,10 +151,10 @@ def _compare_with_differences(model: nn.Module, x: Tensor, y: Tensor) -> tuple[T
 def _blind_at_the_border(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Where no pixel at 0 or 1 has a gradient, although the logits change as these move inwards; (n,), bool."""
     border = (x == 0) | (x == 1)
-    moved = x + _BORDER_STEP * torch.where(x < 0.5, 1.0, -1.0) * border
+    shifted_images = x + _BORDER_STEP * torch.where(x < 0.5, 1.0, -1.0) * border
     outputs = []
     with undisturbed(model):
-        for images in (x, moved):
+        for images in (x, shifted_images):
             torch.manual_seed(_SEED)
             with torch.no_grad():
                 outputs.append(model(images).double())

@@ -45,14 +45,14 @@ def check_stochastic(model: nn.Module, x: Tensor | np.ndarray, *, batch_size: in
     with undisturbed(model):
         passes = torch.stack([logits_of(model, x, batch_size) for _ in range(_PASSES)])
     change = _change_of_logits(passes[0], passes)
-    changed = change > _SMALLEST_RANDOM_CHANGE
-    values = {"largest_change": largest(change), "changed_share": share(changed)}
-    if not changed.any():
+    differs = change > _SMALLEST_RANDOM_CHANGE
+    values = {"largest_change": largest(change), "changed_share": share(differs)}
+    if not differs.any():
         return MaskingCheck("stochastic", True, f"{_PASSES} passes over {len(x)} images gave the same logits.", values)
     return MaskingCheck(
         "stochastic",
         False,
-        f"the model is random: the logits of {int(changed.sum())} of {len(x)} images changed between {_PASSES} passes,"
+        f"the model is random: the logits of {int(differs.sum())} of {len(x)} images changed between {_PASSES} passes,"
         f" by up to {values['largest_change']:.2g} of their spread. An attack follows the gradient of one draw, and the"
         " accuracy is that of another. Switch dropout and noise off, or attack the average of many passes.",
         values,
@@ -62,7 +62,7 @@ def check_stochastic(model: nn.Module, x: Tensor | np.ndarray, *, batch_size: in
 def check_batch(
     model: nn.Module, x: Tensor | np.ndarray, company: Tensor | np.ndarray | None = None
 ) -> MaskingCheck:
-    """Are the logits of an image the same alone, and in other company? Of at most 16 images.
+    """Are the logits of an image the same alone and in other company? At most 16 images are compared.
 
     Where they are not, as in a model that normalises over the batch, the accuracy is that of a batch size and an order,
     and an attack moves images by each other's gradients. The other company of the images is their negatives, and as
@@ -82,20 +82,20 @@ def check_batch(
         ``changed_share`` of images.
     """
     x = as_images(x, device=model_device(model))[:16]
-    others = [1 - x] if company is None else [as_images(company, device=x.device), 1 - x]
+    fillers = [1 - x] if company is None else [as_images(company, device=x.device), 1 - x]
     with undisturbed(model), torch.no_grad():
-        together = model(x).float()
-        alone = torch.cat([model(image).float() for image in x.split(1)])
-        in_company = model(torch.cat([*others, x])).float()[-len(x) :]
-    change = _change_of_logits(together, torch.stack([alone, in_company]))
-    changed = change > _SMALLEST_RANDOM_CHANGE
-    values = {"largest_change": largest(change), "changed_share": share(changed)}
-    if not changed.any():
+        batch_logits = model(x).float()
+        single_logits = torch.cat([model(image).float() for image in x.split(1)])
+        company_logits = model(torch.cat([*fillers, x])).float()[-len(x) :]
+    change = _change_of_logits(batch_logits, torch.stack([single_logits, company_logits]))
+    differs = change > _SMALLEST_RANDOM_CHANGE
+    values = {"largest_change": largest(change), "changed_share": share(differs)}
+    if not differs.any():
         return MaskingCheck("batch", True, f"{len(x)} images have the same logits alone and in other batches.", values)
     return MaskingCheck(
         "batch",
         False,
-        f"the logits of {int(changed.sum())} of {len(x)} images depend on the rest of their batch, by up to"
+        f"the logits of {int(differs.sum())} of {len(x)} images depend on the rest of their batch, by up to"
         f" {values['largest_change']:.2g} of their spread: every accuracy is that of one batch size and order."
         " Normalise each image by itself, or by statistics that are fixed in eval mode.",
         values,
@@ -186,7 +186,7 @@ def check_outputs(
 
 
 def how_many_not_finite(logits: Tensor) -> str:
-    """Of how many images a logit is NaN or infinite, in words; (n, classes)."""
+    """The number of images with a logit that is NaN or infinite, in words, from logits (n, classes)."""
     n, bad, nan = len(logits), int((~logits.isfinite()).any(1).sum()), int(logits.isnan().any(1).sum())
     kinds = f"{nan} NaN, {bad - nan} infinite" if 0 < nan < bad else "NaN" if nan else "infinite"
     return f"the outputs of {bad} of {n} images ({bad / max(n, 1):.1%}) are not finite ({kinds})"
@@ -224,8 +224,8 @@ def _change_of_logits(first: Tensor, others: Tensor) -> Tensor:
     """Largest change of a logit of each image, (n,), among others (k, n, classes), as a fraction of their spread."""
     spread = first.amax(1) - first.amin(1)
     # Two infinities or two NaN in the same place are no change.
-    same = (others == first) | (others.isnan() & first.isnan())
-    moved = torch.where(same, 0, (others - first).abs()).nan_to_num(torch.inf).amax((0, 2))
+    is_same = (others == first) | (others.isnan() & first.isnan())
+    change = torch.where(is_same, 0, (others - first).abs()).nan_to_num(torch.inf).amax((0, 2))
     # Kernels of another batch size add up in another order.
-    rounded = (moved == 0) | (moved <= _ROUNDED * rounding(first))
-    return torch.where(rounded, 0.0, moved / spread).nan_to_num(torch.inf)
+    is_rounding = (change == 0) | (change <= _ROUNDED * rounding(first))
+    return torch.where(is_rounding, 0.0, change / spread).nan_to_num(torch.inf)

@@ -27,7 +27,7 @@ def compare_attacks(
     Parameters
     ----------
     correct : mapping of str to Tensor, (k,), bool
-        Attack -> outcomes. Those of k of the n images are of every n / k-th, ``arange(k) * n // k``.
+        Attack -> outcomes. An attack on k of the n images was run on ``arange(k) * n // k``.
     settings : mapping of str to mapping
         Attack -> what `describe_attack` says of it; others are not compared.
     n_images : int, optional
@@ -36,8 +36,9 @@ def compare_attacks(
     Returns
     -------
     dict of str to MaskingCheck
-        By the names of the stronger attacks; without those that have no weaker attack beside them.
+        By the names of the stronger attacks; one that has no weaker attack beside it is left out.
     """
+    # What kind of attack each is, and in which ball.
     names = [name for name in settings if name in correct]
     n_images = n_images or max((len(correct[name]) for name in correct), default=0)
     kinds, balls = {}, {}
@@ -51,22 +52,26 @@ def compare_attacks(
             (ball,) = known_balls
         if kind == _PGD or ball is None:
             continue
-        below = (_PGD,) if kind in (_APGD, _UNKNOWN) else (_PGD, _APGD)
-        candidates = {other: balls[other] for other in names if kinds[other] in below and balls[other] is not None}
-        same = [other for other, its_ball in candidates.items() if its_ball == ball]
+        # The weaker attacks in the same ball, or in larger ones.
+        weaker_kinds = (_PGD,) if kind in (_APGD, _UNKNOWN) else (_PGD, _APGD)
+        candidates = {
+            other: balls[other] for other in names if kinds[other] in weaker_kinds and balls[other] is not None
+        }
+        equal_ball = [other for other, its_ball in candidates.items() if its_ball == ball]
         larger = [other for other, (norm, eps) in candidates.items() if norm == ball[0] and eps > ball[1]]
-        weaker = {other: correct[other] for other in same or larger}
-        several, outcome = _on_shared_images(weaker, correct[name], n_images)
-        if not several or not len(outcome):
+        weaker = {other: correct[other] for other in equal_ball or larger}
+        shared_outcomes, outcome = _on_shared_images(weaker, correct[name], n_images)
+        if not shared_outcomes or not len(outcome):
             continue
+        # The comparison that suits the kind.
         if kind == _BLACK_BOX:
-            checks[name] = check_transfer(several.values(), outcome)
+            checks[name] = check_transfer(shared_outcomes.values(), outcome)
         elif kind == _ENSEMBLE:
             checks[name] = check_ensemble(
-                several, outcome, name=name, strong=any(kinds[other] == _APGD for other in several)
+                shared_outcomes, outcome, name=name, strong=any(kinds[other] == _APGD for other in shared_outcomes)
             )
         else:
-            checks[name] = check_stronger(several, outcome, name=name)
+            checks[name] = check_stronger(shared_outcomes, outcome, name=name)
     return checks
 
 
@@ -97,11 +102,11 @@ def check_transfer(correct_white: Tensor | Iterable[Tensor], correct_black: Tens
     white = _worst_case(correct_white, len(black))
     if white is None:
         return MaskingCheck("transfer", None, "not judged: no white-box attack to compare with.")
-    alone = white & ~black
-    bound = lower_bound(int(alone.sum()), len(alone))
-    values = {"black_alone": share(alone), "lower_bound": bound, "white": share(white), "black": share(black)}
+    broken = white & ~black
+    bound = lower_bound(int(broken.sum()), len(broken))
+    values = {"black_alone": share(broken), "lower_bound": bound, "white": share(white), "black": share(black)}
     summary = (
-        f"the black-box attack breaks {int(alone.sum())} of {len(alone)} images that no white-box attack breaks"
+        f"the black-box attack breaks {int(broken.sum())} of {len(broken)} images that no white-box attack breaks"
         f" (accuracies {share(black):.1%} and {share(white):.1%})"
     )
     if bound <= GAP_TOLERANCE:
@@ -152,16 +157,16 @@ def check_ensemble(
     check = _gap("ensemble", correct_white, correct_ensemble, name)
     if not strong or not check.values:
         return check
-    several = correct_white.values() if isinstance(correct_white, Mapping) else correct_white
+    outcomes = correct_white.values() if isinstance(correct_white, Mapping) else correct_white
     ensemble = torch.as_tensor(correct_ensemble).cpu()
-    together = paired_gap(_worst_case(several, len(ensemble)), ensemble)
-    if together["lower_bound"] <= GAP_TOLERANCE:
+    gap = paired_gap(_worst_case(outcomes, len(ensemble)), ensemble)
+    if gap["lower_bound"] <= GAP_TOLERANCE:
         return check
     message = (
-        f"{name} leaves {share(ensemble):.1%} of {len(ensemble)} images, {_points(together)} points less than all"
+        f"{name} leaves {share(ensemble):.1%} of {len(ensemble)} images, {_points(gap)} points less than all"
         f" gradient attacks together, APGD among them: the gradients mislead. Believe {name}."
     )
-    return MaskingCheck("ensemble", False, message, check.values | together)
+    return MaskingCheck("ensemble", False, message, check.values | gap)
 
 
 def check_stronger(
@@ -194,13 +199,13 @@ def check_stronger(
 def _gap(
     check: str, weaker: Tensor | Iterable[Tensor] | Mapping[str, Tensor], stronger: Tensor, name: str
 ) -> MaskingCheck:
-    """To that one of the weaker attacks which leaves the least."""
+    """The gap to the strongest of the weaker attacks, the one that leaves the least."""
     outcome = as_outcome(stronger, None, "the stronger outcome")
     if not isinstance(weaker, Mapping):
-        several = [weaker] if isinstance(weaker, (Tensor, np.ndarray)) else list(weaker)
+        outcomes = [weaker] if isinstance(weaker, (Tensor, np.ndarray)) else list(weaker)
         weaker = {
-            f"gradient attack {k + 1}" if len(several) > 1 else "the gradient attack": each
-            for k, each in enumerate(several)
+            f"gradient attack {k + 1}" if len(outcomes) > 1 else "the gradient attack": each
+            for k, each in enumerate(outcomes)
         }
     if not weaker or not len(outcome):
         return MaskingCheck(check, None, "not judged: no gradient attack to compare with.")
@@ -213,19 +218,19 @@ def _gap(
         f"{name} leaves {share(outcome):.1%} of {len(outcome)} images, {_points(values)} points {direction} than"
         f" {strongest}"
     )
-    judged = MaskingCheck(check, None, f"{summary}: believe the lower number.", values)
-    return judged if judged.is_gap else MaskingCheck(check, True, f"{summary}.", values)
+    result = MaskingCheck(check, None, f"{summary}: believe the lower number.", values)
+    return result if result.is_gap else MaskingCheck(check, True, f"{summary}.", values)
 
 
 def _points(values: Mapping[str, float]) -> str:
     return f"{abs(100 * values['gap']):.1f} ± {100 * values['standard_error']:.1f}"
 
 
-def _worst_case(several: Tensor | Iterable[Tensor], n: int) -> Tensor | None:
-    several = [several] if isinstance(several, (Tensor, np.ndarray)) else list(several)
-    if not several or not n:
+def _worst_case(outcomes: Tensor | Iterable[Tensor], n: int) -> Tensor | None:
+    outcomes = [outcomes] if isinstance(outcomes, (Tensor, np.ndarray)) else list(outcomes)
+    if not outcomes or not n:
         return None
-    return torch.stack([as_outcome(outcome, n, "correct_white") for outcome in several]).all(0)
+    return torch.stack([as_outcome(outcome, n, "correct_white") for outcome in outcomes]).all(0)
 
 
 def _kind_and_ball(settings: Mapping[str, Any]) -> tuple[str, tuple[str, float] | None]:
@@ -243,17 +248,22 @@ def _kind_and_ball(settings: Mapping[str, Any]) -> tuple[str, tuple[str, float] 
 
 
 def _on_shared_images(weaker: Mapping[str, Tensor], outcome: Tensor, n_images: int) -> tuple[dict[str, Tensor], Tensor]:
-    """The outcomes on the images that those attacks share which have as many as the largest number below allows."""
+    """The outcomes on the images that attacks share, of those weaker attacks that have all images of the outcome.
+
+    If none has, those on most images are taken.
+    """
     rows = {k: (torch.arange(k) * n_images // k).tolist() for k in {len(each) for each in [outcome, *weaker.values()]}}
     # An attack on fewer images must not take the others away from the comparison.
     complete = {name: each for name, each in weaker.items() if set(rows[len(outcome)]) <= set(rows[len(each)])}
-    compared = complete or {name: each for name, each in weaker.items() if len(each) == max(map(len, weaker.values()))}
-    if not compared:
+    comparable = complete or {
+        name: each for name, each in weaker.items() if len(each) == max(map(len, weaker.values()))
+    }
+    if not comparable:
         return {}, outcome
-    shared = sorted(set(rows[len(outcome)]).intersection(*(rows[len(each)] for each in compared.values())))
+    shared = sorted(set(rows[len(outcome)]).intersection(*(rows[len(each)] for each in comparable.values())))
 
     def at_shared(each: Tensor) -> Tensor:
         position = {row: i for i, row in enumerate(rows[len(each)])}
         return each[[position[row] for row in shared]]
 
-    return {name: at_shared(each) for name, each in compared.items()}, at_shared(outcome)
+    return {name: at_shared(each) for name, each in comparable.items()}, at_shared(outcome)

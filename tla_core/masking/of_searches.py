@@ -43,7 +43,7 @@ def check_black_box(
     attack : AttackConfig
         Its norm and `eps` are used.
     survivor_share : float
-        Survivors as a fraction of all images, in (0, 1]: what falls is said as a share of all.
+        Survivors as a fraction of all images, in (0, 1]; the verdict is about shares of all images.
     generator, indices
         See `pgd`.
     n_queries : int
@@ -83,7 +83,7 @@ def check_black_box(
 
 
 def affordable_search(n_images: int, image_steps: int) -> tuple[int, int]:
-    """How many survivors are searched for, and by how many queries, beside so many gradients of so many images.
+    """The number of survivors to search for, and of queries for each, beside so many gradients of so many images.
 
     The search costs as much as the attacks did at most: 500 queries on 100 images from 1,000 images and 17 steps on.
     In a smaller evaluation both numbers are smaller by the same factor, with 10 images and 20 queries at least.

@@ -217,13 +217,14 @@ def search_check(
     fold: bool = True,
     known: Mapping[str, MaskingCheck] | None = None,
 ) -> MaskingCheck:
-    """`check_black_box` of a sample of what survived all of the attacks, which are of the same ball."""
+    """`check_black_box` on a sample of the images that survived all of the attacks, which have one ball."""
     images = check_images(images)
     labels = as_labels(labels, len(images))
     survived = as_outcome(survived, len(images), "survived")
     reasons = [_why_not_judged(attack, survived, known or {}) for attack in attacks.values()]
     if all(reasons):
         return MaskingCheck("black_box", None if survived.any() else True, reasons[0])
+    # As many survivors and queries as the gradients of the attacks have paid for.
     device = model_device(model)
     attack = next(attack for attack, reason in zip(attacks.values(), reasons, strict=True) if reason is None)
     n_searched, n_queries = affordable_search(
@@ -277,5 +278,5 @@ def _sample(rows: Tensor, n_images: int | None, n_evaluated: int) -> Tensor:
     if len(rows) <= n_images:
         return rows
     stretch = torch.arange(n_images)
-    where = (stretch + counter_uniform(_SAMPLE_SEED, stretch, 0, 1)[:, 0].double()) * len(rows) / n_images
-    return rows[where.long().clamp(max=len(rows) - 1)]
+    places = (stretch + counter_uniform(_SAMPLE_SEED, stretch, 0, 1)[:, 0].double()) * len(rows) / n_images
+    return rows[places.long().clamp(max=len(rows) - 1)]
