@@ -8,6 +8,7 @@ _BY_MODULE = {
     "representations": ["RepresentationSet"],
     "ratios": ["RatioResult", "bootstrap_r_prime", "ratio", "ratio_r", "ratio_r_prime"],
     "projection": ["Projection", "align", "project"],
+    "compared": ["as_representations"],
     "maps": [
         "ClassMap", "PairMap", "align_maps", "align_pair_maps", "map_class", "map_classes", "map_pair",
     ],
@@ -24,11 +25,15 @@ _BY_MODULE = {
         "ClassPairDisplay", "ClassPairPanel", "FalseClassPanel", "FalseClassesDisplay", "LandscapeDisplay",
         "LandscapesDisplay", "LinesDisplay", "ProjectionDisplay", "RetrievalDisplay", "RocDisplay", "SweepDisplay",
     ],
+    "display.drawings": ["load_drawing"],
+    "display.style": ["FigureStyle"],
     "display.figures": ["save_figure", "save_table"],
     "explore": ["EmbeddingExplorer"],
     "reports.contents": ["Report"],
     "reports.making": ["report"],
     "scales.results": ["MissingResultError", "Results"],
+    "scales.mixed": ["as_results"],
+    "paper.figures": ["class_pair_figures", "false_class_figures", "landscape_figure", "retrieval_figure"],
     "paper.architectures": ["table_1", "table_2"],
     "paper.accuracy_tables": ["failure_words", "main_accuracy_table", "run_accuracies"],
     "paper.ratio_tables": [

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.features import check_features, check_labels
+from analysis.frames import frame
 
 # Class-centred features below this share of the features' scale are rounding of float64 sums.
 _ROUNDING = 1e-12
@@ -49,6 +50,11 @@ class DetectionResult:
         variance = self.auc * (1 - self.auc)
         variance += (positives - 1) * (two_positives - self.auc**2) + (negatives - 1) * (two_negatives - self.auc**2)
         return float(np.sqrt(variance / (positives * negatives)))
+
+    def to_dataframe(self):
+        """One row for each input: ``input``, its ``score`` (higher: more suspect), whether it is ``misclassified``."""
+        n = len(self.scores)
+        return frame({"input": np.arange(n), "score": self.scores, "misclassified": self.misclassified})
 
     def __repr__(self):
         positives, n = np.count_nonzero(self.misclassified), len(self.misclassified)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from analysis.frames import grid
 from analysis.landscape_directions import (
     filter_directions,
     given_filter_directions,
@@ -71,6 +72,10 @@ class Landscape:
     def rise(self) -> float:
         """How far the highest finite loss of the grid lies above that of the centre."""
         return self.range[1] - self.centre_loss
+
+    def to_dataframe(self):
+        """One row for each point: ``first`` and ``second``, how far along each direction, and ``loss``."""
+        return grid(self.loss, self.axis, "loss")
 
     def __repr__(self) -> str:
         low, high = self.range

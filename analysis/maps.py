@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from analysis import frames
+from analysis.frames import names_of
 from analysis.projection import Projection, align, project
 from analysis.representations import RepresentationSet
 from analysis.stored import load_groups, save_groups
@@ -39,6 +41,15 @@ class ClassMap:
     adv_rows: np.ndarray
     adv_predictions: np.ndarray
     params: dict[str, Any]
+
+    def to_dataframe(self, class_names: Sequence[str] | None = None):
+        """One row for each point: ``kind`` (``"clean"`` or ``"adversarial"``), ``row`` of the set, ``class``,
+        ``predicted`` (of adversarial examples), ``x``, ``y``. `class_names` stand for the classes' numbers."""
+        (own,) = names_of([self.true_class], class_names)
+        predicted = names_of(self.adv_predictions, class_names)
+        clean = frames.points(self.clean_coords, row=self.clean_rows, **{"class": own}, predicted=None)
+        adversarial = frames.points(self.adv_coords, row=self.adv_rows, **{"class": own}, predicted=predicted)
+        return frames.stacked([({"kind": "clean"}, clean), ({"kind": "adversarial"}, adversarial)])
 
     def __repr__(self) -> str:
         points = f"{len(self.clean_rows)} clean and {len(self.adv_rows)} adversarial points"
@@ -77,6 +88,15 @@ class PairMap:
     def mistaken_share(self) -> float:
         """Share of the first class's adversarial examples that are taken for the second class."""
         return len(self.adv_rows) / self.n_attacked
+
+    def to_dataframe(self, class_names: Sequence[str] | None = None):
+        """One row for each point: ``kind`` (``"clean"`` or ``"adversarial"``), ``row`` of the set, ``class``, ``x``,
+        ``y``. Adversarial examples are of the first class. `class_names` stand for the classes' numbers."""
+        (first,) = names_of(self.classes[:1], class_names)
+        clean_columns = {"row": self.clean_rows, "class": names_of(self.clean_labels, class_names)}
+        clean = frames.points(self.clean_coords, **clean_columns)
+        adversarial = frames.points(self.adv_coords, row=self.adv_rows, **{"class": first})
+        return frames.stacked([({"kind": "clean"}, clean), ({"kind": "adversarial"}, adversarial)])
 
     def __repr__(self) -> str:
         points = f"{len(self.clean_rows)} clean and {len(self.adv_rows)} adversarial points"

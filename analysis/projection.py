@@ -9,6 +9,7 @@ from math import isfinite
 import numpy as np
 
 from analysis.features import check_features, check_metric, check_nonzero_rows, unit_rows
+from analysis.frames import points
 
 METHODS = ("tsne", "umap", "pca")
 METRICS = ("cosine", "euclidean")
@@ -36,6 +37,10 @@ class Projection:
 
     coords: np.ndarray
     params: dict
+
+    def to_dataframe(self):
+        """One row for each point: ``row`` of the features, ``x``, ``y``."""
+        return points(self.coords, row=np.arange(len(self.coords)))
 
     def __repr__(self):
         names = ("perplexity", "n_neighbors", "n_iter", "metric", "random_state", "kl_divergence")

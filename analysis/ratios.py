@@ -9,6 +9,7 @@ from math import isqrt
 import numpy as np
 
 from analysis.features import check_features, check_labels, check_metric, check_nonzero_rows, unit_rows
+from analysis.frames import frame, names_of
 from tla_core.validation import check_whole
 
 # Products and distances are formed one square tile at a time: 4 million float64 entries are 32 MB.
@@ -16,6 +17,7 @@ _BLOCK_ENTRIES = 4_000_000
 # An inner distance below this share of the features' scale is rounding: neighbouring float32 numbers differ by 6e-8,
 # which is 2e-15 in 1 - cos, and float64 sums over up to a million entries err by less than 1e-12.
 _ROUNDING = 1e-12
+_LEFT_OUT_SHOWN = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,9 +45,19 @@ class RatioResult:
     cross: np.ndarray
     metric: str
 
+    def to_dataframe(self, class_names=None):
+        """One row for each class: ``class``, ``ratio``, ``inner``, ``cross``; nan where there is none.
+
+        `class_names` stand for the classes' numbers where they are given.
+        """
+        classes = names_of(range(len(self.per_class)), class_names)
+        return frame({"class": classes, "ratio": self.per_class, "inner": self.inner, "cross": self.cross})
+
     def __repr__(self):
         n_classes = len(self.per_class)
-        left_out = f", left out: {', '.join(map(str, self.left_out))}" if self.left_out else ""
+        more = len(self.left_out) - _LEFT_OUT_SHOWN
+        some = ", ".join(map(str, self.left_out[:_LEFT_OUT_SHOWN])) + (f" and {more} more" if more > 0 else "")
+        left_out = f", left out: {some}" if self.left_out else ""
         used = f"{n_classes - len(self.left_out)} of {n_classes} classes{left_out}"
         return f"RatioResult(value={self.value:.4g}, metric={self.metric!r}, {used})"
 

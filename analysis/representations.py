@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from analysis.frames import frame, names_of
+
 _INTEGERS = ("labels", "predictions", "adv_predictions", "indices")
 _ARRAYS = ("features", "labels", "indices", "logits", "predictions", "adv_features", "adv_logits", "adv_predictions",
            "adv_images")  # fmt: skip
@@ -157,6 +159,17 @@ class RepresentationSet:
 
         arrays, metadata = load_kind(path, "representations")
         return cls(class_names=tuple(metadata["class_names"]), meta=metadata["meta"], **arrays)
+
+    def to_dataframe(self):
+        """One row for each image, without the vectors: ``index``, ``class``, and where there are predictions
+        ``predicted``, ``correct``, ``adv_predicted`` and ``adv_correct``, right before the attack and under it."""
+        columns: dict[str, Any] = {"index": self.indices, "class": names_of(self.labels, self.class_names)}
+        right = True
+        for kind in ("", "adv_"):
+            if (predictions := getattr(self, f"{kind}predictions")) is not None:
+                right = right & (predictions == self.labels)
+                columns |= {f"{kind}predicted": names_of(predictions, self.class_names), f"{kind}correct": right}
+        return frame(columns)
 
     def __len__(self) -> int:
         return len(self.features)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.features import check_labels
+from analysis.frames import frame, names_of, stacked
 from analysis.neighbours import nearest_neighbours
 
 
@@ -81,11 +82,30 @@ class RetrievalResult:
     adversarial: RetrievedNeighbours | None
     metric: str
 
+    def to_dataframe(self, class_names=None):
+        """One row for each neighbour: the ``query`` (``"clean"`` or ``"adversarial"``), its ``row`` and ``class``; the
+        ``rank`` of the neighbour (1 is the nearest), ``neighbour_row``, ``neighbour_class``, ``distance``, ``correct``.
+
+        `class_names` stand for the classes' numbers where they are given.
+        """
+        parts = {"clean": self.clean, "adversarial": self.adversarial}
+        return stacked(({"query": kind}, _frame(each, class_names)) for kind, each in parts.items() if each is not None)
+
     def __repr__(self):
         n_queries, k = self.clean.indices.shape
         adversarial = "" if self.adversarial is None else f", adversarial {self.adversarial.mean_precision:.3f}"
         precision = f"precision@{k} clean {self.clean.mean_precision:.3f}{adversarial}"
         return f"RetrievalResult({n_queries} queries, metric={self.metric!r}, {precision})"
+
+
+def _frame(retrieved: RetrievedNeighbours, class_names):
+    n_queries, k = retrieved.indices.shape
+    return frame({
+        "row": np.repeat(retrieved.rows, k), "class": names_of(np.repeat(retrieved.labels, k), class_names),
+        "rank": np.tile(np.arange(1, k + 1), n_queries), "neighbour_row": retrieved.indices.ravel(),
+        "neighbour_class": names_of(retrieved.neighbour_labels.ravel(), class_names),
+        "distance": retrieved.distances.ravel(), "correct": retrieved.correct.ravel(),
+    })  # fmt: skip
 
 
 def retrieve(reps, *, k=3, metric="angular", rows=None, exclude_self=True, index="exact") -> RetrievalResult:

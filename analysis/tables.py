@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from analysis.frames import frame_of_records
+
 
 @dataclass(frozen=True)
 class Column:
@@ -86,6 +88,11 @@ class Table:
         pick = min if column.best == "min" else max
         return len(values) > 1 and column.text(row[column.key]) == column.text(pick(values))
 
+    def to_dataframe(self):
+        """The records as they are, full precision: a row for each, a column for each key of the table's columns."""
+        keys = [key for c in self.columns for key in (c.key, c.error, c.mark) if key]
+        return frame_of_records([{key: row.get(key) for key in keys} for row in self.rows])
+
     def to_csv(self) -> str:
         """Full precision, one line per record, keys as the header; a missing value is an empty field."""
         buffer = io.StringIO()
@@ -106,9 +113,9 @@ class Table:
     def to_latex(self) -> str:
         """A booktabs tabular with the best values in bold, the caption as a comment; all text is escaped."""
         align = "".join(c.align[0] if place else "l" for place, c in enumerate(self.columns))
-        lines = [" & ".join(_latex(c.title) for c in self.columns) + r" \\", r"\midrule"]
+        lines = [" & ".join(latex_text(c.title) for c in self.columns) + r" \\", r"\midrule"]
         for row in self.rows:
-            lines.append(" & ".join(self._cell(row, c, r"\textbf{{{}}}", _latex) for c in self.columns) + r" \\")
+            lines.append(" & ".join(self._cell(row, c, r"\textbf{{{}}}", latex_text) for c in self.columns) + r" \\")
         body = "\n".join(lines)
         caption = "".join(f"% {line}\n" for line in self.caption.splitlines())
         return f"{caption}\\begin{{tabular}}{{{align}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
@@ -144,7 +151,8 @@ _LATEX = str.maketrans({
 })  # fmt: skip
 
 
-def _latex(text: str) -> str:
+def latex_text(text: str) -> str:
+    """Text with everything escaped that means something to TeX."""
     return text.translate(_LATEX)
 
 

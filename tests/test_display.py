@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from analysis.display import FalseClassesDisplay, FalseClassPanel, ProjectionDisplay
-from analysis.display.style import CLEAN_COLOUR, class_colour, class_marker, figure_style
+from analysis.display.style import CLEAN_COLOUR, DEFAULT_STYLE, class_colour, class_marker
 from analysis.maps import ClassMap
 from analysis.projection import Projection
 
@@ -81,7 +81,7 @@ def test_a_grid_draws_into_the_axes_it_is_given_in_rows_and_columns():
         for panel, ax in zip(row, row_axes, strict=True):
             assert panel.ax_ is ax
             np.testing.assert_array_equal(drawn_points(ax)[0][1], panel.clean_coords)
-    assert not figure.legends
+    assert len(figure.legends) == 1
     flat = make_grid().plot(axes=axes.ravel())
     assert (flat.axes_ == axes).all()
 
@@ -241,6 +241,6 @@ def test_colour_and_marker_are_unique_up_to_a_hundred_classes():
 
 def test_the_style_holds_only_inside_its_block():
     before = plt.rcParams["pdf.fonttype"]
-    with figure_style():
+    with DEFAULT_STYLE.applied():
         assert plt.rcParams["pdf.fonttype"] == 42 and plt.rcParams["font.size"] == 7
     assert plt.rcParams["pdf.fonttype"] == before

@@ -8,8 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from analysis.display import SURFACE_CONFIG
 from analysis.display.figures import save_figure
-from analysis.display.landscape import SURFACE_CONFIG, LandscapeDisplay, LandscapesDisplay, contour_levels
+from analysis.display.landscape import LandscapeDisplay, LandscapesDisplay, contour_levels
 from analysis.display.style import TEXT_WIDTH
 from analysis.landscape import Landscape
 
@@ -56,7 +57,7 @@ def test_a_panel_draws_into_the_axes_it_is_given_and_returns_itself():
     display = LandscapeDisplay.from_landscape(make_landscape())
     assert display.plot(ax=axes[1]) is display
     assert display.ax_ is axes[1] and display.figure_ is figure
-    assert not axes[0].images and axes[1].images and len(figure.axes) == 2
+    assert not axes[0].images and axes[1].images and len(figure.axes) == 3  # a colour bar
     assert display.plot().figure_ is not figure
     assert len(display.figure_.axes) == 2  # the panel and its colour bar
 
@@ -170,7 +171,7 @@ def test_a_grid_draws_into_the_axes_it_is_given():
     figure, axes = plt.subplots(3, 3)
     display = make_grid(images=np.zeros((3, 1, 6, 6)))
     assert display.plot(axes=axes) is display
-    assert display.figure_ is figure and (display.axes_ == axes).all() and len(figure.axes) == 9
+    assert display.figure_ is figure and (display.axes_ == axes).all() and len(figure.axes) == 9 + 3  # colour bars
     assert axes[0, 2].get_title().startswith("digit 2\nAT: loss rises")
     assert (make_grid().plot(axes=axes.ravel()).axes_ == axes).all()
 

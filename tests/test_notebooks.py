@@ -392,3 +392,17 @@ def test_an_unknown_notebook_lists_those_there_are(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no notebook fig9\.ipynb\. In .*notebooks there are: mine"):
         run_notebook(tmp_path / "notebooks" / "fig9.ipynb", tmp_path / "out.ipynb", parameters={}, root=tmp_path)
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_frame_shows_the_same_file_from_the_executed_copy(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    folder = tmp_path / "figures" / "mini"
+    folder.mkdir(parents=True)
+    (folder / "explorer.html").write_text("<p>here</p>")
+    code = "from IPython.display import IFrame\nIFrame('../figures/mini/explorer.html', width=100, height=100)"
+    notebook = new_notebook(cells=[new_code_cell(code)])
+    nbformat.write(notebook, tmp_path / "notebooks" / "frame.ipynb")
+    target = folder / "notebooks" / "frame.ipynb"
+    run_notebook(tmp_path / "notebooks" / "frame.ipynb", target, parameters={}, root=tmp_path)
+    (output,) = nbformat.read(target, as_version=4).cells[-1].outputs
+    assert 'src="../explorer.html"' in output["data"]["text/html"]

@@ -117,9 +117,10 @@ def test_the_table_over_seeds_keeps_the_values_that_differences_are_paired_by(fo
         return SimpleNamespace(**parts, class_names=("0", "1"), accuracy=0.9, robust_accuracy=0.5)
 
     seeds = {"at": (0, 1, 2), "tla": (1, 2, 5)}
-    scale = SimpleNamespace(datasets=["mnist"], seeds_of=lambda _: (0, 1, 2), analysis_images={})
+    methods = ("at", "tla")
+    scale = SimpleNamespace(datasets=["mnist"], methods=methods, seeds_of=lambda _: (0, 1, 2), analysis_images={})
     results = SimpleNamespace(
-        scale=scale, methods=["at", "tla"], representations_of_seeds=lambda method, *, dataset: {
+        scale=scale, title=str.upper, representations_of_seeds=lambda method, *, dataset: {
             seed: representations(method, dataset=dataset, seed=seed) for seed in seeds[method]
         },
     )  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 from tiny import REPOSITORY, project_folder
 
 from analysis.command import main as cli
+from analysis.scales.plan import Plan
 from analysis.scales.scale import Scale, accuracy_flags, load_scale
 from tla_core.config import TrainConfig
 from tla_core.dataset_files import CIFAR10_CLASSES, DIGITS
@@ -393,3 +394,52 @@ def test_at_mini_and_small_sweeps_go_on_from_at_for_a_quarter_of_the_training_at
             main, variant = scale.config(dataset, "tla", seed), scale.config(dataset, method, seed)
             assert variant.fine_tune and not main.fine_tune
             assert 0 < variant.epochs <= main.epochs / 4 and variant.learning_rate < main.learning_rate
+
+
+# One's own ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"datasets": ["mnist", "cats"]}, r"datasets: there is no 'cats'; expected mnist, or a folder .*images/cats"),
+        ({"datasets": {"cats": {"foldr": "x"}}}, r"datasets: cats must have folder, and perhaps like. Got {.foldr"),
+        ({"datasets": {"cats": {"folder": "x"}}}, r"datasets: cats: folder: there is no .*x"),
+        ({"datasets": {"cats": {"folder": ".", "like": "dogs"}}}, "datasets: cats: like must be mnist. Got 'dogs'"),
+        ({"datasets": []}, "datasets must name at least one. Got none"),
+        ({"datasets": "mnist"}, "datasets must be a list or keys with values. Got 'mnist'"),
+        ({"methods": ["um", "mine"]}, r"methods: there is no .mine.; expected um, at, .*or a model of your own"),
+        ({"methods": {"um": None, "mine": {"modl": "x"}}}, "methods: mine must have model, and perhaps dataset"),
+        ({"methods": ["um", {"mine": {"model": "a:b", "dataset": "x"}}]}, "methods: mine: dataset must be mnist"),
+        ({"methods": ["um", {"tla": {"model": "a:b"}}]}, "methods: tla is a method that there is"),
+        ({"presets": "none"}, r"presets: there are none called .none.; expected .*mini"),
+        ({"points_per_class": 5}, "points_per_class must be keys with values. Got 5"),
+        ({"overrides": {"tla": {"marge": 1}}}, "overrides of tla hold an unknown field: marge"),
+        ({"seeds": {"cats": [0]}}, r"seeds must be a list, or one for each dataset \(mnist\)"),
+    ],
+)
+def test_a_mistake_in_a_scales_file_is_one_line_that_names_the_key(changes, message, tmp_path):
+    root = project_folder(tmp_path, **changes)
+    with pytest.raises(ValueError, match=r"^mini\.yaml: " + message) as error:
+        load_scale("mini", root)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_a_folder_of_images_is_a_dataset_of_a_scale(tmp_path):
+    (tmp_path / "images").mkdir()
+    root = project_folder(tmp_path, datasets=["mnist", {"mine": {"folder": "images"}}])
+    scale = load_scale("mini", root)
+    assert scale.datasets == ("mnist", "mine") and scale.preset("mine", "tla") == "mini/mnist/tla"
+    folder = str((tmp_path / "images").resolve())
+    assert scale.config("mine", "tla").dataset == folder and scale.dataset_of_run(folder) == "mine"
+    assert scale.flags("mine", "tla")[:2] == ["--dataset", folder]
+    command = Plan(scale).model(("mine", "tla", 0)).command
+    assert f"--out runs/mini/mine/tla/seed0 --dataset {folder}" in command
+
+
+def test_a_model_of_ones_own_is_no_training_of_a_scale(tmp_path):
+    root = project_folder(tmp_path, methods=["um", "tla", {"Mine": {"model": "nets.py:build"}}])
+    scale = load_scale("mini", root)
+    assert scale.methods == ("um", "tla")
+    assert scale.own_methods == {"Mine": {"model": "nets.py:build", "dataset": "mnist"}}
+    assert not any("Mine" in path for path in Plan(scale).artefacts)

@@ -16,6 +16,7 @@ from analysis.paper.comparison import claims, groups
 from analysis.paper.reproduction import report
 from analysis.paper.seeds import OverSeeds, difference, error_words, estimate, images_words
 from analysis.scales.accuracy import STRONGEST, RunAccuracy
+from analysis.scales.results import Results
 from analysis.tables import Column, Table
 
 
@@ -98,6 +99,13 @@ def test_columns_are_of_all_seeds_where_they_measured_the_same():
     assert accuracies_over_seeds({0: first, 1: changed})["PGD40"].by_seed == pytest.approx({0: 0.8})
 
 
+def stand_in(scale, accuracy):
+    """Results of a scale whose accuracies are known, without a project."""
+    results = object.__new__(Results)
+    results.scale, results.accuracy = scale, accuracy
+    return results
+
+
 def test_the_main_table_says_of_each_column_what_its_error_is_of():
     clean, pgd, other = shares(1.0, 0.8, 0.6)
     stored = {
@@ -105,7 +113,7 @@ def test_the_main_table_says_of_each_column_what_its_error_is_of():
         ("tla-rn", 0): accuracies(clean, other, FGSM=other),
     }  # fmt: skip
     scale = make_scale(seeds=(0, 1), methods=("at",), accuracy={"methods": ["at", "tla-rn"]})
-    results = SimpleNamespace(scale=scale, accuracy=lambda method, *, dataset, seed: stored[method, seed])
+    results = stand_in(scale, lambda method, *, dataset, seed: stored[method, seed])
     table = main_accuracy_table(results)
     assert [column.title for column in table.columns] == ["", "Clean", "PGD40", "FGSM, seed 0"]
     at, rn = table.rows
@@ -114,7 +122,7 @@ def test_the_main_table_says_of_each_column_what_its_error_is_of():
     assert "all other columns ± standard error over test images, one training (seed 0)" in table.caption
     assert "TLA-RN: seed 0 alone in every column" in table.caption
     single = make_scale(methods=("at",), accuracy={"methods": ["at"]})
-    table = main_accuracy_table(SimpleNamespace(scale=single, accuracy=results.accuracy))
+    table = main_accuracy_table(stand_in(single, results.accuracy))
     assert table.caption.endswith("± standard error over test images, one training (seed 0).")
 
 

@@ -260,10 +260,14 @@ def test_the_check_lets_ordinary_links_pass(tmp_path):
 def test_the_code_of_a_guide_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_table(tmp_path / "figures" / "mini", "table3")
+    for folder in ("figures/small", "checkpoints"):  # as in the root of a clone
+        (tmp_path / folder).symlink_to(REPOSITORY / folder)
     names = {}
     for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
         exec(compile(code, page.name, "exec"), names)
     plt.close("all")
+    for drawn in tmp_path.glob("yours-*.png"):  # the page shows what its code draws
+        assert plt.imread(drawn).shape == plt.imread(page.with_name(drawn.name)).shape
 
 
 def indented_commands(word):

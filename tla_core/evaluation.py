@@ -67,6 +67,20 @@ class Evaluation:
     def gaps(self) -> list[str]:
         return gap_lines(self.checks)
 
+    def to_dataframe(self):
+        """One row for each attack, ``"clean"`` first: ``attack``, ``accuracy``, ``standard_error``, ``images``.
+
+        Needs pandas, which the toolkit's own requirements bring.
+        """
+        import pandas as pd
+
+        errors = self.standard_error
+        rows = [
+            {"attack": name, "accuracy": value, "standard_error": errors[name], "images": len(self.correct[name])}
+            for name, value in self.accuracy.items()
+        ]
+        return pd.DataFrame(rows)
+
     def __repr__(self) -> str:
         errors = self.standard_error
         parts = [f"{name} {value:.4f} +- {errors[name]:.4f}" for name, value in self.accuracy.items()]

@@ -160,7 +160,11 @@ def strongest_attacks(config: TrainConfig, n_classes: int) -> dict[str, AttackCo
     APGD with 100 steps on the cross-entropy, and towards each of nine classes on the targeted difference of logits
     ratio (Croce and Hein 2020); with fewer than four classes, for which that is not defined, on the margin.
     """
-    attack = analysis_attack(config)
+    return strongest_of(analysis_attack(config), n_classes)
+
+
+def strongest_of(attack: AttackConfig, n_classes: int) -> dict[str, AttackConfig]:
+    """The same at the norm and `eps` of an attack."""
     apgd = AttackConfig(name="apgd", norm=attack.norm, eps=attack.eps, steps=100)
     return {"APGD-CE": apgd, "APGD-T": replace(apgd, loss="dlr" if n_classes > 3 else "margin", targets=9)}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from tla_core.checkpoint import write_atomic
 from tla_core.validation import did_you_mean
+
+_FRAME = re.compile(r'(\bsrc=")([^":#]+)')
 
 
 class NotebookError(RuntimeError):
@@ -76,10 +79,24 @@ def run_notebook(
         raise NotebookError(f"{source.name}: {what}. The executed part is in {failed}.") from error
     content = json.loads(unfinished.read_text(encoding="utf-8"))
     content["metadata"]["tla_read"] = read()
+    _move_frames(content, source.parent, target.parent)
     write_atomic(target, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
     unfinished.unlink()
     target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     return target
+
+
+def _move_frames(content: dict[str, Any], before: Path, after: Path) -> None:
+    """Let frames in outputs show the same files from the executed copy's folder as from that of the notebook."""
+
+    def moved(match: re.Match) -> str:
+        path = before / match[2]
+        return match[1] + (os.path.relpath(path, after) if path.is_file() else match[2])
+
+    for cell in content["cells"]:
+        for output in cell.get("outputs", ()):
+            if isinstance(lines := output.get("data", {}).get("text/html"), list):
+                output["data"]["text/html"] = [_FRAME.sub(moved, line) for line in lines]
 
 
 @contextmanager

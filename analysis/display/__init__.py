@@ -9,10 +9,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "curves": ["RocCurve", "RocDisplay"],
         "effects": ["EffectsDisplay"],
         "false_classes": ["FalseClassPanel", "FalseClassesDisplay"],
-        "landscape": ["SURFACE_CONFIG", "LandscapeDisplay", "LandscapesDisplay"],
+        "landscape": ["LandscapeDisplay", "LandscapesDisplay"],
         "lines": ["LinesDisplay"],
         "projection": ["ProjectionDisplay"],
         "retrieval": ["RetrievalDisplay", "RetrievalStrip"],
+        "surfaces": ["SURFACE_CONFIG"],
         "sweep": ["SweepDisplay"],
     },
 )

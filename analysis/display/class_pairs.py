@@ -6,15 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.display.projection import finish_map
-from analysis.display.style import TEXT_WIDTH, figure_style
+from analysis.display.style import FigureStyle, Styled
+from analysis.display.texts import Legend, add_legend, columns_that_fit, points_of, show_names_as_text, wrapped
+from analysis.frames import names_of, points, stacked
 from analysis.maps import PairMap
 
 # Blue, green and red of Paul Tol's scheme "bright", told apart by colour-blind readers; the shapes do the same work.
-_FIRST, _SECOND, _ADVERSARIAL = ("#4477aa", "o"), ("#228833", "s"), ("#ee6677", "^")
+# Of the first class, the second, and what is taken for the second.
+_COLOURS, _MARKERS = ("#4477aa", "#228833", "#ee6677"), ("o", "s", "^")
 
 
 @dataclass(repr=False)
-class ClassPairPanel:
+class ClassPairPanel(Styled):
     """One model's map of a pair of classes.
 
     Parameters
@@ -51,25 +54,40 @@ class ClassPairPanel:
             pair_map.mistaken_share, title,
         )  # fmt: skip
 
-    def plot(self, ax=None) -> "ClassPairPanel":
-        """Draw into `ax`, or into a new figure with a legend."""
+    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "ClassPairPanel":
+        """Draw into `ax`, or into a new figure.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+        style : FigureStyle or "rc", optional
+            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
+            is set to.
+        legend : bool, str or mapping
+            By default on the right of the axes; a place within them, such as ``"upper left"``, or keyword arguments for
+            matplotlib's legend; False for none.
+        """
         import matplotlib.pyplot as plt
 
-        with figure_style():
-            alone = ax is None
-            if alone:
-                _, ax = plt.subplots(figsize=(3.4, 2.6), layout="constrained")
-            for k, (colour, marker) in zip(self.classes, (_FIRST, _SECOND), strict=True):
-                coords = self.clean_coords[self.clean_labels == k]
-                ax.scatter(*coords.T, s=5, c=colour, marker=marker, linewidths=0, alpha=0.8, rasterized=True)
-            colour, marker = _ADVERSARIAL
-            ax.scatter(*self.adv_coords.T, s=9, c=colour, marker=marker, linewidths=0, alpha=0.9, rasterized=True)
-            finish_map(ax)
-            ax.set_title(self.title or self.share_text, pad=2)
-            if alone:
-                ax.legend(*pair_legend(self.classes, self.class_names), loc="center left", bbox_to_anchor=(1, 0.5))
-        self.ax_, self.figure_ = ax, ax.figure
+        with self._drawing(style) as style:
+            if ax is None:
+                _, ax = plt.subplots(figsize=style.figure_size(3.4, 2.6), layout="constrained")
+            self._draw(ax, style, self.title or self.share_text)
+            handles, names = pair_legend(self.classes, self.class_names, style)
+            add_legend(ax, handles, names, legend, loc="center left", bbox_to_anchor=(1, 0.5))
         return self
+
+    def _draw(self, ax, style: FigureStyle, title: str, **title_options) -> None:
+        points = [self.clean_coords[self.clean_labels == k] for k in self.classes] + [self.adv_coords]
+        looks = zip(points, (5, 5, 9), _pair_colours(style), _MARKERS, (0.8, 0.8, 0.9), strict=True)
+        for coords, size, colour, marker, alpha in looks:
+            ax.scatter(
+                *coords.T, s=style.area(size), c=colour, marker=marker, linewidths=0, alpha=alpha, rasterized=True
+            )
+        finish_map(ax)
+        ax.set_title(title, pad=2, **title_options)
+        show_names_as_text(ax)
+        self.ax_, self.figure_ = ax, ax.figure
 
     @property
     def share_text(self) -> str:
@@ -78,12 +96,18 @@ class ClassPairPanel:
             return "none mistaken"
         return f"{self.mistaken_share:.1%} mistaken"
 
+    def to_dataframe(self):
+        """One row for each point: ``kind`` (``"clean"`` or ``"adversarial"``), ``class``, ``x``, ``y``."""
+        clean = points(self.clean_coords, **{"class": names_of(self.clean_labels, self.class_names)})
+        adversarial = points(self.adv_coords, **{"class": self.class_names[self.classes[0]]})
+        return stacked([({"kind": "clean"}, clean), ({"kind": "adversarial"}, adversarial)])
+
     def __repr__(self) -> str:
         first, second = (self.class_names[k] for k in self.classes)
         return f"ClassPairPanel({first!r} to {second!r}, {len(self.adv_coords)} adversarial examples)"
 
 
-class ClassPairDisplay:
+class ClassPairDisplay(Styled):
     """A row of `ClassPairPanel` of one pair of classes, one for each model, with one legend.
 
     Parameters
@@ -116,24 +140,38 @@ class ClassPairDisplay:
         """The constructor by the name that Displays have."""
         return cls(panels, column_titles)
 
-    def plot(self, axes=None) -> "ClassPairDisplay":
-        """Draw into a row of axes, or into a new figure of text width with a legend below."""
+    def plot(self, axes=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "ClassPairDisplay":
+        """Draw into a row of axes, or into a new figure of text width.
+
+        Parameters
+        ----------
+        axes : array of Axes, optional
+        style : FigureStyle or "rc", optional
+            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
+            is set to.
+        legend : bool, str or mapping
+            By default below the axes of the figure; a place of matplotlib's such as ``"upper right"``, or keyword
+            arguments for its legend; False for none. A figure with ``layout="constrained"`` makes room for it.
+        """
         import matplotlib.pyplot as plt
 
         n = len(self.panels)
-        with figure_style():
+        with self._drawing(style) as style:
+            width = style.grid_width(n)
+            panel_width = width / max(n, 2)
             if axes is None:
-                width = TEXT_WIDTH if n > 1 else TEXT_WIDTH / 2
-                size = (width, width / max(n, 2) + 0.6)
+                size = (width, panel_width + style.points(0.6))
                 figure, axes = plt.subplots(1, n, figsize=size, squeeze=False, layout="constrained")
                 figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
-                handles, labels = pair_legend(self.panels[0].classes, self.panels[0].class_names)
-                spacing = {"handletextpad": 0.1, "columnspacing": 1.2}
-                figure.legend(handles, labels, loc="outside lower center", ncols=3, **spacing)
             axes = np.asarray(axes).reshape(-1)
+            handles, names = pair_legend(self.panels[0].classes, self.panels[0].class_names, style)
+            add_legend(
+                axes[0].figure, handles, names, legend, loc="outside lower center", handletextpad=0.1,
+                columnspacing=1.2, ncols=columns_that_fit(names, width, style.points(6.5), limit=3),
+            )  # fmt: skip
             for panel, title, ax in zip(self.panels, self.column_titles, axes, strict=True):
-                panel.plot(ax)
-                ax.set_title(f"{title}\n{ax.get_title()}", pad=2, linespacing=1.4)
+                head = wrapped(title, panel_width, points_of("axes.titlesize"))
+                panel._draw(ax, style, f"{head}\n{panel.title or panel.share_text}", linespacing=1.4)
         self.axes_, self.figure_ = axes, axes[0].figure
         return self
 
@@ -151,17 +189,28 @@ class ClassPairDisplay:
             for panel, title in zip(self.panels, self.column_titles, strict=True)
         ]
 
+    def to_dataframe(self):
+        """The points of all panels, as `ClassPairPanel.to_dataframe` has them, behind the ``model``."""
+        titles = [title.partition("\n")[0] for title in self.column_titles]
+        panels = zip(titles, self.panels, strict=True)
+        return stacked(({"model": title}, panel.to_dataframe()) for title, panel in panels)
+
     def __repr__(self) -> str:
         return f"ClassPairDisplay({self.panels[0]!r} x {len(self.panels)} models)"
 
 
-def pair_legend(classes: tuple[int, int], class_names: Sequence[str]) -> tuple[list, list[str]]:
+def _pair_colours(style: FigureStyle) -> list[str]:
+    colours = style.colours(_COLOURS)
+    return [colours[place % len(colours)] for place in range(3)]
+
+
+def pair_legend(classes: tuple[int, int], class_names: Sequence[str], style: FigureStyle) -> tuple[list, list[str]]:
     """Handles and labels: clean images of both classes, and the adversarial examples."""
     from matplotlib.lines import Line2D
 
     first, second = (class_names[k] for k in classes)
     handles = [
-        Line2D([], [], ls="", marker=marker, ms=4, mfc=colour, mec="none")
-        for colour, marker in (_FIRST, _SECOND, _ADVERSARIAL)
+        Line2D([], [], ls="", marker=marker, ms=style.markers(4), mfc=colour, mec="none")
+        for colour, marker in zip(_pair_colours(style), _MARKERS, strict=True)
     ]
     return handles, [f"{first}, clean", f"{second}, clean", f"{first}, adversarial, taken for {second}"]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.display.style import class_colour, figure_style
+from analysis.display.style import FigureStyle, Styled, class_colour
+from analysis.display.texts import Legend, add_legend, show_names_as_text
+from analysis.frames import frame, stacked
 
 if TYPE_CHECKING:
     from analysis.detection import DetectionResult
@@ -55,7 +57,7 @@ class RocCurve:
                 raise ValueError(f"the rates of {self.name!r} must rise from 0 to 1. Got {rate[0]:g} to {rate[-1]:g}.")
 
 
-class RocDisplay:
+class RocDisplay(Styled):
     """ROC curves of several models, with their areas in the legend.
 
     Parameters
@@ -88,28 +90,41 @@ class RocDisplay:
         ]
         return cls(curves, title=title)
 
-    def plot(self, ax=None) -> RocDisplay:
-        """Draw into `ax`, or into a new figure."""
+    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> RocDisplay:
+        """Draw into `ax`, or into a new figure.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+        style : FigureStyle or "rc", optional
+            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
+            is set to.
+        legend : bool, str or mapping
+            By default below the axes; a place within them, such as ``"upper left"``, or keyword arguments for
+            matplotlib's legend; False for none.
+        """
         import matplotlib.pyplot as plt
 
-        with figure_style():
+        with self._drawing(style) as style:
             if ax is None:
-                _, ax = plt.subplots(figsize=(2.75, 3.6), layout="constrained")
-            lines = []
+                _, ax = plt.subplots(figsize=style.figure_size(2.75, 3.6), layout="constrained")
+            lines, colours = [], style.colours(_COLOURS)
             for number, curve in enumerate(self.curves):
                 lines += ax.plot(
-                    curve.false_positive_rate, curve.true_positive_rate, color=_COLOURS[number % len(_COLOURS)],
+                    curve.false_positive_rate, curve.true_positive_rate, color=colours[number % len(colours)],
                     linestyle=_LINE_STYLES[number % len(_LINE_STYLES)], linewidth=1.2, zorder=2,
-                    label=f"{curve.name} (AUC {curve.auc:.3f})",
                 )  # fmt: skip
-            lines += ax.plot([0, 1], [0, 1], color="#bdbdbd", linewidth=0.8, label="chance (AUC 0.500)", zorder=1)
+            lines += ax.plot([0, 1], [0, 1], color="#bdbdbd", linewidth=0.8, zorder=1)
             ax.set(
                 xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", title=self.title,
                 xlabel="correctly classified inputs that are flagged", ylabel="misclassified inputs that are flagged",
             )  # fmt: skip
             ax.spines[["top", "right"]].set_visible(False)
             # Below the axes: a curve may run anywhere within them.
-            ax.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.17), handlelength=2.6)
+            legend_y = -0.17 * style.points(2.75) / (style.width or 2.75)  # of the height of the axes
+            names = [f"{curve.name} (AUC {curve.auc:.3f})" for curve in self.curves] + ["chance (AUC 0.500)"]
+            add_legend(ax, lines, names, legend, loc="upper center", bbox_to_anchor=(0.5, legend_y), handlelength=2.6)
+            show_names_as_text(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -127,6 +142,18 @@ class RocDisplay:
             }
             for curve in self.curves
         ]
+
+    def to_dataframe(self):
+        """One row for each point of a curve: ``model``, ``false_positive_rate``, ``true_positive_rate``."""
+        return stacked(
+            (
+                {"model": curve.name},
+                frame({
+                    "false_positive_rate": curve.false_positive_rate, "true_positive_rate": curve.true_positive_rate,
+                }),
+            )
+            for curve in self.curves
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"RocDisplay({', '.join(f'{curve.name} {curve.auc:.3f}' for curve in self.curves)})"

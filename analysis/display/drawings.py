@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis import display as displays
+from analysis.display.style import FigureStyle
 
 # What a file may name: these classes and no others are made from it.
 _CLASSES = {name: getattr(displays, name) for name in displays.__all__ if inspect.isclass(getattr(displays, name))}
@@ -57,13 +58,17 @@ def drawing_bytes(display: Any) -> bytes:
         taken = inspect.signature(type(value)).parameters
         return {"display": name, "arguments": {key: packed(getattr(value, key)) for key in taken}}
 
-    contents = packed(display)
-    return tensor_bytes(arrays, {"kind": "drawing", "contents": contents})
+    metadata = {"kind": "drawing", "contents": packed(display)}
+    if style := display.style.to_dict():
+        metadata["style"] = packed(style)
+    return tensor_bytes(arrays, metadata)
 
 
 def copy_of(display: Any) -> Any:
-    """A Display of the same contents that is not drawn yet."""
-    return type(display)(**{key: getattr(display, key) for key in inspect.signature(type(display)).parameters})
+    """A Display of the same contents and style that is not drawn yet."""
+    copy = type(display)(**{key: getattr(display, key) for key in inspect.signature(type(display)).parameters})
+    copy.style = display.style
+    return copy
 
 
 def load_drawing(path: Path | str) -> Any:
@@ -98,4 +103,7 @@ def load_drawing(path: Path | str) -> Any:
             raise DrawingError(f"{path} names an unknown Display {value['display']!r}; expected {', '.join(_CLASSES)}.")
         return _CLASSES[value["display"]](**{key: unpacked(inner) for key, inner in value["arguments"].items()})
 
-    return unpacked(metadata["contents"])
+    display = unpacked(metadata["contents"])
+    if "style" in metadata:
+        display.style = FigureStyle(**unpacked(metadata["style"]))
+    return display

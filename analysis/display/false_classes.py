@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.display.projection import finish_map, scatter_class
-from analysis.display.style import CLEAN_COLOUR, TEXT_WIDTH, class_colour, class_marker, figure_style
+from analysis.display.style import CLEAN_COLOUR, FigureStyle, Styled
+from analysis.display.texts import Legend, add_legend, columns_that_fit, points_of, show_names_as_text, wrapped
+from analysis.frames import names_of, points, stacked
 from analysis.maps import ClassMap
 
 
 @dataclass(repr=False)
-class FalseClassPanel:
+class FalseClassPanel(Styled):
     """Clean and adversarial examples of one class in one model's map, embedded together.
 
     Parameters
@@ -57,40 +59,62 @@ class FalseClassPanel:
         """Share of the adversarial examples that are taken for a false class."""
         return float((self.adv_predictions != self.true_class).mean()) if len(self.adv_predictions) else float("nan")
 
-    def plot(self, ax=None) -> "FalseClassPanel":
-        """Draw into `ax`, or into a new figure with a legend."""
+    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "FalseClassPanel":
+        """Draw into `ax`, or into a new figure.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+        style : FigureStyle or "rc", optional
+            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
+            is set to.
+        legend : bool, str or mapping
+            By default on the right of the axes; a place within them, such as ``"upper left"``, or keyword arguments for
+            matplotlib's legend; False for none.
+        """
         import matplotlib.pyplot as plt
 
-        with figure_style():
-            alone = ax is None
-            if alone:
-                _, ax = plt.subplots(figsize=(3.4, 2.6), layout="constrained")
-            # What is rare must not be buried: large clean images below, small examples that keep their class on top of
-            # them, and then the false classes from the most to the least frequent.
-            classes, counts = np.unique(self.adv_predictions, return_counts=True)
-            order = [int(k) for k in classes[np.argsort(-counts, kind="stable")] if k != self.true_class]
-            ax.scatter(*self.clean_coords.T, s=5, c=CLEAN_COLOUR, linewidths=0, rasterized=True)
-            self._scatter(ax, self.true_class, size=2)
-            for k in order:
-                self._scatter(ax, k, size=6)
-            finish_map(ax)
-            share = f"{self.false_share:.0%} false" if len(self.adv_predictions) else "no adversarial examples"
-            ax.set_title(self.title or share, pad=2)
-            if alone:
-                handles, labels = legend_entries(self.class_names, classes)
-                ax.legend(handles, labels, loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
-        self.ax_, self.figure_ = ax, ax.figure
+        with self._drawing(style) as style:
+            if ax is None:
+                _, ax = plt.subplots(figsize=style.figure_size(3.4, 2.6), layout="constrained")
+            self._draw(ax, style, self.panel_title)
+            handles, names = legend_entries(self.class_names, np.unique(self.adv_predictions), style)
+            add_legend(ax, handles, names, legend, loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
         return self
 
-    def _scatter(self, ax, k: int, size: float) -> None:
-        scatter_class(ax, self.adv_coords[self.adv_predictions == k], k, size=size)
+    @property
+    def panel_title(self) -> str:
+        """What stands above the panel: its title, or which share is false."""
+        share = f"{self.false_share:.0%} false" if len(self.adv_predictions) else "no adversarial examples"
+        return self.title or share
+
+    def _draw(self, ax, style: FigureStyle, title: str, **title_options) -> None:
+        # What is rare must not be buried: large clean images below, small examples that keep their class on top of
+        # them, and then the false classes from the most to the least frequent.
+        classes, counts = np.unique(self.adv_predictions, return_counts=True)
+        order = [int(k) for k in classes[np.argsort(-counts, kind="stable")] if k != self.true_class]
+        ax.scatter(*self.clean_coords.T, s=style.area(5), c=CLEAN_COLOUR, linewidths=0, rasterized=True)
+        for k, size in ((self.true_class, 2), *((k, 6) for k in order)):
+            scatter_class(ax, self.adv_coords[self.adv_predictions == k], k, style, size=size)
+        finish_map(ax)
+        ax.set_title(title, pad=2, **title_options)
+        show_names_as_text(ax)
+        self.ax_, self.figure_ = ax, ax.figure
+
+    def to_dataframe(self):
+        """One row for each point: ``class``, ``kind`` (``"clean"`` or ``"adversarial"``), ``predicted`` (of adversarial
+        examples), ``x``, ``y``."""
+        clean = points(self.clean_coords, predicted=None)
+        adversarial = points(self.adv_coords, predicted=names_of(self.adv_predictions, self.class_names))
+        own = {"class": self.class_names[self.true_class]}
+        return stacked([({**own, "kind": "clean"}, clean), ({**own, "kind": "adversarial"}, adversarial)])
 
     def __repr__(self) -> str:
         name = self.class_names[self.true_class]
         return f"FalseClassPanel({name!r}, {len(self.adv_coords)} adversarial examples, {self.false_share:.1%} false)"
 
 
-class FalseClassesDisplay:
+class FalseClassesDisplay(Styled):
     """A grid of `FalseClassPanel`, one row per true class and one column per model, with one legend.
 
     Parameters
@@ -128,34 +152,51 @@ class FalseClassesDisplay:
         """The constructor by the name that Displays have."""
         return cls(rows, column_titles)
 
-    def plot(self, axes=None) -> "FalseClassesDisplay":
-        """Draw into a grid of axes (rows x columns), or into a new figure of text width with a legend below."""
+    def plot(
+        self, axes=None, *, style: FigureStyle | str | None = None, legend: Legend = True
+    ) -> "FalseClassesDisplay":
+        """Draw into a grid of axes (rows x columns), or into a new figure of text width.
+
+        Parameters
+        ----------
+        axes : array of Axes, optional
+        style : FigureStyle or "rc", optional
+            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
+            is set to.
+        legend : bool, str or mapping
+            By default below the axes of the figure; a place of matplotlib's such as ``"upper right"``, or keyword
+            arguments for its legend; False for none. A figure with ``layout="constrained"`` makes room for it.
+        """
+        n_rows, n_columns = len(self.rows), len(self.column_titles)
+        with self._drawing(style) as style:
+            axes = self._new_axes(style) if axes is None else np.asarray(axes).reshape(n_rows, n_columns)
+            figure, width = axes[0, 0].figure, style.grid_width(n_columns)
+            panel_width = width / max(n_columns, 2)
+            classes = np.unique(np.concatenate([p.adv_predictions for row in self.rows for p in row]))
+            handles, names = legend_entries(self.rows[0][0].class_names, classes, style)
+            add_legend(
+                figure, handles, names, legend, loc="outside lower center", handletextpad=0.1, columnspacing=1.2,
+                ncols=columns_that_fit(names, width, style.points(6.5), limit=6),
+                title="adversarial examples by predicted class", title_fontsize=style.points(6.5),
+            )  # fmt: skip
+            for place, (row, row_axes) in enumerate(zip(self.rows, axes, strict=True)):
+                for panel, ax, title in zip(row, row_axes, self.column_titles, strict=True):
+                    head = "" if place else f"{wrapped(title, panel_width, points_of('axes.titlesize'))}\n"
+                    panel._draw(ax, style, f"{head}{panel.panel_title}", **({"linespacing": 1.4} if head else {}))
+                name = wrapped(row[0].class_names[row[0].true_class], panel_width, style.points(8))
+                row_axes[0].set_ylabel(name, fontsize=style.points(8), fontweight="bold")
+        self.axes_, self.figure_ = axes, figure
+        return self
+
+    def _new_axes(self, style: FigureStyle) -> np.ndarray:
         import matplotlib.pyplot as plt
 
         n_rows, n_columns = len(self.rows), len(self.column_titles)
-        with figure_style():
-            if axes is None:
-                width = TEXT_WIDTH if n_columns > 1 else TEXT_WIDTH / 2
-                panel = width / max(n_columns, 2)
-                figure, axes = plt.subplots(
-                    n_rows, n_columns, figsize=(width, n_rows * panel + 0.75), squeeze=False, layout="constrained"
-                )
-                figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
-                classes = np.unique(np.concatenate([p.adv_predictions for row in self.rows for p in row]))
-                handles, labels = legend_entries(self.rows[0][0].class_names, classes)
-                figure.legend(
-                    handles, labels, loc="outside lower center", ncols=min(len(labels), 6), handletextpad=0.1,
-                    columnspacing=1.2, title="adversarial examples by predicted class", title_fontsize=6.5,
-                )  # fmt: skip
-            axes = np.asarray(axes).reshape(n_rows, n_columns)
-            for row, row_axes in zip(self.rows, axes, strict=True):
-                for panel, ax in zip(row, row_axes, strict=True):
-                    panel.plot(ax)
-                row_axes[0].set_ylabel(row[0].class_names[row[0].true_class], fontsize=8, fontweight="bold")
-            for title, ax in zip(self.column_titles, axes[0], strict=True):
-                ax.set_title(f"{title}\n{ax.get_title()}", pad=2, linespacing=1.4)
-        self.axes_, self.figure_ = axes, axes[0, 0].figure
-        return self
+        width = style.grid_width(n_columns)
+        size = width, n_rows * width / max(n_columns, 2) + style.points(0.75)
+        figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+        return axes
 
     def numbers(self) -> list[dict]:
         """What the figure shows, as records: for each panel the share and the counts of the predicted classes."""
@@ -175,14 +216,26 @@ class FalseClassesDisplay:
             for title, panel in zip(self.column_titles, row, strict=True)
         ]
 
+    def to_dataframe(self):
+        """The points of all panels, as `FalseClassPanel.to_dataframe` has them, behind the ``model``."""
+        titles = [title.splitlines()[0] for title in self.column_titles]
+        return stacked(
+            ({"model": title}, panel.to_dataframe())
+            for row in self.rows
+            for title, panel in zip(titles, row, strict=True)
+        )
+
     def __repr__(self) -> str:
         return f"FalseClassesDisplay({len(self.rows)} classes x {len(self.column_titles)} models)"
 
 
-def legend_entries(class_names: Sequence[str], classes: np.ndarray) -> tuple[list, list[str]]:
+def legend_entries(class_names: Sequence[str], classes: np.ndarray, style: FigureStyle) -> tuple[list, list[str]]:
     """Handles and labels: the clean images, and each class with its colour and marker."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], ls="", marker="o", ms=3.5, mfc=CLEAN_COLOUR, mec="none")]
-    handles += [Line2D([], [], ls="", marker=class_marker(k), ms=4, mfc=class_colour(k), mec="none") for k in classes]
+    looks = [("o", 3.5, CLEAN_COLOUR), *((style.class_marker(k), 4, style.class_colour(k)) for k in classes)]
+    handles = [
+        Line2D([], [], ls="", marker=marker, ms=style.markers(size), mfc=colour, mec="none")
+        for marker, size, colour in looks
+    ]
     return handles, ["clean images", *(class_names[k] for k in classes)]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.display.style import figure_style
+from analysis.display.style import DEFAULT_STYLE, FigureStyle
 from analysis.tables import Table
 
 # No creation date, producer or software: these would change the bytes.
@@ -46,7 +46,8 @@ def save_figure(
     ----------
     figure : Display or matplotlib.figure.Figure
         A Display is drawn anew, into a figure that is closed again, and `tla redraw` can draw the same. Pass its
-        ``figure_`` to save what was changed in it by hand; shown or drawn before, it may get other bytes, since each
+        ``figure_`` to save what was changed in it by hand. A Display is saved in the style that it was last drawn in,
+        which `tla redraw` keeps to; shown or drawn before, it may get other bytes, since each
         layout starts from the one before.
     path : Path or str
         Without an ending: ``figures/mini/fig1`` gives ``fig1.pdf`` and so on.
@@ -71,10 +72,10 @@ def save_figure(
         from analysis.display.drawings import copy_of, drawing_bytes
 
         drawn = copy_of(figure).plot().figure_
-        contents = {**_images(drawn), "safetensors": drawing_bytes(figure)}
+        contents = {**_images(drawn, figure.style), "safetensors": drawing_bytes(figure)}
         plt.close(drawn)
     else:
-        contents = _images(figure)
+        contents = _images(figure, DEFAULT_STYLE)
     return _save(contents, path, {"numbers": numbers, "shows": list(shows)}, caption, sources, command)
 
 
@@ -104,9 +105,9 @@ def save_table(
     return _save(contents, path, shown, table.caption, sources, command)
 
 
-def _images(figure) -> dict[str, bytes]:
+def _images(figure, style: FigureStyle) -> dict[str, bytes]:
     contents = {}
-    with figure_style(), _steady_layout(figure):
+    with style.applied(), _steady_layout(figure):
         for ending, metadata in _METADATA.items():
             buffer = io.BytesIO()
             figure.savefig(buffer, format=ending, metadata=metadata)

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.display.style import TEXT_WIDTH, figure_style
+from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled
+from analysis.display.surfaces import surfaces
+from analysis.display.texts import points_of, show_as_text, show_names_as_text, wrapped
+from analysis.frames import grid, stacked
 
 if TYPE_CHECKING:  # torch and plotly take seconds to import, and drawing needs neither
     import plotly.graph_objects as go
 
     from analysis.landscape import Landscape
 
-COLOUR_MAP = "viridis"
 CONTOUR_COLOUR = "white"
 BROKEN_COLOUR = "#d0d0d0"
-# For `show` and `write_html` of what `surface` returns: plotly 7 offers to upload a chart unless it is told not to.
-SURFACE_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 _UNITS = {"input": "pixel units", "weights": "filter norms"}
-_MOST_SCENES = 16  # WebGL contexts that a browser gives to one page
+_BESIDE = 0.45  # inches, of the labels on the left of a grid
 
 
 @dataclass(repr=False)
-class LandscapeDisplay:
+class LandscapeDisplay(Styled):
     """The loss over a plane as a heat map with contour lines; a cross marks the centre.
 
     Parameters
@@ -118,46 +118,68 @@ class LandscapeDisplay:
     def rise_text(self) -> str:
         return f"loss rises by {self.rise:.3g}"
 
-    def plot(self, ax=None) -> LandscapeDisplay:
-        """Draw into `ax`, or into a new figure with a colour bar."""
-        import matplotlib.pyplot as plt
-        from matplotlib import colormaps
+    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: bool = True) -> LandscapeDisplay:
+        """Draw into `ax`, or into a new figure.
 
-        with figure_style():
-            alone = ax is None
-            if alone:
-                _, ax = plt.subplots(figsize=(3.05, 2.4), layout="constrained")
-            low, high = self.scale or _scale_of([self])
-            edge = self.axis[-1] + (self.axis[1] - self.axis[0]) / 2
-            # The first direction runs to the right; a point's colour fills the square around it.
-            values = np.ma.masked_invalid(np.asarray(self.values, dtype=np.float64).T)
-            self.image_ = ax.imshow(
-                values, origin="lower", extent=(-edge, edge, -edge, edge), vmin=low, vmax=high, interpolation="nearest",
-                cmap=colormaps[COLOUR_MAP].with_extremes(bad=BROKEN_COLOUR),
-            )  # fmt: skip
-            levels = [level for level in contour_levels(low, high) if values.min() < level < values.max()]
-            self.contours_ = None
-            if levels:
-                self.contours_ = ax.contour(self.axis, self.axis, values, levels, colors=CONTOUR_COLOUR, linewidths=0.5)
-            ax.plot(0, 0, marker="+", ms=4, mew=0.7, color=CONTOUR_COLOUR)
-            radius = round(float(self.axis[-1]), 6)
-            ax.set(xticks=[-radius, 0, radius], yticks=[-radius, 0, radius])
-            for along in (ax.xaxis, ax.yaxis):
-                along.set_major_formatter("{x:.3g}")
-            ax.tick_params(length=2, pad=1.5)
-            ax.set_title(self.title or self.rise_text, pad=3)
-            if alone:
-                ax.set(xlabel=f"first direction ({self.unit})", ylabel=f"second direction ({self.unit})")
-                _add_colour_bar([ax], (low, high), "right", self.quantity)
+        Parameters
+        ----------
+        ax : Axes, optional
+        style : FigureStyle or "rc", optional
+            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
+            is set to.
+        legend : bool
+            Whether there is a colour bar, on the right of the axes.
+        """
+        import matplotlib.pyplot as plt
+
+        with self._drawing(style) as style:
+            if ax is None:
+                _, ax = plt.subplots(figsize=style.figure_size(3.05, 2.4), layout="constrained")
+            scale = self.scale or _scale_of([self])
+            self.image_, self.contours_ = self._draw(ax, style, scale, self.title or self.rise_text)
+            ax.set(xlabel=f"first direction ({self.unit})", ylabel=f"second direction ({self.unit})")
+            if legend:
+                _add_colour_bar([ax], scale, "right", self.quantity)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _draw(self, ax, style: FigureStyle, scale: tuple[float, float], title: str, **title_options) -> tuple:
+        """The image, and the contours where the landscape is not flat."""
+        from matplotlib import colormaps
+
+        low, high = scale
+        edge = self.axis[-1] + (self.axis[1] - self.axis[0]) / 2
+        # The first direction runs to the right; a point's colour fills the square around it.
+        values = np.ma.masked_invalid(np.asarray(self.values, dtype=np.float64).T)
+        image = ax.imshow(
+            values, origin="lower", extent=(-edge, edge, -edge, edge), vmin=low, vmax=high, interpolation="nearest",
+            cmap=colormaps[style.colour_map].with_extremes(bad=BROKEN_COLOUR),
+        )  # fmt: skip
+        levels = [level for level in contour_levels(low, high) if values.min() < level < values.max()]
+        contours = None
+        if levels:
+            contours = ax.contour(self.axis, self.axis, values, levels, colors=CONTOUR_COLOUR, linewidths=0.5)
+        ax.plot(0, 0, marker="+", ms=style.markers(4), mew=0.7, color=CONTOUR_COLOUR)
+        radius = round(float(self.axis[-1]), 6)
+        ax.set(xticks=[-radius, 0, radius], yticks=[-radius, 0, radius])
+        for along in (ax.xaxis, ax.yaxis):
+            along.set_major_formatter("{x:.3g}")
+        ax.tick_params(length=2, pad=1.5)
+        ax.grid(False)  # which a style may have: lines over an image
+        ax.set_title(title, pad=3, **title_options)
+        show_names_as_text(ax)
+        return image, contours
+
+    def to_dataframe(self):
+        """One row for each point: ``first`` and ``second``, how far along each direction in `unit`, and ``loss``."""
+        return grid(self.loss, self.axis, "loss")
 
     def __repr__(self) -> str:
         n = len(self.axis)
         return f"LandscapeDisplay({n} x {n} points to {self.axis[-1]:.4g} {self.unit}, {self.rise_text})"
 
 
-class LandscapesDisplay:
+class LandscapesDisplay(Styled):
     """A grid of `LandscapeDisplay`, one row per model and one column per image, with one colour bar for each column.
 
     Parameters
@@ -221,26 +243,37 @@ class LandscapesDisplay:
         }
         return cls(rows, column_titles, images=images)
 
-    def plot(self, axes=None) -> LandscapesDisplay:
-        """Draw into a grid of axes (models x images), or into a new figure of text width.
+    def plot(self, axes=None, *, style: FigureStyle | str | None = None, legend: bool = True) -> LandscapesDisplay:
+        """Draw into a grid of axes (models x images), or into a new figure of text width, which has the images above.
 
-        Only the new figure has a colour bar below each column, and its image above.
+        Parameters
+        ----------
+        axes : array of Axes, optional
+        style : FigureStyle or "rc", optional
+            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
+            is set to.
+        legend : bool
+            Whether there is a colour bar, below each column.
         """
-        own = axes is None
-        with figure_style():
-            header, axes = self._new_axes() if own else (None, np.asarray(axes))
+        with self._drawing(style) as style:
+            header, axes = self._new_axes(style) if axes is None else (None, np.asarray(axes))
             axes = axes.reshape(len(self.rows), len(self.column_titles))
-            for (name, row), row_axes in zip(self.rows.items(), axes, strict=True):
-                for panel, scale, ax in zip(row, self.scales, row_axes, strict=True):
-                    replace(panel, title=f"{name}: {panel.rise_text}", scale=scale).plot(ax)
+            fitting = {"inches": self._panel_width(style), "points": points_of("axes.titlesize")}
+            titles = [wrapped(title, **fitting) for title in self.column_titles]
+            for place, ((name, row), row_axes) in enumerate(zip(self.rows.items(), axes, strict=True)):
+                first = header is None and place == 0
+                for panel, scale, ax, title in zip(row, self.scales, row_axes, titles, strict=True):
+                    own = wrapped(f"{name}: {panel.rise_text}", **fitting)
+                    head = {"title": f"{title}\n{own}", "linespacing": 1.4} if first else {"title": own}
+                    panel._draw(ax, style, scale, **head)
                     ax.tick_params(labelbottom=ax in axes[-1], labelleft=ax is row_axes[0])
                 row_axes[0].set_ylabel(f"second direction ({row[0].unit})", labelpad=1)
             for column, scale, column_axes in zip(self._columns(), self.scales, axes.T, strict=True):
                 column_axes[-1].set_xlabel(f"first direction ({column[0].unit})", labelpad=1)
-                if own:
+                if legend:
                     _add_colour_bar(list(column_axes), scale, "bottom", column[0].quantity)
-            for title, ax in zip(self.column_titles, axes[0] if header is None else header, strict=True):
-                ax.set_title(f"{title}\n{ax.get_title()}".rstrip(), pad=3, linespacing=1.4)
+            for title, ax in zip(titles, () if header is None else header, strict=header is not None):
+                show_as_text(ax.set_title(title, pad=3, linespacing=1.4))
         self.axes_, self.figure_ = axes, axes[0, 0].figure
         return self
 
@@ -258,43 +291,7 @@ class LandscapesDisplay:
         ValueError
             For more than 16 panels, of which a browser would show the last 16.
         """
-        import plotly.graph_objects as go
-        from plotly.subplots import make_subplots
-
-        n_rows, n_columns = len(self.rows), len(self.column_titles)
-        if n_rows * n_columns > _MOST_SCENES:
-            raise ValueError(
-                f"a browser draws at most {_MOST_SCENES} surfaces on a page. Got {n_rows * n_columns}; take fewer"
-                " images."
-            )
-        titles = [
-            f"{name}, {column}<br>{panel.rise_text}"
-            for name, row in self.rows.items()
-            for column, panel in zip(self.column_titles, row, strict=True)
-        ]
-        figure = make_subplots(
-            n_rows, n_columns, specs=[[{"type": "surface"}] * n_columns] * n_rows, subplot_titles=titles,
-            horizontal_spacing=0.01, vertical_spacing=0.06,
-        )  # fmt: skip
-        for i, row in enumerate(self.rows.values()):
-            for j, (panel, (low, high)) in enumerate(zip(row, self.scales, strict=True)):
-                loss = np.where(np.isfinite(panel.loss), panel.values, np.nan).T.astype(np.float32)
-                axis = np.asarray(panel.axis, dtype=np.float32)
-                surface = go.Surface(
-                    x=axis, y=axis, z=loss, cmin=low, cmax=high, colorscale=COLOUR_MAP, showscale=False,
-                    hovertemplate="%{x:.3g}, %{y:.3g}<br>loss %{z:.4g}<extra></extra>",
-                )  # fmt: skip
-                figure.add_trace(surface, row=i + 1, col=j + 1)
-                figure.update_scenes(
-                    xaxis={"title": f"1st ({panel.unit})", "nticks": 5},
-                    yaxis={"title": f"2nd ({panel.unit})", "nticks": 5},
-                    zaxis={"title": "loss", "range": [low, high], "nticks": 4},
-                    camera_eye={"x": 2.1, "y": 2.1, "z": 1.5},  # far enough for the titles of the axes to be seen
-                    aspectmode="cube", row=i + 1, col=j + 1,
-                )  # fmt: skip
-        figure.update_layout(height=340 * n_rows, margin={"l": 0, "r": 0, "t": 50, "b": 0}, font_size=10)
-        figure.update_annotations(font_size=12)
-        return figure
+        return surfaces(self.rows, self.column_titles, self.scales, self.style)
 
     def numbers(self) -> list[dict[str, Any]]:
         """What the figure shows, as records: for each panel its losses, its axes, and the scale of its colours."""
@@ -316,20 +313,31 @@ class LandscapesDisplay:
             for title, panel, scale in zip(self.column_titles, row, self.scales, strict=True)
         ]
 
+    def to_dataframe(self):
+        """The points of all panels, as `LandscapeDisplay.to_dataframe` has them, behind ``model`` and ``column``."""
+        return stacked(
+            ({"model": name, "column": title.splitlines()[0]}, panel.to_dataframe())
+            for name, row in self.rows.items()
+            for title, panel in zip(self.column_titles, row, strict=True)
+        )
+
     def _columns(self) -> list[list[LandscapeDisplay]]:
         return [list(column) for column in zip(*self.rows.values(), strict=True)]
 
-    def _new_axes(self):
+    def _panel_width(self, style: FigureStyle) -> float:
+        """Inches of a panel in a new figure."""
+        return min(((style.width or TEXT_WIDTH) - _BESIDE) / len(self.column_titles), style.width or 1.8)
+
+    def _new_axes(self, style: FigureStyle):
         """The axes for the images, or None, and those for the panels."""
         import matplotlib.pyplot as plt
 
         n_rows, n_columns = len(self.rows), len(self.column_titles)
         n_headers = int(self.images is not None)
-        beside = 0.45  # inches, of the labels on the left
-        panel = min((TEXT_WIDTH - beside) / n_columns, 1.8)
-        height = (panel + 0.17) * n_rows + (0.32 * panel + 0.17) * n_headers + 0.65
+        panel, line = self._panel_width(style), style.points(0.17)
+        height = (panel + line) * n_rows + (0.32 * panel + line) * n_headers + style.points(0.65)
         figure, axes = plt.subplots(
-            n_headers + n_rows, n_columns, figsize=(beside + n_columns * panel, height), squeeze=False,
+            n_headers + n_rows, n_columns, figsize=(_BESIDE + n_columns * panel, height), squeeze=False,
             layout="constrained", height_ratios=[0.32] * n_headers + [1] * n_rows,
         )  # fmt: skip
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
@@ -362,10 +370,15 @@ def _scale_of(panels: Sequence[LandscapeDisplay]) -> tuple[float, float]:
 
 def _add_colour_bar(axes: list, scale: tuple[float, float], location: str, quantity: str) -> None:
     """Beside axes of one scale; its ticks are the levels of their contour lines."""
+    levels = contour_levels(*scale)
+    inches = axes[-1].get_position(original=True).width * axes[-1].figure.get_figure(root=True).get_figwidth()
+    # Axes get a third wider when the layout is solved.
+    crowded = location == "bottom" and len(levels) * 3.5 * points_of("xtick.labelsize") > 1.35 * 72 * inches
     bar = axes[-1].figure.colorbar(
-        axes[-1].images[0], ax=axes, location=location, ticks=contour_levels(*scale), aspect=22, pad=0.01, fraction=0.05
-    )
-    for level in contour_levels(*scale):
+        axes[-1].images[0], ax=axes, location=location, ticks=levels[:: 2 if crowded else 1], aspect=22, pad=0.01,
+        fraction=0.05,
+    )  # fmt: skip
+    for level in levels:
         line = bar.ax.axvline if location == "bottom" else bar.ax.axhline
         line(level, color=CONTOUR_COLOUR, linewidth=0.5)
     bar.ax.tick_params(length=2, pad=1.5)

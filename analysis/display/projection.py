@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.display.style import class_colour, class_marker, figure_style
+from analysis.display.style import FigureStyle, Styled
+from analysis.display.texts import Legend, add_legend, show_names_as_text
+from analysis.frames import names_of, points
+
+_MOST_LINES_OF_A_LEGEND = 18
 
 
 @dataclass(repr=False)
-class ProjectionDisplay:
+class ProjectionDisplay(Styled):
     """Points of a projection, coloured and shaped by class.
 
     Parameters
@@ -43,30 +47,49 @@ class ProjectionDisplay:
             raise ValueError(f"labels must have the shape ({len(projection.coords)},). Got {labels.shape}.")
         return cls(projection.coords, labels, tuple(class_names), title)
 
-    def plot(self, ax=None) -> "ProjectionDisplay":
-        """Draw into `ax`, or into a new figure."""
+    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "ProjectionDisplay":
+        """Draw into `ax`, or into a new figure.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+        style : FigureStyle or "rc", optional
+            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
+            is set to.
+        legend : bool, str or mapping
+            By default on the right of the axes; a place within them, such as ``"upper left"``, or keyword arguments for
+            matplotlib's legend; False for none.
+        """
         import matplotlib.pyplot as plt
 
-        with figure_style():
+        with self._drawing(style) as style:
             if ax is None:
-                _, ax = plt.subplots(figsize=(3.4, 2.6), layout="constrained")
-            for k in np.unique(self.labels):
-                scatter_class(ax, self.coords[self.labels == k], int(k), label=self.class_names[k], size=6)
+                _, ax = plt.subplots(figsize=style.figure_size(3.4, 2.6), layout="constrained")
+            classes = np.unique(self.labels)
+            handles = [scatter_class(ax, self.coords[self.labels == k], int(k), style, size=6) for k in classes]
             finish_map(ax)
             ax.set_title(self.title)
-            ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.6, handletextpad=0.2)
+            show_names_as_text(ax)
+            add_legend(
+                ax, handles, [self.class_names[k] for k in classes], legend, loc="center left", bbox_to_anchor=(1, 0.5),
+                markerscale=1.6, handletextpad=0.2, ncols=-(-len(classes) // _MOST_LINES_OF_A_LEGEND) or 1,
+            )  # fmt: skip
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def to_dataframe(self):
+        """One row for each point: ``class``, ``x``, ``y``."""
+        return points(self.coords, **{"class": names_of(self.labels, self.class_names)})
 
     def __repr__(self) -> str:
         return f"ProjectionDisplay({len(self.coords)} points, {len(np.unique(self.labels))} classes)"
 
 
-def scatter_class(ax, coords: np.ndarray, k: int, *, size: float, label: str | None = None) -> None:
+def scatter_class(ax, coords: np.ndarray, k: int, style: FigureStyle, *, size: float):
     """Points of class k, rasterised: a vector file with a thousand markers in each of forty panels opens slowly."""
-    ax.scatter(
-        coords[:, 0], coords[:, 1], s=size, c=class_colour(k), marker=class_marker(k), linewidths=0, alpha=0.85,
-        label=label, rasterized=True,
+    return ax.scatter(
+        coords[:, 0], coords[:, 1], s=style.area(size), c=style.class_colour(k), marker=style.class_marker(k),
+        linewidths=0, alpha=0.85, rasterized=True,
     )  # fmt: skip
 
 

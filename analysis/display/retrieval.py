@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.display.style import TEXT_WIDTH, figure_style
+from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled
+from analysis.display.texts import Legend, add_legend, show_names_as_text, wrapped
+from analysis.frames import frame_of_records
 
 if TYPE_CHECKING:
     from analysis.retrieval import RetrievalResult, RetrievedNeighbours
 
 _WRONG_COLOUR = "#cc3311"  # Paul Tol's red; the cross says the same to those who do not see it
+_WRONG = "of another class than the query"
 _BLOCKS = ("clean", "adversarial")
 
 
@@ -58,7 +61,7 @@ class RetrievalStrip:
         return self.labels[1:] != self.labels[0]
 
 
-class RetrievalDisplay:
+class RetrievalDisplay(Styled):
     """One row per model: left a clean query and its neighbours, right the adversarial query and its neighbours.
 
     Neighbours of another class than the query have a red frame and a cross. Below each image stands its true class.
@@ -126,62 +129,79 @@ class RetrievalDisplay:
             )
         return cls(strips, class_names)
 
-    def plot(self, axes=None) -> RetrievalDisplay:
-        """Draw into a grid of axes (models x 2 (1 + k)), or into a new figure of text width."""
-        with figure_style():
-            names, name_size = self._fitted_names()
-            if axes is None:
-                axes = self._new_axes()
-            axes = np.asarray(axes).reshape(len(self.strips), 2 * self._n_images)
+    def plot(self, axes=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> RetrievalDisplay:
+        """Draw into a grid of axes (models x 2 (1 + k)), or into a new figure of text width.
+
+        Parameters
+        ----------
+        axes : array of Axes, optional
+        style : FigureStyle or "rc", optional
+            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
+            is set to.
+        legend : bool, str or mapping
+            By default below the axes of the figure; a place of matplotlib's such as ``"upper right"``, or keyword
+            arguments for its legend; False for none. A figure with ``layout="constrained"`` makes room for it.
+        """
+        with self._drawing(style) as style:
+            names, name_size = self._fitted_names(style)
+            axes = self._new_axes(style) if axes is None else np.asarray(axes)
+            axes = axes.reshape(len(self.strips), 2 * self._n_images)
+            figure = axes[0, 0].get_figure(root=True)
+            mark = _mark(style)
+            add_legend(figure, [mark], [_WRONG], legend, loc="outside lower center", handletextpad=0.2)
             for (name, pair), row_axes in zip(self.strips.items(), axes, strict=True):
                 for strip, block in zip(pair, np.split(row_axes, 2), strict=True):
-                    self._draw(strip, block, names, name_size)
-                row_axes[0].set_ylabel(name, fontsize=8, fontweight="bold")
+                    self._draw(strip, block, names, name_size, style)
+                name = wrapped(name, self._cell(style), style.points(8))
+                row_axes[0].set_ylabel(name, fontsize=style.points(8), fontweight="bold")
+                show_names_as_text(row_axes[0])
             titles = [_ordinal(n) for n in range(1, self._n_images)]
             for kind, block in zip(_BLOCKS, np.split(axes[0], 2), strict=True):
                 for ax, title in zip(block, [f"{kind}\nquery", *titles], strict=True):
-                    ax.set_title(title, pad=3, fontsize=6.5)
-        self.axes_, self.figure_ = axes, axes[0, 0].get_figure(root=True)
+                    ax.set_title(title, pad=3, fontsize=style.points(6.5))
+        self.axes_, self.figure_ = axes, figure
         return self
 
-    def _new_axes(self) -> np.ndarray:
+    def _new_axes(self, style: FigureStyle) -> np.ndarray:
         import matplotlib.pyplot as plt
 
         n_rows, n_columns = len(self.strips), self._n_images
         _, _, height, width = next(iter(self.strips.values()))[0].images.shape
-        lines = max(name.count("\n") + 1 for name in self._fitted_names()[0].values())
-        size = TEXT_WIDTH, n_rows * (self._cell * height / width + 0.03 + 0.1 * lines) + 0.75
+        lines = max(name.count("\n") + 1 for name in self._fitted_names(style)[0].values())
+        row = self._cell(style) * height / width + 0.03 + style.points(0.1) * lines
+        size = style.width or TEXT_WIDTH, n_rows * row + style.points(0.75)
         figure = plt.figure(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
         # The left block is wider by the models' names.
         blocks = figure.subfigures(1, 2, width_ratios=(n_columns + 0.3, n_columns), wspace=0.03)
         for kind, block in zip(_BLOCKS, blocks, strict=True):
-            block.suptitle(f"{kind} query and its neighbours".capitalize(), fontsize=7, fontweight="bold")
-        figure.legend(handles=[_mark("of another class than the query")], loc="outside lower center", handletextpad=0.2)
+            block.suptitle(f"{kind} query and its neighbours".capitalize(), fontsize=style.points(7), fontweight="bold")
         return np.hstack([block.subplots(n_rows, n_columns, squeeze=False) for block in blocks])
 
-    @property
-    def _cell(self) -> float:
+    def _cell(self, style: FigureStyle) -> float:
         """Inches that an image and the gap beside it are wide, in a figure of text width."""
-        return TEXT_WIDTH / (2 * self._n_images + 0.7)
+        return (style.width or TEXT_WIDTH) / (2 * self._n_images + 0.7)
 
-    def _fitted_names(self) -> tuple[dict[int, str], float]:
+    def _fitted_names(self, style: FigureStyle) -> tuple[dict[int, str], float]:
         """The names of the classes shown, in lines that fit under an image, and their font size in points."""
-        characters = int(self._cell / 0.053)  # of 6.5 points, on average
+        characters = int(self._cell(style) / style.points(0.053))  # of 6.5 points, on average
         shown = {int(k) for pair in self.strips.values() for strip in pair for k in strip.labels}
         names = {k: textwrap.fill(self.class_names[k], characters, break_long_words=False) for k in sorted(shown)}
         longest = max(len(line) for name in names.values() for line in name.splitlines())
-        return names, 6.5 * min(1, characters / longest)
+        return names, style.points(6.5) * min(1, characters / longest)
 
-    def _draw(self, strip: RetrievalStrip, axes: np.ndarray, names: dict[int, str], name_size: float) -> None:
+    def _draw(
+        self, strip: RetrievalStrip, axes: np.ndarray, names: dict[int, str], name_size: float, style: FigureStyle
+    ) -> None:
         for ax, image, label, wrong in zip(axes, strip.images, strip.labels, [False, *strip.wrong], strict=True):
             # Grey images are repeated over three channels: no colour map, and no range taken from the image.
             ax.imshow(np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0), interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.set_xlabel(names[int(label)], labelpad=1.5, fontsize=name_size)
+            show_names_as_text(ax)
             if wrong:
                 ax.spines[:].set(color=_WRONG_COLOUR, linewidth=1.6)
-                mark = _mark("")
+                mark = _mark(style)
                 mark.set(xdata=[0.87], ydata=[0.87], transform=ax.transAxes)
                 ax.add_artist(mark)
 
@@ -203,6 +223,18 @@ class RetrievalDisplay:
             for name, pair in self.strips.items()
             for kind, strip in zip(_BLOCKS, pair, strict=True)
         ]
+
+    def to_dataframe(self):
+        """One row for each neighbour shown: ``model``, ``query``, ``row``, ``class``, ``rank``, ``neighbour_row``,
+        ``neighbour_class``, ``distance``, ``correct``."""
+        return frame_of_records([
+            {
+                "model": record["model"], "query": record["query"], "row": record["row"], "class": record["true_class"],
+                "rank": rank, "neighbour_row": each["row"], "neighbour_class": each["class"],
+                "distance": each["distance"], "correct": each["correct"],
+            }
+            for record in self.numbers() for rank, each in enumerate(record["neighbours"], start=1)
+        ])  # fmt: skip
 
     def __repr__(self) -> str:
         return f"RetrievalDisplay({', '.join(self.strips)}, {self._n_images - 1} neighbours)"
@@ -228,12 +260,12 @@ def _image(images, row: int) -> np.ndarray:
     return image / np.float32(255) if image.dtype == np.uint8 else image
 
 
-def _mark(label: str):
+def _mark(style: FigureStyle):
     from matplotlib.lines import Line2D
 
     return Line2D(
-        [], [], linestyle="", marker="X", markersize=5.5, markerfacecolor=_WRONG_COLOUR, markeredgecolor="white",
-        markeredgewidth=0.6, label=label,
+        [], [], linestyle="", marker="X", markersize=style.markers(5.5), markerfacecolor=_WRONG_COLOUR,
+        markeredgecolor="white", markeredgewidth=0.6,
     )  # fmt: skip
 
 

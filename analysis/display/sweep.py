@@ -7,20 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from analysis.display.style import TEXT_WIDTH, class_colour, figure_style
+from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled, class_colour
+from analysis.display.texts import Legend, add_legend, show_as_text, show_names_as_text
+from analysis.frames import frame_of_records
 
-# Panel -> key in the rows, name in the legend, colour and marker: told apart in grey as well.
+# Panel -> key in the rows, name in the legend, place of the colour, and marker: told apart in grey as well.
 _PANELS = {
     "accuracy, %": (
-        ("clean", "clean", 0, "o"), ("robust", "PGD100", 6, "s"), ("strongest", "strongest", 3, "^"),
-        ("paper", "paper, PGD100", 9, "x"),
+        ("clean", "clean", 0, "o"), ("robust", "PGD100", 1, "s"), ("strongest", "strongest", 2, "^"),
+        ("paper", "paper, PGD100", 3, "x"),
     ),
     "r′": (("r_prime", "r′", 0, "o"),),
     "r": (("r", "r", 0, "o"),),
 }  # fmt: skip
+_COLOURS = tuple(class_colour(k) for k in (0, 6, 3, 9))
 
 
-class SweepDisplay:
+class SweepDisplay(Styled):
     """Accuracies, r′ and r against the values of a setting, with error bars.
 
     Values are evenly spaced: those of the supplement go over orders of magnitude, and some are words.
@@ -51,31 +54,47 @@ class SweepDisplay:
         if not self.rows:
             raise ValueError("a SweepDisplay needs at least one value. Got none.")
 
-    def plot(self, axes=None) -> SweepDisplay:
-        """Draw into three axes, or into a new figure."""
+    def plot(self, axes=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> SweepDisplay:
+        """Draw into three axes, or into a new figure.
+
+        Parameters
+        ----------
+        axes : array of Axes, optional
+        style : FigureStyle or "rc", optional
+            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
+            is set to.
+        legend : bool, str or mapping
+            By default below the first of the axes; a place of matplotlib's such as ``"upper right"``, or keyword
+            arguments for its legend; False for none.
+        """
         import matplotlib.pyplot as plt
 
-        with figure_style():
+        with self._drawing(style) as style:
+            colours = style.colours(_COLOURS)
             if axes is None:
-                shape = {"figsize": (TEXT_WIDTH, 2.6), "layout": "constrained", "width_ratios": (2, 1, 1)}
-                _, axes = plt.subplots(1, 3, **shape)
+                size, ratios = style.figure_size(TEXT_WIDTH, 2.6), (2, 1, 1)
+                _, axes = plt.subplots(1, 3, figsize=size, layout="constrained", width_ratios=ratios)
             for ax, (title, lines) in zip(axes, _PANELS.items(), strict=True):
                 places = np.arange(len(self.rows))
                 shown = [line for line in lines if np.isfinite(self._values(line[0])).any()]
+                handles = []
                 for number, (key, name, colour, marker) in enumerate(shown):
                     factor = 100 if title.endswith("%") else 1
                     shift = 0.12 * (number - (len(shown) - 1) / 2)  # so that error bars do not hide each other
                     errors = factor * np.nan_to_num(self._values(f"{key} se"))
-                    ax.errorbar(
-                        places + shift, factor * self._values(key), yerr=errors, color=class_colour(colour),
-                        marker=marker, markersize=4, linewidth=0.8, elinewidth=0.8, capsize=2,
+                    handles.append(ax.errorbar(
+                        places + shift, factor * self._values(key), yerr=errors, color=colours[colour % len(colours)],
+                        marker=marker, markersize=style.markers(4), linewidth=0.8, elinewidth=0.8, capsize=2,
                         linestyle="none" if key == "paper" else "-", label=name,
-                    )  # fmt: skip
+                    ))  # fmt: skip
                 ax.set_xticks(places, [str(row["value"]) for row in self.rows], rotation=45)
+                show_as_text(*ax.get_xticklabels())
                 ax.set(xlabel=self.setting, title=title)
+                show_names_as_text(ax)
                 ax.spines[["top", "right"]].set_visible(False)
                 if len(lines) > 1:
-                    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=2)
+                    names = [name for _, name, *_ in shown]
+                    add_legend(ax, handles, names, legend, loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=2)
         self.axes_, self.figure_ = axes, axes[0].figure
         return self
 
@@ -85,6 +104,14 @@ class SweepDisplay:
     def numbers(self) -> list[dict]:
         """What the figure shows, as records."""
         return [dict(row) for row in self.rows]
+
+    def to_dataframe(self):
+        """One row for each number shown: ``value`` of the setting, ``measure``, its ``mean`` and ``error``."""
+        measures = [(key, name) for lines in _PANELS.values() for key, name, *_ in lines]
+        return frame_of_records([
+            {"value": row["value"], "measure": name, "mean": row[key], "error": row.get(f"{key} se")}
+            for row in self.rows for key, name in measures if row.get(key) is not None
+        ])  # fmt: skip
 
     def __repr__(self) -> str:
         return f"SweepDisplay({self.setting}: {', '.join(str(row['value']) for row in self.rows)})"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.compared import as_representations
 from analysis.explore.columns import collect_columns
 from analysis.explore.images import collect_images, png, write_images
 from analysis.explore.items import MOST_MODELS, MOST_STEPS, match_items
@@ -17,7 +18,6 @@ from analysis.explore.measures import measure
 from analysis.explore.payload import Contents, pack
 from analysis.explore.view import ViewRules
 from analysis.projection import METHODS
-from analysis.representations import RepresentationSet
 
 # A reader may choose to see this many neighbours, and the page compares models by all of them.
 _FEWEST_STORED = 10
@@ -29,11 +29,14 @@ class EmbeddingExplorer:
 
     Parameters
     ----------
-    sets : dict of str to RepresentationSet
-        One to six, by the name of the model; of the same images, in any order. Those without an adversarial part show
-        clean points.
+    sets : dict of str to RepresentationSet, model, Path or str
+        A path is the folder of a run, or a file of representations; models and runs are shown the images of the first
+        set, or what `images`, `labels` and `attack` say: see `as_representations`. One to six, by the name of the
+        model; of the same images, in any order. Those without an adversarial part show clean points.
     images : array_like of shape (N, c, h, w), optional
         The N clean images of the first set; by default those of the dataset that its ``meta`` names, if it is there.
+    labels, attack : optional
+        Of `images`, for models and runs.
     adv_images : dict of str to array_like, optional
         Adversarial images by model; by default those of its set.
     projections : dict, optional
@@ -94,9 +97,11 @@ class EmbeddingExplorer:
 
     def __init__(
         self,
-        sets: Mapping[str, RepresentationSet],
+        sets: Mapping[str, Any],
         *,
         images=None,
+        labels=None,
+        attack=None,
         adv_images: Mapping[str, np.ndarray] | None = None,
         projections: Mapping[str, Mapping[str, np.ndarray]] | None = None,
         maps_file: Path | str | None = None,
@@ -118,6 +123,8 @@ class EmbeddingExplorer:
             raise ValueError(f"full_images must be one of {', '.join(_FULL_IMAGES)}. Got {full_images!r}.")
         # What the page shows: images, the reader's columns, maps, and what is measured of each model.
         limit = MOST_STEPS if steps else MOST_MODELS
+        if isinstance(sets, Mapping) and any(isinstance(one, (str, Path)) or callable(one) for one in sets.values()):
+            sets = as_representations(sets, images, labels, attack=attack, limit=max_points // 2)
         items = match_items(sets, max_points=max_points, random_state=random_state, most_sets=limit)
         clean, adversarial, notes = collect_images(items, images, adv_images)
         own_columns = collect_columns(items, columns)

@@ -6,16 +6,20 @@ from typing import Any
 
 from analysis.paper.seeds import OverSeeds, error_words, images_words, is_over_seeds
 from analysis.scales.accuracy import APGD_COLUMNS, STRONGEST, RunAccuracy, accuracy_table, images_note, with_strongest
+from analysis.scales.mixed import as_results
 from analysis.scales.results import Results
 from analysis.scales.variants import PLAIN, split_variant
 from analysis.tables import Column, Table
 
 
-def run_accuracies(results: Results, dataset: str | None = None) -> dict[str, dict[int, RunAccuracy]]:
-    """The accuracies behind a dataset's main table: method -> seed -> accuracies."""
+def run_accuracies(
+    results: Results | Mapping[str, Any], dataset: str | None = None, methods: Mapping[str, Any] | None = None
+) -> dict[str, dict[int, RunAccuracy]]:
+    """The accuracies behind a dataset's main table: method -> seed -> accuracies. For `methods` see `as_results`."""
+    results = as_results(results, methods, dataset=dataset)
     dataset = dataset or results.scale.datasets[0]
     accuracies: dict[str, dict[int, RunAccuracy]] = {}
-    for _, method, seed in results.scale.table_runs(dataset):
+    for _, method, seed in results.table_runs(dataset):
         accuracies.setdefault(method, {})[seed] = results.accuracy(method, dataset=dataset, seed=seed)
     return accuracies
 
@@ -52,20 +56,26 @@ def _same(one: RunAccuracy, other: RunAccuracy, name: str, count: int) -> bool:
     return len(other.correct.get(name, ())) == count and one.attacks.get(name) == other.attacks.get(name)
 
 
-def main_accuracy_table(results: Results, dataset: str | None = None) -> Table:
+def main_accuracy_table(
+    results: Results | Mapping[str, Any], dataset: str | None = None, methods: Mapping[str, Any] | None = None
+) -> Table:
     """The main text's accuracy table of a dataset, for every method that the scale evaluates.
 
     Means over the seeds of a method, in the columns that all its seeds have; other columns are of the first seed.
+    Of `methods`, see `as_results`, models are attacked as the scale's are; of representations it shows the attack that
+    they are of.
     """
+    results = as_results(results, methods, dataset=dataset)
     dataset = dataset or results.scale.datasets[0]
     runs, seeds = run_accuracies(results, dataset), results.scale.seeds_of(dataset)
-    firsts = {method.upper(): next(iter(method_runs.values())) for method, method_runs in runs.items()}
+    firsts = {results.title(method): next(iter(method_runs.values())) for method, method_runs in runs.items()}
     if all(len(method_runs) == 1 for method_runs in runs.values()):
         table = accuracy_table(firsts)
-        return replace(table, caption=f"{table.caption}; {error_words(seeds[:1])}{_copy_words(results, dataset)}.")
+        note = f"± standard error over test images, one training ({results.single_words(dataset)}){results.given_note}"
+        return replace(table, caption=f"{table.caption}; {note}{_copy_words(results, dataset)}.")
     rows: list[dict[str, Any]] = []
     for method, method_runs in runs.items():
-        row: dict[str, Any] = {"model": method.upper()}
+        row: dict[str, Any] = {"model": results.title(method)}
         for name, number in accuracies_over_seeds(method_runs).items():
             row |= number.record(name)
         rows.append(row)
@@ -74,13 +84,17 @@ def main_accuracy_table(results: Results, dataset: str | None = None) -> Table:
     for column in accuracy_table(firsts).columns:
         is_common = column.key == "model" or any(is_over_seeds(row, column.key) for row in rows)
         columns.append(column if is_common else replace(column, title=f"{column.title}, seed {seeds[0]}"))
-    return Table(columns, rows, _caption(rows, columns, firsts, seeds) + f"{_copy_words(results, dataset)}.")
+    return Table(columns, rows, _caption(rows, columns, firsts, seeds, results) + f"{_copy_words(results, dataset)}.")
 
 
-def _caption(rows: list[dict[str, Any]], columns: list[Column], firsts: Mapping[str, RunAccuracy], seeds) -> str:
+def _caption(
+    rows: list[dict[str, Any]], columns: list[Column], firsts: Mapping[str, RunAccuracy], seeds, results: Results
+) -> str:
     keys = [column.key for column in columns if column.key != "model"]
     seed_columns = [key for key in keys if any(is_over_seeds(row, key) for row in rows)]
-    single_runs = [row["model"] for row in rows if not any(is_over_seeds(row, key) for key in seed_columns)]
+    own_models = [results.title(method) for method in results.methods if method not in results.scale.methods]
+    scale_rows = [row for row in rows if row["model"] not in own_models]
+    single_runs = [row["model"] for row in scale_rows if not any(is_over_seeds(row, key) for key in seed_columns)]
     images_error = images_words(rows, seed_columns, lambda error: f"{100 * error:.2f}")
     parts = [
         f"Accuracy in %, {images_note(firsts)}",
@@ -98,7 +112,7 @@ def _caption(rows: list[dict[str, Any]], columns: list[Column], firsts: Mapping[
         )
     if apgd_words := strongest_words(next(iter(firsts.values()))):
         parts.append(apgd_words)
-    return "; ".join(parts)
+    return "; ".join(parts) + results.given_note
 
 
 def strongest_words(run: RunAccuracy) -> str:

@@ -29,8 +29,8 @@ def rise_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
     dataset, shape = results.scale.dataset_of("landscapes"), results.scale.landscape
     seeds = results.scale.seeds_of(dataset)
     rises_by_method = {
-        method.upper(): {seed: results.loss_rises(method, seed=seed) for seed in seeds}
-        for method in results.methods if method != "um"
+        results.title(method): {seed: results.loss_rises(method, seed=seed) for seed in seeds}
+        for method in results.scale.methods if method != "um"
     }  # fmt: skip
     firsts = {name: rises_by_seed[seeds[0]] for name, rises_by_seed in rises_by_method.items()}
     lowest = np.argmin([list(rises_by_image.values()) for rises_by_image in firsts.values()], axis=0)
@@ -63,7 +63,7 @@ def knn_table(results: Results, dataset: str | None = None, *, k: int = 50) -> T
     dataset = dataset or results.scale.datasets[0]
     rows: list[dict[str, Any]] = []
     seeds = results.scale.seeds_of(dataset)
-    for method in results.methods:
+    for method in results.methods_of(dataset):
         # Kind -> seed -> which test images are right.
         outcomes: dict[str, dict[int, np.ndarray]] = {}
         for seed, reps in results.representations_of_seeds(method, dataset=dataset).items():
@@ -74,7 +74,7 @@ def knn_table(results: Results, dataset: str | None = None, *, k: int = 50) -> T
             model_outcome = np.asarray(reps.predictions) == labels
             outcomes.setdefault("model", {})[seed] = model_outcome
             outcomes.setdefault("model robust", {})[seed] = model_outcome & (np.asarray(reps.adv_predictions) == labels)
-        row = {"method": method.upper()}
+        row = {"method": results.title(method)}
         for name, outcomes_by_seed in outcomes.items():
             row |= OverSeeds.of_shares(outcomes_by_seed).record(name)
         rows.append(row)
@@ -139,9 +139,9 @@ def detection_table(results: Results, dataset: str | None = None) -> Table:
         for covariance in COVARIANCES
     }
     rows, seeds = [], results.scale.seeds_of(dataset)
-    for method in results.methods:
-        paper = DETECTION.get(dataset, {}).get(method.upper())
-        row: dict[str, Any] = {"method": method.upper(), "paper": None if paper is None else paper / 100}
+    for method in results.methods_of(dataset):
+        paper = DETECTION.get(dataset, {}).get(results.title(method))
+        row: dict[str, Any] = {"method": results.title(method), "paper": None if paper is None else paper / 100}
         sets = {
             seed: (results.train_representations(method, dataset=dataset, seed=seed), reps)
             for seed, reps in results.representations_of_seeds(method, dataset=dataset).items()

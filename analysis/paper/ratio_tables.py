@@ -11,6 +11,7 @@ from analysis.paper.seeds import OverSeeds, error_words, images_words
 from analysis.paper.verdicts import Estimate
 from analysis.ratios import RatioResult, bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
 from analysis.representations import RepresentationSet
+from analysis.scales.mixed import as_results
 from analysis.scales.results import Results
 from analysis.tables import Column, Table
 
@@ -19,7 +20,9 @@ _TITLES = {"r_prime": "r′", "r": "r"}
 _BEST = {"r_prime": "min", "r": "max"}
 
 
-def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
+def ratio_table(
+    results: Results | Mapping[str, Any], methods: Mapping[str, Any] | None = None
+) -> tuple[Table, list[dict[str, Any]]]:
     """Table 3: r′ and r of each method, on every dataset and at each of its levels.
 
     At the level of a dataset's own attack they are means over its seeds, all of the same test images; at the other
@@ -27,7 +30,9 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
 
     Parameters
     ----------
-    results : Results
+    results : Results or mapping of str to method
+    methods : mapping of str to method, optional
+        Rows beside those of a scale: representations, models, runs. See `as_results`.
 
     Returns
     -------
@@ -35,38 +40,41 @@ def ratio_table(results: Results) -> tuple[Table, list[dict[str, Any]]]:
     per_class : list of dict
         The values behind the means: dataset, method, seed, eps, ratio, class, value (nan where left out).
     """
-    rows: dict[str, dict[str, Any]] = {method: {"method": method.upper()} for method in results.methods}
+    results = as_results(results, methods)
+    rows: dict[str, dict[str, Any]] = {method: {"method": results.title(method)} for method in results.methods}
     columns, per_class, left_out, counts = [Column("method", "method")], [], [], []
     for dataset in results.scale.datasets:
-        seeds = results.scale.seeds_of(dataset)
-        for eps in results.levels(dataset):
-            for method in results.methods:
-                sets = _sets(results, method, dataset, eps)
+        seeds, levels = results.scale.seeds_of(dataset), results.levels(dataset)
+        for eps in levels:
+            sets_by_method = {m: _sets(results, m, dataset, eps) for m in results.methods_of(dataset, eps)}
+            for method, sets in sets_by_method.items():
                 # The entries of a method's row, and the values of each class behind them.
+                title = results.title(method)
                 for name in _RATIOS:
                     ratios = {seed: _ratio(results, dataset, reps, name) for seed, reps in sets.items()}
                     number = OverSeeds.of({seed: result.value for seed, result in ratios.items()})
                     rows[method] |= number.record(f"{dataset} {name} {eps:g}")
                     for seed, result in ratios.items():
-                        labels = {"dataset": dataset, "method": method.upper(), "seed": seed, "eps": eps, "ratio": name}
+                        labels = {"dataset": dataset, "method": title, "seed": seed, "eps": eps, "ratio": name}
                         names = zip(sets[seed].class_names, result.per_class, strict=True)
                         per_class += [{**labels, "class": k, "value": value} for k, value in names]
                         if result.left_out:
-                            training = method.upper() + (f", seed {seed}" if len(ratios) > 1 else "")
+                            training = title + (f", seed {seed}" if len(ratios) > 1 else "")
                             left_out.append(f"{len(result.left_out)} of {_TITLES[name]} at {eps:.3g} for {training}")
             # The columns of this level, and what the caption says of it.
             for name in _RATIOS:
                 key = f"{dataset} {name} {eps:g}"
-                title = f"{_TITLES[name]}, {dataset}, ε {eps:.3g}"
+                title = f"{_TITLES[name]}, {dataset}, {_level(eps)}"
                 columns.append(Column(key, title, best=_BEST[name], error=f"{key} se"))
-            images = f"{len(next(iter(sets.values()))):,} test images"
-            error_text = f", {error_words(tuple(sets))}" if len(sets) > 1 else f", seed {seeds[0]}"
-            counts.append(f"{dataset}, ε {eps:.3g}: {images}{error_text}")
-        counts[-1] += f"; {results.attack_note(dataset)}, and as many steps at the other level"
+            sets = sets_by_method[results.methods[0]]
+            error_text = error_words(tuple(sets)) if len(sets) > 1 else results.single_words(dataset)
+            counts.append(f"{dataset}, {_level(eps)}: {len(sets[seeds[0]]):,} test images, {error_text}")
+        steps_text = ", and as many steps at the other level" if len(levels) > 1 else ""
+        counts[-1] += f"; {results.attack_note(dataset)}{steps_text}"
     caption = (
         "Table 3: ratios r′ (lower is better) and r (higher is better) of mean angular distances, penultimate layer; "
-        f"{'; '.join(counts)}. What test images alone make of differences of r′: table3-differences. Classes left out,"
-        f" for want of adversarial examples: {'; '.join(left_out) or 'none'}."
+        f"{'; '.join(counts)}{results.given_note}. What test images alone make of differences of r′:"
+        f" table3-differences. Classes left out, for want of adversarial examples: {'; '.join(left_out) or 'none'}."
     )
     return Table(columns, list(rows.values()), caption), per_class
 
@@ -90,7 +98,7 @@ def ratio_spread_table(results: Results) -> Table | None:
     for dataset in results.scale.datasets:
         if len(results.scale.seeds_of(dataset)) < 2:
             continue
-        for method in results.methods:
+        for method in results.scale.methods:
             numbers: dict[str, dict[int, float]] = {}
             for seed, reps in results.representations_of_seeds(method, dataset=dataset).items():
                 values = {name: _ratio(results, dataset, reps, name).value for name in _RATIOS}
@@ -98,7 +106,7 @@ def ratio_spread_table(results: Results) -> Table | None:
                 for name, value in values.items():
                     numbers.setdefault(name, {})[seed] = value
             counts.add(len(numbers["clean"]))
-            row: dict[str, Any] = {"method": method.upper(), "dataset": dataset, "seeds": len(numbers["clean"])}
+            row: dict[str, Any] = {"method": results.title(method), "dataset": dataset, "seeds": len(numbers["clean"])}
             for name, values_by_seed in numbers.items():
                 values = list(values_by_seed.values())
                 row |= {name: float(np.mean(values)), f"{name} sd": float(np.std(values, ddof=1))}
@@ -117,31 +125,39 @@ def ratio_spread_table(results: Results) -> Table | None:
     return Table(columns, rows, caption)
 
 
-def difference_table(results: Results) -> Table:
+def difference_table(results: Results | Mapping[str, Any], methods: Mapping[str, Any] | None = None) -> Table:
     """Differences of r′ between methods, with their standard errors.
 
     Several seeds are paired. With one seed the error is that of a bootstrap over the test images: both methods are
     measured on the same resamples, so that a hard image does not count as a difference between them.
     """
+    results = as_results(results, methods)
     pairs, rows = list(combinations(results.methods, 2)), []
     names = [f"{one} {other}" for one, other in pairs]
     for dataset in results.scale.datasets:
         for eps in results.levels(dataset):
             values: dict[str, dict[int, float]] = {}
             resamples = {}
-            for method in results.methods:
+            images: dict[str, np.ndarray] = {}
+            for method in results.methods_of(dataset, eps):
                 sets = _sets(results, method, dataset, eps)
+                images[method] = next(iter(sets.values())).indices
                 values[method] = {seed: _ratio(results, dataset, reps, "r_prime").value for seed, reps in sets.items()}
                 # The same resamples of every method and seed, so that they can be averaged and subtracted.
                 resamples[method] = np.mean([
                     bootstrap_r_prime(reps, **_drawn_from(results, dataset, reps, "r_prime")) for reps in sets.values()
                 ], axis=0)  # fmt: skip
+            first = results.methods[0]
             row: dict[str, Any] = {
-                "dataset": dataset, "eps": eps, "images": len(next(iter(sets.values()))), "seeds": len(sets),
+                "dataset": dataset, "eps": eps, "images": len(images[first]), "seeds": len(values[first]),
             }  # fmt: skip
             for name, (one, other) in zip(names, pairs, strict=True):
+                # Of the same images alone: resamples of others say nothing of a difference.
+                if not {one, other} <= images.keys() or not np.array_equal(images[one], images[other]):
+                    continue
                 images_error = float(np.nanstd(resamples[one] - resamples[other], ddof=1))
-                number = OverSeeds.of({seed: values[one][seed] - values[other][seed] for seed in sets}, images_error)
+                seeds = [seed for seed in values[one] if seed in values[other]]
+                number = OverSeeds.of({seed: values[one][seed] - values[other][seed] for seed in seeds}, images_error)
                 has_seeds = len(number.by_seed) > 1
                 estimate = Estimate(number.value, number.error, len(number.by_seed) - 1 if has_seeds else math.inf)
                 mark = "*" if estimate.is_not_zero else ""
@@ -150,10 +166,10 @@ def difference_table(results: Results) -> Table:
     columns = [Column("dataset", "dataset"), Column("eps", "ε", digits=4), Column("images", "test images")]
     columns.append(Column("seeds", "trainings"))
     for name, (one, other) in zip(names, pairs, strict=True):
-        title = f"{one.upper()} − {other.upper()}"
+        title = f"{results.title(one)} − {results.title(other)}"
         columns.append(Column(name, title, digits=4, error=f"{name} se", mark=f"{name} mark"))
     images_text = images_words(rows, names, "{:.4f}".format)
-    seeds = sorted({len(row[f"{names[0]} by seed"]) for row in rows})
+    seeds = sorted({row["seeds"] for row in rows})
     seeds_text = f"over seeds, paired, where there are {seeds[-1]} trainings ({images_text}); " if images_text else ""
     caption = (
         f"Table 3, differences of r′ between methods, ± standard error: {seeds_text}of one training over test images."
@@ -164,15 +180,15 @@ def difference_table(results: Results) -> Table:
     return Table(columns, rows, caption)
 
 
-def distance_table(results: Results) -> Table:
+def distance_table(results: Results | Mapping[str, Any], methods: Mapping[str, Any] | None = None) -> Table:
     """The mean distances that r′ is made of, averaged over classes, at the level of each dataset's own attack.
 
     They are those of the first seed: from the clean images of a class to one another, to those of other classes, and to
     the adversarial examples made from that class.
     """
-    rows = []
+    results, rows = as_results(results, methods), []
     for dataset in results.scale.datasets:
-        for method in results.methods:
+        for method in results.methods_of(dataset, results.levels(dataset)[-1]):
             reps = results.representations(method, dataset=dataset)
             features, labels = np.asarray(reps.features), np.asarray(reps.labels)
             result = _ratio(results, dataset, reps, "r_prime")
@@ -180,7 +196,7 @@ def distance_table(results: Results) -> Table:
             inner, cross = float(np.nanmean(result.inner)), float(np.nanmean(result.cross))
             outer = float(np.nanmean(other_distances))
             rows.append({
-                "method": method.upper(), "dataset": dataset, "within": inner, "attacked": cross, "apart": outer,
+                "method": results.title(method), "dataset": dataset, "within": inner, "attacked": cross, "apart": outer,
                 "apart / within": outer / inner,
             })  # fmt: skip
     columns = [
@@ -213,6 +229,11 @@ def _drawn_from(results: Results, dataset: str, reps: RepresentationSet, ratio: 
         return {}
     images = len(results.test_images(dataset).labels)
     return {"drawn_from": images} if len(reps) < images else {}
+
+
+def _level(eps: float) -> str:
+    """Of representations that do not say what they were attacked with it is not known."""
+    return "attacked" if math.isnan(eps) else f"ε {eps:.3g}"
 
 
 def _mean_distance(features: np.ndarray, other_features: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from analysis.paper.ratio_tables import ratio_numbers
 from analysis.paper.seeds import OverSeeds, error_words, images_words
 from analysis.paper.verdicts import Estimate
 from analysis.scales.accuracy import STRONGEST, RunAccuracy
+from analysis.scales.mixed import as_results
 from analysis.scales.results import Results
 from analysis.scales.scale import SWEEP_COLUMNS
 from analysis.tables import Column, Table
@@ -31,7 +32,7 @@ def sweep_accuracies(results: Results, method: str) -> dict[int, RunAccuracy]:
     }
 
 
-def sweep_table(results: Results, name: str) -> Table:
+def sweep_table(results: Results, name: str, methods: Mapping[str, Any] | None = None) -> Table:
     """Table 4, 5 or 6: TLA for each value of a setting, beside the published accuracy.
 
     Errors are standard errors over seeds. If each value has one training, they are the standard deviation of TLA's main
@@ -41,11 +42,18 @@ def sweep_table(results: Results, name: str) -> Table:
     ----------
     results : Results
     name : {"table4", "table5", "table6", "pool_size"}
+    methods : mapping of str to method, optional
+        Models of one's own below the values, each by its name; see `as_results`.
     """
-    sweep, scale = SWEEPS[name], results.scale
-    methods = scale.sweep(name)
+    sweep, scale, dataset = SWEEPS[name], results.scale, results.scale.dataset_of("sweeps")
+    results = as_results(results, methods, dataset=dataset)
+    values = scale.sweep(name)
     published: Sequence[float | None] = SWEPT_ACCURACIES.get(name) or (None,) * len(sweep.values)
-    numbers = {value: _numbers(results, sweep_accuracies(results, method), method) for value, method in methods.items()}
+    numbers = {value: _numbers(results, sweep_accuracies(results, method), method) for value, method in values.items()}
+    for own_name in methods or {}:
+        seed = scale.seeds_of(dataset)[0]
+        numbers[own_name] = _numbers(results, {seed: results.accuracy(own_name, dataset=dataset)}, own_name)
+    published = [*published, *(None for _ in methods or {})]
     spread, spread_seeds = _spread(results)
     own_value = _own_value(results, name)
     rows = []
@@ -53,9 +61,10 @@ def sweep_table(results: Results, name: str) -> Table:
         row: dict[str, Any] = {"value": str(value), "paper": None if paper is None else paper / 100}
         for key, number in value_numbers.items():
             row |= number.record(key)
-            if key in spread:
+            if key in spread and value in values:
                 row |= {f"{key} se": spread[key], f"{key} error seeds": len(spread_seeds)}
-            is_apart = value != own_value and _is_apart(number, numbers[own_value][key], spread.get(key))
+            is_value = value in values and value != own_value
+            is_apart = is_value and _is_apart(number, numbers[own_value][key], spread.get(key))
             row[f"{key} mark"] = _MARK if is_apart else ""
         rows.append(row)
     shared = {"digits": 2, "percent": True}
@@ -147,5 +156,5 @@ def _caption(
         f" training{start}; {images}, {error}; r′ and r under {results.attack(dataset=dataset)}. {_MARK}:"
         f" differs from the row {own_value} by more than two standard errors of the difference"
         f" ({'paired by seed' if len(seeds) > 1 else 'over seeds and test images together'})."
-        " The paper's column: its full network and training."
+        f" The paper's column: its full network and training{results.given_note}."
     )

@@ -67,6 +67,38 @@ class Results:
         """The scale's methods, in the order of its file."""
         return self.scale.methods
 
+    def methods_of(self, dataset: str, eps: float | None = None) -> tuple[str, ...]:
+        """The methods that there are numbers of, on a dataset and at a perturbation level."""
+        return self.methods
+
+    def title(self, method: str) -> str:
+        """What a method is called in figures and tables."""
+        return method.upper()
+
+    def single_words(self, dataset: str) -> str:
+        """What a caption says of numbers of one training: which it is."""
+        return f"seed {self.scale.seeds_of(dataset)[0]}"
+
+    @property
+    def given_note(self) -> str:
+        """What a caption adds of models that are no methods of the scale; empty without any."""
+        names = [self.title(method) for method in self.methods if method not in self.scale.methods]
+        return f"; {' and '.join(names)}: one model each, as given" if names else ""
+
+    def table_runs(self, dataset: str) -> list[Run]:
+        """Dataset, method and seed of each row of a dataset's main accuracy table."""
+        return self.scale.table_runs(dataset)
+
+    def sets(self, dataset: str | None = None) -> dict[str, RepresentationSet]:
+        """Title of each method -> its test representations, clean and under attack, of the first seed.
+
+        What `as_representations`, the explorer and the figures of `analysis.paper.figures` take, with others beside
+        them: ``{**results.sets(), "Mine": model}``.
+        """
+        dataset = dataset or self.scale.datasets[0]
+        methods = self.methods_of(dataset)
+        return {self.title(method): self.representations(method, dataset=dataset) for method in methods}
+
     def levels(self, dataset: str | None = None) -> tuple[float, ...]:
         """The perturbation levels that a dataset is analysed at, eps in pixel units."""
         return analysis_levels(self._config(self.methods[0], dataset))
@@ -87,7 +119,7 @@ class Results:
         seeds = self.scale.seeds_of(dataset)
         seed_words = f" of seed {seeds[0]}" if len(seeds) > 1 else ""
         attack_shares, strongest_shares, counts = [], [], set()
-        for method in methods or self.methods:
+        for method in methods or self.scale.methods:
             strongest = stored_outcomes(self.run(method, dataset=dataset)).get(STRONGEST)
             if strongest is None:
                 return f"{attack}; the table main_accuracy says how far it is from the strongest attack"
@@ -112,7 +144,7 @@ class Results:
         if not other_seeds:
             return f"one training each, seed {first}"
         shares = []
-        for method in methods or self.methods:
+        for method in methods or self.scale.methods:
             sets = self.representations_of_seeds(method, dataset=dataset)
             robust = [f"{100 * reps.robust_accuracy:.1f}" for reps in sets.values()]
             others = f"the other{'s' * (len(other_seeds) > 1)} {' and '.join(robust[1:])}"
@@ -152,10 +184,12 @@ class Results:
         return self._load(self.plan.train_representations(self._run(method, dataset, seed)), RepresentationSet.load)
 
     def class_maps(
-        self, method: str, eps: float | None = None, *, dataset: str | None = None, seed: int | None = None
-    ) -> dict[int, ClassMap]:
-        """The map of each class of a method at a perturbation level."""
-        return self._load(self.plan.class_maps(self._run(method, dataset, seed, "maps"), eps), load_maps)
+        self, method: str, eps: float | None = None, *, dataset: str | None = None, seed: int | None = None,
+        classes: Sequence[int] = (),
+    ) -> dict[int, ClassMap]:  # fmt: skip
+        """The map of each class of a method at a perturbation level, or of those classes."""
+        maps = self._load(self.plan.class_maps(self._run(method, dataset, seed, "maps"), eps), load_maps)
+        return {k: maps[k] for k in classes or maps}
 
     def pair_maps(
         self, method: str, eps: float | None = None, *, dataset: str | None = None, seed: int | None = None

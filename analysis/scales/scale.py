@@ -3,16 +3,15 @@
 import dataclasses
 import os
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from analysis.scales.scale_file import read_scale_file
 from analysis.scales.variants import split_variant, variant_fields, variant_name
 from tla_core.attack_config import AttackConfig, parse_number
 from tla_core.config import TrainConfig
-from tla_core.presets import METHODS, VARIANTS, preset_fields
+from tla_core.presets import METHODS, VARIANTS
 from tla_core.protocol import SWEEPS, analysis_attack
 from tla_core.validation import did_you_mean
 
@@ -70,6 +69,12 @@ class Scale:
         ``autoattack``, the number of images for it; ``black_box``, the ``variant``, ``seed`` and, where not all have
         one, ``methods`` of the copies. Methods, AutoAttack and copies are for all datasets, or for each that they name.
         Null is no limit, and none.
+    own_datasets : dict
+        Of those of `datasets` that are folders of images: ``folder``, and ``like``, whose presets they have. In the
+        file ``datasets: {mine: {folder: ...}}``.
+    own_methods : dict
+        Models that are no methods of ours and not trained: ``model``, as of `tla_core.naming.import_object`, and the
+        ``dataset`` that they classify. In the file ``methods: {mine: {model: file.py:function}}``; see `as_results`.
     """
 
     name: str
@@ -94,6 +99,8 @@ class Scale:
     sweeps: tuple[str, ...] = ()
     sweep_seeds: tuple[int, ...] = ()
     accuracy: dict[str, Any] = field(default_factory=dict)
+    own_datasets: dict[str, dict[str, str]] = field(default_factory=dict)
+    own_methods: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = METHODS + VARIANTS
@@ -130,7 +137,8 @@ class Scale:
     def config(self, dataset: str, method: str, seed: int = 0) -> TrainConfig:
         """The settings of one training: the preset, with this scale's overrides and those of a variant."""
         name, variant = split_variant(method)
-        preset = TrainConfig.preset(self.preset(dataset, method), seed=seed)
+        own = {"dataset": self.own_datasets[dataset]["folder"]} if dataset in self.own_datasets else {}
+        preset = TrainConfig.preset(self.preset(dataset, method), seed=seed, **own)
         config = replaced_settings(preset, self.overrides.get(name, {}), f"overrides of {name}")
         if not variant:
             return config
@@ -140,7 +148,8 @@ class Scale:
 
     def preset(self, dataset: str, method: str) -> str:
         """Name of the preset of a training."""
-        return f"{self.presets or self.name}/{dataset}/{split_variant(method)[0]}"
+        like = self.own_datasets.get(dataset, {}).get("like", dataset)
+        return f"{self.presets or self.name}/{like}/{split_variant(method)[0]}"
 
     def dataset_of(self, kind: str) -> str:
         """The dataset of a kind of figure: ``maps``, ``landscapes`` or ``sweeps``."""
@@ -148,7 +157,7 @@ class Scale:
 
     def dataset_of_run(self, data: str) -> str:
         """The scale's name of the dataset that runs were trained on: ``mnist`` for ``mnist-mini``, at `mini`."""
-        names = {preset_fields(self.preset(name, "um"))["dataset"]: name for name in self.datasets}
+        names = {self.config(name, "um").dataset: name for name in self.datasets}
         return names.get(data, data)
 
     def sweep(self, name: str) -> dict[Any, str]:
@@ -306,23 +315,15 @@ def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         near = did_you_mean(name, known)
         raise ValueError(f"unknown scale {name!r}.{near} There are: {', '.join(known) or 'none'} in {path.parent}.")
+    known = {f.name for f in dataclasses.fields(Scale)} - {"name", "root", "own_datasets", "own_methods"}
+    values = read_scale_file(path, root, known)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold keys, such as `datasets: [mnist]`. Got {values!r:.40}.")
-    given = {key: value for key, value in values.items() if value is not None}
-    known = {f.name for f in dataclasses.fields(Scale)} - {"name", "root"}
-    if unknown := sorted(set(values) - known):
-        raise ValueError(
-            f"{path.name} holds unknown keys: {', '.join(unknown)}. There are: {', '.join(sorted(known))}."
-        )
-    required = ("datasets", "methods", "seeds", "notebooks", "points_per_class")
-    if missing := sorted(set(required) - set(given)):
-        raise ValueError(f"{path.name} lacks {', '.join(missing)}.")
-    lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
-    return Scale(**{**given, **lists, "name": name, "root": root})
+        scale = Scale(**values, name=name, root=root)
+        for dataset, method in product(scale.datasets, scale.methods):
+            scale.config(dataset, method)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    return scale
 
 
 def accuracy_flags(options: dict[str, Any]) -> list[str]:
