@@ -97,8 +97,8 @@ def extract(
     ------
     TypeError, ValueError
         For bad images, labels or batch size; a layer that does not exist (the message lists the nearest names) or a
-        head that cannot be told (it lists the candidates); more outputs than class names; NaN in the features; an attack
-        with `shards` that is no AttackConfig, since a function does not tell when it was changed.
+        head that cannot be told (it lists the candidates); more outputs than class names; NaN in the features; with
+        `shards` an attack that is no AttackConfig, since a function does not tell when it was changed.
     RankError, OSError
         With `shards`, if another process stopped, or a batch cannot be stored.
 
