@@ -115,6 +115,16 @@ def test_a_gallery_in_blocks_gives_what_it_gives_in_one_array(metric, dtype):
                 assert result.distances.dtype == np.float32 and result.indices.dtype == np.int64
 
 
+def test_a_far_row_changes_no_distance_in_other_blocks():
+    """Distances are of the rows as they are: the mean that is subtracted for FAISS rounds, here at 1e-8."""
+    near = np.random.default_rng(8).normal(size=(50, 6))
+    gallery = np.vstack([near, np.full((1, 6), 1e10)])
+    whole = nearest_neighbours(near, gallery, 20, metric="euclidean")
+    result = nearest_neighbours(near, [near, gallery[50:]], 20, metric="euclidean")
+    np.testing.assert_array_equal(result.distances, whole.distances)
+    np.testing.assert_array_equal(result.indices, whole.indices)
+
+
 def test_blocks_may_be_stored_sets(tmp_path):
     gallery, sizes = gallery_with_ties(np.float32)
     paths = []
