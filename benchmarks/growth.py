@@ -213,7 +213,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
             (
                 record["name"], record["unit"], record["of"], " / ".join(f"{size:,}" for size in record["sizes"]),
                 " / ".join(f"{cost:.3g}" for cost in record["costs"]), f"{record['measured_power']:.2f}",
-                f"{record['power']:g}", f"{record['misfit']:.0%}", f"{record['extrapolated']:.3g} at {record['target']:,}",
+                f"{record['power']:g}", f"{record['misfit']:.0%}",
+                f"{record['extrapolated']:.3g} at {record['target']:,}",
             )
         )  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
