@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from analysis.representations import RepresentationSet
+from analysis.shards import Batch, Shards
+from tla_core.attack_config import AttackConfig
 from tla_core.attacks import Attack, run_attack
+from tla_core.checkpoint import tensors_digest
+from tla_core.config import canonical_json
+from tla_core.distributed import rank_and_size
 from tla_core.evaluation import describe_attack
 from tla_core.given import given_images
 from tla_core.layers import Reading, find_layer, forward_with_layers, model_device, resolve_layer
@@ -37,8 +44,9 @@ def extract(
     generator: torch.Generator | None = None,
     fold: bool = True,
     keep_images: str | None = "float",
+    shards: Path | str | None = None,
     progress: bool = False,
-) -> RepresentationSet | dict[str, RepresentationSet]:
+) -> RepresentationSet | dict[str, RepresentationSet] | None:
     """Extract the representations of images, and of adversarial examples made from them.
 
     Parameters
@@ -71,12 +79,17 @@ def extract(
     keep_images : {"float", "uint8"} or None
         How the adversarial images are kept: in memory; rounded to bytes in a temporary file, which the array maps; or
         not at all. Representations are always those of the images that the attack made.
+    shards : Path or str, optional
+        Folder where each batch is stored when it is finished: the next call takes up what an interrupted one left
+        there. In the process group of `torchrun` each process makes its share of the batches. Remove it when the result
+        is stored. What belongs to other images, weights or settings, or another `meta`, is made again.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     RepresentationSet, or dict of str to RepresentationSet
+        None with `shards` in all processes but the first.
         Its adversarial images are float32 or uint8, as `keep_images` says; ``meta["read_from"]`` says what was
         read. Of several layers a set for each, which share their logits and images.
 
@@ -84,7 +97,10 @@ def extract(
     ------
     TypeError, ValueError
         For bad images, labels or batch size; a layer that does not exist (the message lists the nearest names) or a
-        head that cannot be told (it lists the candidates); more outputs than class names; NaN in the features.
+        head that cannot be told (it lists the candidates); more outputs than class names; NaN in the features; with
+        `shards` an attack that is no AttackConfig, since a function does not tell when it was changed.
+    RankError, OSError
+        With `shards`, if another process stopped, or a batch cannot be stored.
 
     Warns
     -----
@@ -113,81 +129,151 @@ def extract(
         _warn_training()
     # Batch by batch: forward, attack, forward again.
     device = model_device(model)
-    parts: dict[str, list[np.ndarray]] = {}
-    place = None if attack is None else _place_for(keep_images, tuple(images.shape))
+    description = {"attack": None if attack is None else describe_attack(attack), **(meta or {})}
+    whole = _Whole(len(images), StoredImages() if keep_images == "uint8" else None)
     with (
         attack_mode(model),
         full_precision(device),
         tqdm(total=len(images), unit="image", disable=not progress, desc="extract") as bar,
     ):
         taps = {name: find_layer(model, names[name], scale_images(images[:1].to(device))) for name in layers}
-        if attack is not None:
+        work = _Work(model, images, labels, rows, taps, batch_size, attack, generator, fold, keep_images)
+        if attack is not None and (shards is None or rank_and_size()[0] == 0):
             warn_of_masking("the attack", saturation_check(model, images, labels, attack), stacklevel=2)
-        for start in range(0, len(images), batch_size):
-            batch = slice(start, start + batch_size)
-            x, y = scale_images(images[batch].to(device)), labels[batch].to(device)
-            readings = _collect(parts, "", model, x, taps)
-            if not start:
-                _warn_of_layers(taps, readings)
-                read_from = {name: reading.description for name, reading in readings.items()}
-            if attack is not None:
-                x_adv = run_attack(attack, model, x, y, generator=generator, indices=rows[batch], fold=fold)
-                _collect(parts, "adv_", model, x_adv, taps)
-                _keep(place, batch, x_adv)
-            bar.update(len(x))
+        starts = range(0, len(images), batch_size)
+        if shards is None:
+            for start in starts:
+                whole.add(work.batch(start))
+                bar.update(work.length(start))
+        else:
+            store = Shards(shards, work.identity(description))
+            for batch in store.batches(starts, work.batch, lambda start: bar.update(work.length(start))):
+                whole.add(batch)
+    if not whole.arrays:
+        return None
     # One set for each layer.
-    description = {"attack": None if attack is None else describe_attack(attack), **(meta or {})}
-    if class_names is None and parts["logits"][0].shape[1] == len(dataset.class_names or ()):
+    if class_names is None and whole.arrays["logits"].shape[1] == len(dataset.class_names or ()):
         class_names = dataset.class_names
-    sets = _sets(parts, place, read_from, description, labels=labels.cpu().numpy(), indices=rows.cpu().numpy(),
-                 class_names=class_names)  # fmt: skip
+    known = {"labels": labels.cpu().numpy(), "indices": rows.cpu().numpy(), "class_names": class_names}
+    sets = whole.sets(description, known)
     return sets[layer] if isinstance(layer, str) else sets
 
 
-def _place_for(keep_images: str | None, shape: tuple[int, ...]) -> np.ndarray | StoredImages | None:
-    """Where adversarial images are kept; memory is only taken as it is written to."""
-    if keep_images == "uint8":
-        return StoredImages()
-    return None if keep_images is None else np.empty(shape, np.float32)
+@dataclass
+class _Work:
+    """What is done with each batch of images: row by row the same, whichever process does it."""
+
+    model: nn.Module
+    images: Any
+    labels: Tensor
+    rows: Tensor
+    taps: dict[str, Tap]
+    batch_size: int
+    attack: Attack | None
+    generator: torch.Generator | None
+    fold: bool
+    keep_images: str | None
+    warned: bool = False
+
+    def length(self, start: int) -> int:
+        return min(self.batch_size, len(self.images) - start)
+
+    def batch(self, start: int) -> Batch:
+        """The arrays of the images from that row on, and where each layer was read from."""
+        part = slice(start, start + self.batch_size)
+        device = model_device(self.model)
+        x, y = scale_images(self.images[part].to(device)), self.labels[part].to(device)
+        arrays, readings = self._forward("", x)
+        if not self.warned:
+            _warn_of_layers(self.taps, readings)
+            self.warned = True
+        if self.attack is not None:
+            options = {"generator": self.generator, "indices": self.rows[part], "fold": self.fold}
+            x_adv = run_attack(self.attack, self.model, x, y, **options)
+            arrays |= self._forward("adv_", x_adv)[0]
+            if self.keep_images == "float":
+                arrays["adv_images"] = x_adv.cpu().numpy()
+            elif self.keep_images == "uint8":
+                arrays["adv_images"] = (x_adv.cpu() * 255).round().to(torch.uint8).numpy()
+        return arrays, {name: reading.description for name, reading in readings.items()}
+
+    @torch.no_grad()
+    def _forward(self, kind: str, x: Tensor) -> tuple[dict[str, np.ndarray], dict[str, Reading]]:
+        logits, readings = forward_with_layers(self.model, x, list(self.taps.values()))
+        by_name = dict(zip(self.taps, readings, strict=True))
+        features = {f"{kind}features/{name}": reading.features for name, reading in by_name.items()}
+        arrays = {f"{kind}logits": logits, **features}
+        return {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}, by_name
+
+    def identity(self, description: dict[str, Any]):
+        """A function (first row of a batch) -> digest of all that its arrays depend on.
+
+        Raises
+        ------
+        ValueError
+            If the attack does not tell what it depends on.
+        """
+        if self.attack is not None and not isinstance(self.attack, AttackConfig):
+            raise ValueError(f"with shards, attack must be an AttackConfig. Got {self.attack!r}.")
+        state = {name: value for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
+        settings = {
+            "weights": tensors_digest({name: _plain(value) for name, value in state.items()}, ""),
+            "seed": 0 if self.generator is None else self.generator.initial_seed(),
+            "layers": list(self.taps), "rows": len(self.images), "batch_size": self.batch_size, "fold": self.fold,
+            "keep_images": self.keep_images, "meta": description,
+        }  # fmt: skip
+        text = canonical_json(settings)
+
+        def of_batch(start: int) -> str:
+            part = slice(start, start + self.batch_size)
+            inputs = {"images": self.images[part], "labels": self.labels[part], "indices": self.rows[part]}
+            return tensors_digest({name: _plain(value) for name, value in inputs.items()}, text)
+
+        return of_batch
 
 
-def _keep(place: np.ndarray | StoredImages | None, batch: slice, x_adv: Tensor) -> None:
-    if isinstance(place, StoredImages):
-        place.append(x_adv, exact=False)
-    elif place is not None:
-        place[batch] = x_adv.cpu().numpy()
+def _plain(tensor: Tensor) -> Tensor:
+    return (tensor.dequantize() if tensor.is_quantized else tensor).detach().cpu().contiguous()
 
 
-def _sets(
-    parts: dict[str, list[np.ndarray]], adv_images: np.ndarray | StoredImages | None, read_from: dict[str, str],
-    meta: dict[str, Any], **known: Any,
-) -> dict[str, RepresentationSet]:  # fmt: skip
-    """A set for each layer; they share logits and images."""
-    arrays = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
-    shared = {name: array for name, array in arrays.items() if "/" not in name}
-    return {
-        name: RepresentationSet.from_arrays(
-            features=arrays[f"features/{name}"],
-            adv_features=arrays.get(f"adv_features/{name}"),
-            adv_images=adv_images.as_array() if isinstance(adv_images, StoredImages) else adv_images,
-            meta={"layer": name, "read_from": layer, **meta},
-            **known,
-            **shared,
-        )
-        for name, layer in read_from.items()
-    }
+@dataclass
+class _Whole:
+    """All rows of the result, filled batch by batch; memory that is not written to yet is not taken either."""
 
+    n: int
+    adv_images: StoredImages | None
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    read_from: dict[str, str] = field(default_factory=dict)
+    filled: int = 0
 
-@torch.no_grad()
-def _collect(
-    parts: dict[str, list[np.ndarray]], kind: str, model: nn.Module, x: Tensor, taps: dict[str, Tap]
-) -> dict[str, Reading]:
-    """Forward a batch, and keep the logits and each layer's features of it."""
-    logits, readings = forward_with_layers(model, x, list(taps.values()))
-    parts.setdefault(f"{kind}logits", []).append(logits.float().cpu().numpy())
-    for name, reading in zip(taps, readings, strict=True):
-        parts.setdefault(f"{kind}features/{name}", []).append(reading.features.float().cpu().numpy())
-    return dict(zip(taps, readings, strict=True))
+    def add(self, batch: Batch) -> None:
+        arrays, read_from = batch
+        rows = slice(self.filled, self.filled + len(arrays["logits"]))
+        for name, array in arrays.items():
+            if name == "adv_images" and self.adv_images is not None:
+                self.adv_images.append(torch.from_numpy(array))
+                continue
+            if name not in self.arrays:
+                self.arrays[name] = np.empty((self.n, *array.shape[1:]), array.dtype)
+            self.arrays[name][rows] = array
+        self.filled = rows.stop
+        self.read_from = self.read_from or read_from
+
+    def sets(self, meta: dict[str, Any], known: dict[str, Any]) -> dict[str, RepresentationSet]:
+        """A set for each layer; they share logits and images."""
+        shared = {name: array for name, array in self.arrays.items() if "/" not in name}
+        if self.adv_images is not None and len(self.adv_images):
+            shared["adv_images"] = self.adv_images.as_array()
+        return {
+            name: RepresentationSet.from_arrays(
+                features=self.arrays[f"features/{name}"],
+                adv_features=self.arrays.get(f"adv_features/{name}"),
+                meta={"layer": name, "read_from": source, **meta},
+                **known,
+                **shared,
+            )
+            for name, source in self.read_from.items()
+        }
 
 
 def _warn_of_layers(taps: dict[str, Tap], readings: dict[str, Reading]) -> None:
@@ -199,10 +285,10 @@ def _warn_of_layers(taps: dict[str, Tap], readings: dict[str, Reading]) -> None:
         if reading.calls > 1 and not tap.call:
             text = f"runs {reading.calls} times in a forward, and its last output is taken"
             calls = f"{tap.path}#1 to {tap.path}#{reading.calls}"
-            warnings.warn(f"the layer {name!r} {text}: the names of its calls are {calls}.", stacklevel=3)
+            warnings.warn(f"the layer {name!r} {text}: the names of its calls are {calls}.", stacklevel=4)
         if reading.tokens and not tap.reduction:
             text = f"gives {reading.tokens} tokens for each image, flattened to {reading.features.shape[1]} numbers"
-            warnings.warn(f"the layer {name!r} {text}: {name}:cls or {name}:mean is one of them.", stacklevel=3)
+            warnings.warn(f"the layer {name!r} {text}: {name}:cls or {name}:mean is one of them.", stacklevel=4)
 
 
 def _warn_training() -> None:

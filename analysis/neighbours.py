@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from math import isqrt
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +60,10 @@ def nearest_neighbours(queries, gallery, k, *, metric="angular", exclude=None, i
     ----------
     queries : array_like of shape (q, d)
         Representations to search for.
-    gallery : array_like of shape (n, d)
-        Representations to search in.
+    gallery : array_like of shape (n, d), or iterable of blocks
+        Representations to search in. Blocks are arrays of shape (m, d), or paths of stored sets, whose clean features
+        are taken; a list of them, or a generator. Only one is in memory at a time, rows are counted through all of
+        them, and the result is that of all rows in one array.
     k : int
         Number of neighbours, from 1 to n, or to n - 1 where `exclude` leaves a row out.
     metric : {"angular", "cosine", "euclidean"}
@@ -69,7 +74,7 @@ def nearest_neighbours(queries, gallery, k, *, metric="angular", exclude=None, i
     index : {"exact", "approximate", "auto"}
         "approximate" searches a part of the gallery only, so large that it holds 98 % of the k nearest rows of 256 of
         the queries. A few neighbours are missed; the distances of the others are exact. "auto" is approximate from
-        100,000 rows and 1,000 queries on, and exact below.
+        100,000 rows and 1,000 queries on, and exact below. It is chosen for each block.
 
     Returns
     -------
@@ -80,7 +85,10 @@ def nearest_neighbours(queries, gallery, k, *, metric="angular", exclude=None, i
     ------
     ValueError
         For k out of range, NaN, infinity or (angular, cosine) a zero vector, naming the row; for wrong shapes, an
-        empty array, an `exclude` of another length or out of range, or an unknown metric or index.
+        empty array, an `exclude` of another length or out of range, or an unknown metric or index. Of blocks, k and
+        `exclude` are compared with their rows when all were read.
+    FileNotFoundError, CheckpointError
+        For a path without a stored set, or a damaged one.
     ImportError
         Where FAISS is not installed, saying how to install it.
 
@@ -105,6 +113,8 @@ def nearest_neighbours(queries, gallery, k, *, metric="angular", exclude=None, i
     check_metric(metric)
     if index not in INDEXES:
         raise ValueError(f"index={index!r} is unknown; expected one of {', '.join(INDEXES)}.")
+    if _in_blocks(gallery):
+        return _nearest_in_blocks(queries, gallery, k, metric, exclude, index)
     queries, gallery = check_features(queries, "queries"), check_features(gallery, "gallery")
     if queries.shape[1] != gallery.shape[1]:
         raise ValueError(
@@ -151,12 +161,60 @@ def _prepare(queries, gallery, metric):
         check_nonzero_rows(queries, "queries", metric)
         check_nonzero_rows(gallery, "gallery", metric)
         return unit_rows(queries), unit_rows(gallery), 1.0
-    # Moving the origin leaves the distances as they are, and float32 keeps more of them; a power of two rounds nothing.
     queries, gallery = queries.astype(np.float64), gallery.astype(np.float64)
-    centre = gallery.mean(axis=0)
-    queries, gallery = queries - centre, gallery - centre
+    # A power of two rounds nothing.
     unit = np.exp2(np.frexp(max(np.abs(queries).max(), np.abs(gallery).max()))[1])
     return queries / unit, gallery / unit, unit
+
+
+def _in_blocks(gallery):
+    """Whether a gallery is given in blocks."""
+    if isinstance(gallery, Iterator | str | Path):
+        return True
+    first = gallery[0] if isinstance(gallery, list | tuple) and gallery else None
+    return isinstance(first, str | Path) or np.ndim(first) == 2
+
+
+def _nearest_in_blocks(queries, blocks, k, metric, exclude, index):
+    """The neighbours in each block by itself, merged by (distance, index)."""
+    queries = check_features(queries, "queries")
+    if metric != "euclidean":
+        check_nonzero_rows(queries, "queries", metric)
+    # How many rows there are, the last block tells.
+    exclude = _check_exclude(exclude, len(queries), np.iinfo(np.int64).max)
+    some_excluded = (exclude >= 0).any()
+    _check_k(k, np.iinfo(np.int64).max, some_excluded)
+    best, n_rows = (np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)), 0
+    for number, block in enumerate([blocks] if isinstance(blocks, str | Path) else blocks):
+        features = _features_of(block)
+        try:
+            # One more than k, since one row of each query may be left out.
+            width = min(k + int(some_excluded), len(check_features(features, "gallery")))
+            distances, indices = nearest_neighbours(queries, features, width, metric=metric, index=index)
+        except ValueError as error:
+            raise ValueError(f"block {number} of the gallery: {error}") from error
+        indices += n_rows
+        distances[indices == exclude[:, None]] = np.inf
+        best = _nearest(*map(np.hstack, zip(best, (distances, indices), strict=True)), k)
+        n_rows += len(features)
+    _check_exclude(exclude, len(queries), n_rows)
+    _check_k(k, n_rows, some_excluded)
+    return NeighbourResult(*best)
+
+
+def _features_of(block):
+    from analysis.representations import RepresentationSet
+
+    return RepresentationSet.load(block).features if isinstance(block, str | Path) else np.asarray(block)
+
+
+def _centre(gallery, metric):
+    """What to subtract before float32, which keeps more of Euclidean distances then; others need the origin."""
+    return gallery.mean(axis=0) if metric == "euclidean" else 0.0
+
+
+def _in_float32(rows, centre):
+    return np.subtract(rows, centre, out=np.empty(rows.shape, np.float32), casting="same_kind")
 
 
 def _candidates(search, queries, width, n_gallery, metric):
@@ -192,9 +250,9 @@ def _import_faiss():
 
 def _flat_index(gallery, metric):
     """A function (queries, width) -> squared distances or products (q, width) in float32, indices; best first."""
-    faiss = _import_faiss()
+    faiss, centre = _import_faiss(), _centre(gallery, metric)
     on_cpu = (faiss.IndexFlatL2 if metric == "euclidean" else faiss.IndexFlatIP)(gallery.shape[1])
-    on_cpu.add(gallery.astype(np.float32))
+    on_cpu.add(_in_float32(gallery, centre))
     on_gpu = resources = None
     if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0:
         try:
@@ -206,7 +264,7 @@ def _flat_index(gallery, metric):
 
     def search(queries, width):
         index = on_gpu if on_gpu is not None and width <= _GPU_WIDEST else on_cpu
-        return index.search(queries.astype(np.float32), width)
+        return index.search(_in_float32(queries, centre), width)
 
     return search
 
@@ -216,7 +274,7 @@ def _inverted_file(gallery, metric, search_all, trials, exclude, k):
 
     `search_all` is the function of `_flat_index`, which finds the true neighbours of the queries `trials`.
     """
-    faiss = _import_faiss()
+    faiss, centre = _import_faiss(), _centre(gallery, metric)
     n_rows, n_features = gallery.shape
     n_cells = max(1, min(isqrt(n_rows), n_rows // _ROWS_PER_CELL[0]))
     if metric == "euclidean":
@@ -224,12 +282,12 @@ def _inverted_file(gallery, metric, search_all, trials, exclude, k):
     else:
         file = faiss.IndexIVFFlat(faiss.IndexFlatIP(n_features), n_features, n_cells, faiss.METRIC_INNER_PRODUCT)
     file.cp.seed, file.cp.min_points_per_centroid, file.cp.max_points_per_centroid = 0, 1, _ROWS_PER_CELL[1]
-    rows = gallery.astype(np.float32)
+    rows = _in_float32(gallery, centre)
     file.train(rows)
     file.add(rows)
 
     def search(queries, width):
-        return file.search(queries.astype(np.float32), width)
+        return file.search(_in_float32(queries, centre), width)
 
     def nearest(search_function):
         candidates, _, _ = _candidates(search_function, trials, k + 1, n_rows, metric)
@@ -245,11 +303,18 @@ def _inverted_file(gallery, metric, search_all, trials, exclude, k):
 
 
 def _all_products(gallery, metric):
-    """As `_flat_index`, in float64, for the queries that float32 cannot decide."""
-    norms = np.einsum("nd,nd->n", gallery, gallery)
+    """As `_flat_index`, in float64, for the queries that float32 cannot decide; of these there may be none."""
+
+    @functools.cache
+    def centred():
+        centre = _centre(gallery, metric)
+        rows = gallery - centre if metric == "euclidean" else gallery
+        return centre, rows, np.einsum("nd,nd->n", rows, rows)
 
     def search(queries, width):
-        badness = queries @ gallery.T
+        centre, rows, norms = centred()
+        queries = queries - centre
+        badness = queries @ rows.T
         badness *= -1 if metric != "euclidean" else -2
         if metric == "euclidean":
             badness += norms + np.einsum("qd,qd->q", queries, queries)[:, None]

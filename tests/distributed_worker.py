@@ -1,4 +1,4 @@
-"""What test_distributed.py runs in several processes: ``python distributed_worker.py SCENARIO FOLDER``."""
+"""What test_distributed.py and test_shards.py run in several processes: ``distributed_worker.py SCENARIO FOLDER``."""
 
 import dataclasses
 import json
@@ -10,13 +10,17 @@ import warnings
 from pathlib import Path
 
 import torch
+from tiny import tiny_lenet
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+import analysis
 import tla_core as tla
+from analysis import extraction
 from tla_core import training_loop
 from tla_core.attack_config import AttackConfig
 from tla_core.config import TrainConfig
+from tla_core.distributed import process_group
 from tla_core.models import LeNet
 from tla_core.presets import METHODS, VARIANTS
 
@@ -175,6 +179,55 @@ def killed(folder, rank):
         fit(settings("um"), folder / "killed")
 
 
+def extracted(folder, **changes):
+    """Representations of 50 images in batches of 8, whose number cannot be shared equally."""
+    options = {"attack": AttackConfig(eps=0.3, step_size=0.1, steps=2), "batch_size": 8, "fold": False, **changes}
+    data = digits().subset(range(50))
+    return analysis.extract(tiny_lenet(), data.images, data.labels, shards=folder, **options)
+
+
+class at_batch:
+    """Call a function before that batch of an extraction of this process (counted from this block on), on one rank."""
+
+    def __init__(self, batch=None, action=None, rank=None):
+        self.batch, self.action, self.here = batch, action, rank in (None, int(os.environ.get("RANK", "0")))
+
+    def __enter__(self):
+        self.before, self.calls = extraction.run_attack, 0
+        extraction.run_attack = self
+        return self
+
+    def __call__(self, *args, **options):
+        self.calls += 1
+        if self.here and self.calls - 1 == self.batch:
+            self.action()
+        return self.before(*args, **options)
+
+    def __exit__(self, *_):
+        extraction.run_attack = self.before
+
+
+def extracts(folder, rank):
+    """A whole extraction; one with a process that fails, taken up again; one with a process that is killed."""
+
+    def together(name):
+        with process_group(torch.device("cpu")):
+            reps = extracted(folder / name)
+            if reps is not None:
+                reps.save(folder / f"{name}.safetensors")
+
+    together("whole")
+    with at_batch(1, lambda: {}["a mistake"], rank=1):
+        report = {"failed": outcome_of(together, "failed")}
+    report["kept"] = len(list((folder / "failed").iterdir()))
+    with at_batch() as batches:
+        together("failed")
+    report["batches"] = batches.calls
+    with at_batch(2, lambda: os.kill(os.getpid(), signal.SIGKILL), rank=1):
+        report["killed"] = outcome_of(together, "killed")
+    (folder / f"rank{rank}.json").write_text(json.dumps(report))
+
+
 if __name__ == "__main__":
-    scenarios = (trains, fails, first_fails, stops, killed)
+    scenarios = (trains, fails, first_fails, stops, killed, extracts)
     {scenario.__name__: scenario for scenario in scenarios}[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))

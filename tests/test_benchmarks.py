@@ -21,9 +21,11 @@ from benchmarks import (
     evaluations,
     explorer_page,
     full_training,
+    growth,
     inputs,
     landscapes,
     maps,
+    paper_cost,
     representations,
     scaling,
     timing,
@@ -222,6 +224,46 @@ def test_operations_of_a_linear_layer_are_counted_forward_and_backward():
     layer, x = torch.nn.Linear(8, 4, bias=False), torch.rand(16, 8)
     assert full_training.count_operations(lambda: layer(x)) == 2 * 16 * 8 * 4
     assert full_training.count_operations(lambda: layer(x).sum().backward()) == 2 * 2 * 16 * 8 * 4
+
+
+@pytest.mark.parametrize("method", ["um", "at", "alp", "tla-rn", "tla"])
+def test_the_passes_of_a_step_are_those_that_it_takes(setup, method):
+    """But for the first layer, whose input has no gradient in a training pass, and for comparing representations."""
+    config = TrainConfig.preset("small/cifar10/tla", dataset="cifar10", method=method, batch_size=20, pool_size=40)
+    images, labels = inputs.colour_images(40)
+    source = inputs.training_source(setup, config, images, labels)
+    size = {"width": config.width, "blocks": config.blocks, "normalization": config.normalization}
+    model = inputs.untrained_model(setup, config.network, images, **size).train()
+    step = full_training.STEPS[method]
+    counted = full_training.count_operations(lambda: step(model, source, 0, config, config.attack).total.backward())
+    expected = 20 * paper_cost.passes_of_step(config) * paper_cost.forward_operations(config)
+    assert 0.9 < counted / expected < 1.1
+
+
+def test_the_cost_of_a_scale_is_that_of_its_plan(tmp_path, capsys):
+    assert paper_cost.main(["--scale", "medium", "--teraflops", "2", "--json", str(tmp_path / "cost.json")]) == 0
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    assert cost["teraflop_per_s"] == 2 and " 64 GPUs:" in capsys.readouterr().out
+    (trainings,) = [row for row in cost["rows"] if row["what"] == "trainings"]
+    assert trainings["number"] == cost["jobs"] and 120 < trainings["petaflop"] < 140  # docs/method.md: 131
+    assert trainings["hours"] == pytest.approx(trainings["petaflop"] / 2 / 3.6)
+    assert cost["hours"]["64"] == cost["longest_hours"] <= cost["hours"]["8"] <= cost["hours"]["1"]
+    assert paper_cost.makespan([3, 3, 2, 2, 2], 2) == 7 and paper_cost.makespan([3, 1], 8) == 3
+
+
+def test_what_grows_is_measured_at_three_sizes_and_extrapolated(tmp_path, capsys):
+    pytest.importorskip("faiss")
+    assert growth.main(["--shrink", "64", "--json", str(tmp_path / "growth.json")]) == 0
+    found = json.loads((tmp_path / "growth.json").read_text())["records"]
+    assert all(len(record["sizes"]) == len(record["costs"]) == 3 and record["extrapolated"] > 0 for record in found)
+    assert len(capsys.readouterr().out.splitlines()) == len(found) + 1
+    peak = {record["name"]: record["costs"] for record in found if "peak" in record["name"]}
+    assert peak["neighbours, blocks, peak"][0] == pytest.approx(peak["neighbours, blocks, peak"][-1], rel=0.1)
+    case = growth.Case("squares", "bytes", "sides", (1, 2, 4), 40, 2, lambda side: 3 * side**2)
+    record = case.record([case.cost(size) for size in case.sizes])
+    assert record["measured_power"] == pytest.approx(2) and record["extrapolated"] == pytest.approx(4800)
+    record = dataclasses.replace(case, power=1).record([12, 14, 18])  # 10 + 2 for each
+    assert record["extrapolated"] == pytest.approx(90) and record["misfit"] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_published_trainings_are_left_to_a_gpu(setup):

@@ -299,7 +299,7 @@ def test_under_torchrun_a_process_that_was_killed_ends_the_others_with_words(tmp
     command = [*TORCHRUN, str(WORKER), "killed", str(tmp_path)]
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200)
     assert ended.returncode != 0
-    words = "RankError: (another process of the training ended without a message|this process was told to end)"
+    words = "RankError: (another process of this command ended without a message|this process was told to end)"
     assert re.search(words, ended.stderr) and "the same command goes on from it" in ended.stderr
 
 
@@ -308,7 +308,7 @@ def test_processes_that_do_not_all_come_are_not_waited_for_without_end(tmp_path)
     alone[1].kill()
     _, message = alone[0].communicate(timeout=100)
     alone[1].communicate()
-    assert "RankError: the processes of the training did not all join within 3 s (TLA_RANK_TIMEOUT)" in message
+    assert "RankError: the processes of this command did not all join within 3 s (TLA_RANK_TIMEOUT)" in message
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan"])

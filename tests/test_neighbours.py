@@ -1,5 +1,6 @@
 import doctest
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from oracles import neighbours
 from analysis import neighbours as module
 from analysis.features import METRICS
 from analysis.neighbours import NeighbourResult, nearest_neighbours
+from analysis.representations import RepresentationSet
 
 
 def check_against_oracle(queries, gallery, k, metric, exclude=None):
@@ -89,6 +91,70 @@ def test_blocks_do_not_change_the_result(metric, monkeypatch):
     blocked = nearest_neighbours(queries, gallery, 7, metric=metric)
     np.testing.assert_array_equal(blocked.indices, whole.indices)
     np.testing.assert_array_equal(blocked.distances, whole.distances)
+
+
+def gallery_with_ties(dtype, seed=7):
+    """90 rows, each of 30 three times over all of them, far from the origin; and the sizes of blocks, some below k."""
+    rows = np.random.default_rng(seed).normal(size=(30, 6)) * 3 + 40
+    return np.vstack([rows, rows[::-1], rows]).astype(dtype), (1, 2, 40, 3, 44)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_gallery_in_blocks_gives_what_it_gives_in_one_array(metric, dtype):
+    for seed in range(5):
+        gallery, sizes = gallery_with_ties(dtype, seed)
+        blocks = np.split(gallery, np.cumsum(sizes)[:-1])
+        mixed = np.where(np.arange(90) % 3, np.arange(90), -1)
+        for k, exclude in ((1, None), (7, None), (90, None), (7, mixed), (89, mixed), (4, np.arange(90)[::-1])):
+            whole = nearest_neighbours(gallery, gallery, k, metric=metric, exclude=exclude)
+            for given in (blocks, tuple(blocks), iter(blocks), [gallery]):
+                result = nearest_neighbours(gallery, given, k, metric=metric, exclude=exclude)
+                np.testing.assert_array_equal(result.indices, whole.indices)
+                np.testing.assert_array_equal(result.distances, whole.distances)
+                assert result.distances.dtype == np.float32 and result.indices.dtype == np.int64
+
+
+def test_a_far_row_changes_no_distance_in_other_blocks():
+    """Distances are of the rows as they are: the mean that is subtracted for FAISS rounds, here at 1e-8."""
+    near = np.random.default_rng(8).normal(size=(50, 6))
+    gallery = np.vstack([near, np.full((1, 6), 1e10)])
+    whole = nearest_neighbours(near, gallery, 20, metric="euclidean")
+    result = nearest_neighbours(near, [near, gallery[50:]], 20, metric="euclidean")
+    np.testing.assert_array_equal(result.distances, whole.distances)
+    np.testing.assert_array_equal(result.indices, whole.indices)
+
+
+def test_blocks_may_be_stored_sets(tmp_path):
+    gallery, sizes = gallery_with_ties(np.float32)
+    paths = []
+    for number, block in enumerate(np.split(gallery, np.cumsum(sizes)[:-1])):
+        paths.append(tmp_path / f"{number}.safetensors")
+        RepresentationSet.from_arrays(block, np.zeros(len(block), np.int64)).save(paths[-1])
+    whole = nearest_neighbours(gallery, gallery, 5, exclude=np.arange(90))
+    np.testing.assert_array_equal(nearest_neighbours(gallery, paths, 5, exclude=np.arange(90)).indices, whole.indices)
+    first = nearest_neighbours(gallery, str(paths[2]), 5)  # one path is one block
+    np.testing.assert_array_equal(first.indices, nearest_neighbours(gallery, gallery[3:43], 5).indices)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        nearest_neighbours(gallery, [*paths, tmp_path / "none.safetensors"], 5)
+
+
+def test_one_block_is_in_memory_at_a_time():
+    alive = []
+
+    def blocks():
+        for seed in range(4):
+            block = np.random.default_rng(seed).normal(size=(9, 3))
+            alive.append(weakref.ref(block))
+            yield block
+            del block
+
+    def watched():
+        for block in blocks():
+            assert sum(reference() is not None for reference in alive) <= 2  # this one, and the one before
+            yield block
+
+    assert nearest_neighbours(np.ones((2, 3)), watched(), 20).indices.max() > 26
 
 
 def test_more_candidates_do_not_change_the_result(monkeypatch):
@@ -224,6 +290,16 @@ def test_zero_vectors_raise(metric):
         (Q, X, 1, [0.0, 1.0], "exclude has type float64; expected integers"),
         (Q, X, 1, [0, 5], "exclude row 1 is 5; expected -1, or a gallery row up to 4"),
         (Q, X, 1, [-2, 0], "exclude row 0 is -2"),
+        (Q, [X, X], 11, None, "k=11; expected an integer from 1 to 10: the gallery has 10 rows"),
+        (Q, [X, X], 10, [-1, 3], "k=10; expected an integer from 1 to 9: the gallery has 10 rows, less the excluded"),
+        (Q, [X, X], 0, None, "k=0; expected an integer from 1"),
+        (Q, [X, X], 1, [0, 10], "exclude row 1 is 10; expected -1, or a gallery row up to 9"),
+        (Q, [X, X[:, :2]], 1, None, "block 1 of the gallery: queries has 3 columns, gallery 2"),
+        (Q, [X, X[:0]], 1, None, "block 1 of the gallery: gallery is empty"),
+        (Q, [X, X * np.nan], 1, None, "block 1 of the gallery: gallery row 0 holds NaN"),
+        (Q, [X, X * 0], 1, None, "block 1 of the gallery: gallery row 0 is a zero vector"),
+        (Q * 0, [X, X], 1, None, "^queries row 0 is a zero vector"),
+        (Q, iter(()), 1, None, "k=1; expected an integer from 1 to 0: the gallery has 0 rows"),
     ],
 )
 def test_wrong_arguments_raise(queries, gallery, k, exclude, message):

@@ -55,7 +55,7 @@ def tensor_bytes(tensors: dict[str, Tensor | np.ndarray], metadata: dict[str, An
         for name, value in tensors.items()
     }
     text = canonical_json(metadata)
-    header = {"format": f"tla/{FORMAT}", "metadata": text, "sha256": _digest(owned, text)}
+    header = {"format": f"tla/{FORMAT}", "metadata": text, "sha256": tensors_digest(owned, text)}
     return _sort_metadata(to_bytes(owned, header))
 
 
@@ -84,7 +84,7 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = load_bytes(content)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is truncated or altered: {error}. Make it again, or take a copy.") from error
-    if _digest(tensors, header.get("metadata", "")) != header.get("sha256"):
+    if tensors_digest(tensors, header.get("metadata", "")) != header.get("sha256"):
         raise CheckpointError(f"{path} was altered: its content does not have the checksum it carries. Make it again.")
     return tensors, _parse_metadata(header, path)
 
@@ -286,7 +286,8 @@ def _parse_metadata(header: dict[str, str], path: Path) -> dict[str, Any]:
     return metadata
 
 
-def _digest(tensors: dict[str, Tensor], text: str) -> str:
+def tensors_digest(tensors: dict[str, Tensor], text: str) -> str:
+    """SHA-256 (hex) of a text, and of the names, types, shapes and values of contiguous tensors on the CPU."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

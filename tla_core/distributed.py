@@ -1,4 +1,4 @@
-"""Several processes that train one model, as `torchrun` starts them; with one process every function does nothing."""
+"""Several processes that share one training or extraction, as `torchrun` starts them; alone, all of it does nothing."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ _groups = itertools.count()
 
 
 class RankError(RuntimeError):
-    """Another process of the training stopped; the message is its own, where it left one."""
+    """Another process of the same command stopped; the message is its own, where it left one."""
 
 
 @contextmanager
@@ -153,9 +153,26 @@ def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
 
 def first_says(answer: bool) -> bool:
     """The answer of rank 0. The other processes wait for it, and so also for what rank 0 does before."""
-    decision = torch.tensor([int(answer)])
-    broadcast_from_first([decision])
-    return bool(decision.item())
+    return first_answers([answer])[0]
+
+
+def first_answers(answers: Sequence[bool]) -> list[bool]:
+    """What rank 0 answers to several questions; the others wait for it."""
+    decisions = torch.tensor(answers, dtype=torch.int64)
+    broadcast_from_first([decisions])
+    return [bool(decision) for decision in decisions]
+
+
+def wait_for_others() -> None:
+    """Return when all processes have come here.
+
+    Raises
+    ------
+    RankError
+        If another one stopped or does not answer.
+    """
+    if rank_and_size()[1] > 1:
+        _collective(dist.all_reduce, torch.zeros(1))
 
 
 def _collective(operation, *args) -> None:
@@ -173,7 +190,7 @@ def _collective(operation, *args) -> None:
                 f" it is gone ({TIMEOUT_VARIABLE} says how long it is waited for, in seconds)"
             )
         raise RankError(
-            f"another process of the training {reason}. The last state is kept; the same command goes on from it."
+            f"another process of this command {reason}. What was stored is kept; the same command goes on from it."
             f" ({message})"
         ) from error
 
@@ -190,7 +207,7 @@ def _joining(timeout: timedelta) -> Iterator[None]:
         yield
     except RuntimeError as error:  # also of the store
         raise RankError(
-            f"the processes of the training did not all join within {timeout.total_seconds():g} s"
+            f"the processes of this command did not all join within {timeout.total_seconds():g} s"
             f" ({TIMEOUT_VARIABLE}): one did not start, or cannot be reached. ({str(error).partition('. ')[0]})"
         ) from error
 
@@ -208,8 +225,8 @@ def _told_to_end() -> Iterator[Callable[[], None]]:
     def told(*_) -> None:
         ends()
         raise RankError(
-            "this process was told to end (SIGTERM): by torchrun, because another process of the training was killed or"
-            " failed, or by a cluster whose time is up. The last state is kept; the same command goes on from it."
+            "this process was told to end (SIGTERM): by torchrun, because another process of this command was killed or"
+            " failed, or by a cluster whose time is up. What was stored is kept; the same command goes on from it."
         )
 
     handler = signal.signal(signal.SIGTERM, told)

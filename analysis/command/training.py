@@ -1,7 +1,6 @@
 """`tla train`, `presets` and `data`."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -39,9 +38,7 @@ def train_command(preset_name: str | None) -> Callable[..., None]:
             raise ValueError("PRESET must come before the flags: `tla train PRESET --epochs 2`.")
         folder = out or project_root() / "runs" / preset / f"seed{config.seed}"
         options = {"init_from": init_from, "device": device, "replace": replace, "progress": progress}
-        result = train_model(config, folder, tensorboard=tensorboard, **options)
-        if os.environ.get("RANK", "0") == "0":  # with torchrun, one process speaks for all
-            print(result)
+        print(train_model(config, folder, tensorboard=tensorboard, **options))
 
     return train
 

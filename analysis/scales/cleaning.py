@@ -23,7 +23,7 @@ from tla_core.run_folder import RunFolder
 CATEGORIES = ("moved-aside", "leftovers")
 # A younger file may still be written.
 LEFT_FOR_SECONDS = 3600.0
-TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+TEMPORARY = re.compile(r"\..+\.(\d+\.tmp|shards)")
 # What a training, and a look at its files, leaves in the folder of a run.
 _OF_A_RUN = re.compile(r"(config\.json|metrics\.jsonl|(state|model)\.safetensors|lock|process\.json|tensorboard)")
 _UNFINISHED_NOTEBOOK = re.compile(r".+\.(failed|running)\.ipynb")
@@ -109,7 +109,7 @@ def clean(
         Root of the project.
     categories : sequence of str
         ``moved-aside``: old runs beside the new ones, ``<run>.old-<k>``. ``leftovers``: ``.failed.ipynb``,
-        ``.running.ipynb`` and temporary files.
+        ``.running.ipynb``, temporary files, and the batches of extractions that were interrupted.
     scale : str, optional
         Only what is below ``runs/<scale>`` and so on.
     remove : bool
@@ -159,6 +159,8 @@ def _leftovers(root: Path, scale: str | None) -> Iterator[Removal]:
         temporary, notebook = TEMPORARY.fullmatch(path.name), _UNFINISHED_NOTEBOOK.fullmatch(path.name)
         if temporary:
             reason = "a file that was not written to its end"
+            if path.name.endswith(".shards"):
+                reason = "batches of an extraction that was interrupted; the same command would go on from them"
         elif notebook and path.parent.name == "notebooks" and path.is_relative_to(root / "figures"):
             reason = "a notebook that failed" if notebook[1] == "failed" else "a notebook that was interrupted"
         else:

@@ -13,12 +13,15 @@ import torch
 from analysis.representations import RepresentationSet
 from analysis.scales import targets
 from analysis.scales.targets import results_dir
+from analysis.shards import shards_beside
 from tla_core.attack_config import AttackConfig
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors
 from tla_core.config import TrainConfig, canonical_json
 from tla_core.dataset_download import OTHER_COPIES, other_copy
 from tla_core.datasets import ImageDataset
+from tla_core.distributed import first_says, process_group, rank_and_size, wait_for_others
 from tla_core.run_folder import RunFolder
+from tla_core.runtime import pick_device
 from tla_core.schedule import split_holdout
 
 
@@ -159,6 +162,8 @@ def extract_run(
 ) -> Path:  # fmt: skip
     """Extract and store representations of a run: of the test images, clean and attacked, or of the training images.
 
+    What is finished outlives an interruption, and the processes of `torchrun` share the work, see `analysis.extract`.
+
     Parameters
     ----------
     run_dir : Path or str
@@ -179,24 +184,30 @@ def extract_run(
 
     test = split == "test"
     path, expected = representations_target(run_dir, eps, images) if test else train_representations_target(run_dir)
-    if is_current(path, expected):
-        return path
-    config = run_config(run_dir)
-    data = run_images(run_dir, split)
-    n = len(data.labels)
-    n_images = min(images or n, n) if test else n
-    rows = torch.arange(n_images) * n // n_images
-    reps = extract(
-        load_model(run_dir, device=device),
-        data.images[rows],
-        data.labels[rows],
-        indices=rows,
-        attack=AttackConfig(**expected["attack"]) if test else None,
-        class_names=data.class_names,
-        meta={**expected, "dataset": data.name, "split": split, "source": data.source, "method": config.method},
-        progress=progress,
-    )
-    reps.save(path)
+    with process_group(pick_device(device)):
+        first = rank_and_size()[0] == 0
+        if first_says(first and is_current(path, expected)):
+            return path
+        config = run_config(run_dir)
+        data = run_images(run_dir, split)
+        n = len(data.labels)
+        n_images = min(images or n, n) if test else n
+        rows = torch.arange(n_images) * n // n_images
+        with shards_beside(path) as shards:
+            reps = extract(
+                load_model(run_dir, device=device),
+                data.images[rows],
+                data.labels[rows],
+                indices=rows,
+                attack=AttackConfig(**expected["attack"]) if test else None,
+                class_names=data.class_names,
+                meta={**expected, "dataset": data.name, "split": split, "source": data.source, "method": config.method},
+                shards=shards,
+                progress=progress and first,
+            )
+            if first:
+                reps.save(path)
+            wait_for_others()
     return path
 
 

@@ -1,0 +1,114 @@
+"""The batches of an extraction as files: several processes share the work, and what is finished outlives them."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from analysis.stored import load_kind
+from tla_core.checkpoint import CheckpointError, save_tensors
+from tla_core.distributed import first_answers, rank_and_size, wait_for_others
+
+# The arrays of a batch, and where each layer was read from.
+Batch = tuple[dict[str, np.ndarray], dict[str, str]]
+
+
+class Shards:
+    """The folder of the batches of one extraction, one file for each.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Under `torchrun` all processes must see the same one.
+    identity : callable
+        The first row of a batch -> text that tells all that its arrays depend on: a file that says otherwise is made
+        again.
+    """
+
+    def __init__(self, folder: Path | str, identity: Callable[[int], str]) -> None:
+        self.folder, self._identity = Path(folder), identity
+
+    def path(self, start: int) -> Path:
+        """The file of the batch that begins with that row."""
+        return self.folder / f"{start:09d}.safetensors"
+
+    def load(self, start: int) -> Batch | None:
+        """What is stored of a batch; None if that is nothing, damaged, or of another extraction."""
+        try:
+            arrays, metadata = load_kind(self.path(start), "shard")
+        except (FileNotFoundError, CheckpointError):
+            return None
+        return (arrays, dict(metadata["read_from"])) if metadata["identity"] == self._identity(start) else None
+
+    def save(self, start: int, batch: Batch) -> None:
+        """Store a batch, atomically."""
+        arrays, read_from = batch
+        # Pairs, since the order of layers matters.
+        metadata = {"kind": "shard", "identity": self._identity(start), "read_from": list(read_from.items())}
+        save_tensors(self.path(start), arrays, metadata)
+
+    def batches(
+        self, starts: Sequence[int], compute: Callable[[int], Batch], advance: Callable[[int], None]
+    ) -> Iterator[Batch]:
+        """All batches in their order, each read or else computed and stored; the first process alone gets them.
+
+        Parameters
+        ----------
+        starts : sequence of int
+            The first rows of the batches.
+        compute : callable
+            The first row of a batch -> its arrays.
+        advance : callable
+            Called with the first row of each batch that is finished, in this process or another one.
+
+        Raises
+        ------
+        RankError
+            If another process stopped or does not answer.
+        FileNotFoundError
+            If what another process stored is not to be seen from the first one.
+        """
+        rank, size = rank_and_size()
+        if size > 1:
+            self._share(starts, compute, advance)
+        for start in starts if rank == 0 else ():
+            batch = self.load(start)
+            if batch is None and size > 1:
+                raise FileNotFoundError(
+                    f"{self.path(start)} is not there, though a process has stored it: all processes must see the same"
+                    " folder, and no second command may make the same result meanwhile. Run the same command again."
+                )
+            if batch is None:
+                batch = compute(start)
+                self.save(start, batch)
+            if size == 1:
+                advance(start)
+            yield batch
+
+    def _share(self, starts, compute, advance) -> None:
+        """Make what is missing together with the other processes, a batch for each at a time."""
+        rank, size = rank_and_size()
+        finished = first_answers([rank == 0 and self.load(start) is not None for start in starts])
+        for start, stored in zip(starts, finished, strict=True):
+            if stored:
+                advance(start)
+        missing = [start for start, stored in zip(starts, finished, strict=True) if not stored]
+        for first in range(0, len(missing), size):
+            together = missing[first : first + size]
+            for start in together[rank : rank + 1]:
+                self.save(start, compute(start))
+            wait_for_others()  # after each batch: one that has died is noticed, and nobody waits for long
+            for start in together:
+                advance(start)
+
+
+@contextmanager
+def shards_beside(path: Path | str) -> Iterator[Path]:
+    """The folder for the shards of a result, hidden beside it; it goes when the block, which stores that, has ended."""
+    path = Path(path)
+    folder = path.with_name(f".{path.name}.shards")
+    yield folder
+    if rank_and_size()[0] == 0:
+        shutil.rmtree(folder, ignore_errors=True)
