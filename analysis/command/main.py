@@ -3,9 +3,12 @@
 import sys
 
 try:
+    import contextlib
     import dis
     import os
-    from collections.abc import Callable, Sequence
+    import signal
+    import threading
+    from collections.abc import Callable, Iterator, Sequence
 
     import tyro
 
@@ -32,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and (status := run_served(args)) is not None:
         return status
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands(args), prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_numbers()
-        )
+        with _ended_by_signals():
+            tyro.extras.subcommand_cli_from_dict(
+                commands(args), prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_numbers()
+            )
     except BrokenPipeError:  # who read the output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -50,6 +54,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tla: error: {text}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end a command as an error does, so that it puts things in order; a second one at once."""
+    before = {}
+
+    def end(signum: int, _) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        sys.exit(128 + signum)
+
+    if threading.current_thread() is threading.main_thread():
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) == signal.SIG_DFL:
+                before[signum] = signal.signal(signum, end)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:

@@ -6,6 +6,8 @@ server for a kernel, passes signals on and ends with it. Without a server it bec
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 from analysis.command.jobs import KERNEL, run_served
@@ -38,6 +40,14 @@ def kernel_manager_class() -> type:
     return ServedKernelManager
 
 
+def _end_with_parent(parent: int) -> None:
+    """A kernel is in a session of its own, and would outlive the notebook that is executed."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)  # upon which the server ends the kernel
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     status = run_served([KERNEL, *sys.argv[1:]])
     sys.exit(launch(sys.argv[1:]) if status is None else status)
