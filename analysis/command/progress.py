@@ -41,9 +41,10 @@ class Progress:
         self.live = self.stream.isatty()
         self.began = clock()
         self.todo: Counter[str] = Counter()  # rule -> jobs that have not ended
-        self.running: dict[int, tuple[str, str, float]] = {}  # job -> rule, name, since when
+        self.running: dict[int, tuple[str, str, float, list[str]]] = {}  # job -> rule, name, since when, logs
         self.took: dict[str, list[float]] = {}  # rule -> seconds of the jobs that have ended
         self.failed: list[str] = []
+        self.warned: list[str] = []  # logs
         self.most_at_once = 1
 
     def show(self, event: dict[str, Any] | None) -> None:
@@ -53,7 +54,7 @@ class Progress:
             self.todo.update({rule: n for rule, n in event["stats"].items() if rule not in ("total", "all")})
             self.total = self.todo.total()
         elif kind == "job_info" and event["rule_name"] != "all":
-            self.running[event["jobid"]] = (event["rule_name"], self._name(event), self.clock())
+            self.running[event["jobid"]] = (event["rule_name"], self._name(event), self.clock(), event["log"] or [])
             self.most_at_once = max(self.most_at_once, len(self.running))
         elif kind == "job_finished" and event["job_id"] in self.running:
             self._ended(event["job_id"])
@@ -76,6 +77,8 @@ class Progress:
             self._print(f"{made} made before that.")
         if made or self.failed:
             self._print(f"What the jobs said: {self.logs}")
+        if self.warned:
+            self._print(f"{len(self.warned)} of them warned: {', '.join(self.warned[:3])}" + ", ..." * (len(self.warned) > 3))
 
     def time_left(self) -> float | None:
         """Seconds, by the jobs of each kind that have ended; None before the first has."""
@@ -85,11 +88,12 @@ class Progress:
         pace = sum(map(sum, self.took.values())) / sum(_USUAL.get(r, 5) * len(t) for r, t in self.took.items())
         seconds = {rule: known.get(rule, pace * _USUAL.get(rule, 5)) for rule in self.todo}
         rest = sum(n * seconds[rule] for rule, n in self.todo.items())
-        rest -= sum(min(self.clock() - since, seconds[rule]) for rule, _, since in self.running.values())
+        rest -= sum(min(self.clock() - since, seconds[rule]) for rule, _, since, _ in self.running.values())
         return max(rest, 1.0) / self.most_at_once
 
     def _ended(self, job: int) -> None:
-        rule, name, since = self.running.pop(job)
+        rule, name, since, logs = self.running.pop(job)
+        self.warned += [log for log in logs if "Warning: " in self._text(log)]
         self.todo[rule] -= 1
         self.took.setdefault(rule, []).append(self.clock() - since)
         if not self.live:
@@ -102,14 +106,19 @@ class Progress:
             self._rewrite("")
         self._print(f"FAILED: {name}: {event['shellcmd'].partition(' > ')[0]}", sys.stderr)
         for log in event["log"] or ():
-            if (path := self.plan.scale.root / log).is_file():
-                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-                self._print("\n".join(f"  {line}" for line in lines[-_LAST_LINES:]), sys.stderr)
+            for line in self._text(log).splitlines()[-_LAST_LINES:]:
+                self._print(f"  {line}", sys.stderr)
         self.failed.append(name)
+
+    def _text(self, log: str) -> str:
+        path = self.plan.scale.root / log
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
     def _name(self, event: dict[str, Any]) -> str:
         artefact = self.plan.artefacts.get(next(iter(event["output"] or ()), ""))
-        return f"{artefact.kind} {artefact.name}" if artefact else event["rule_name"]
+        if artefact is None or artefact.kind == artefact.name:
+            return event["rule_name"]
+        return f"{artefact.kind} {artefact.name}"
 
     def _count(self) -> str:
         return f"{self.plan.scale.name} {self.total - self.todo.total()}/{self.total}"
@@ -119,7 +128,7 @@ class Progress:
         return "" if left is None or not self.todo.total() else f", about {duration_text(left)} left"
 
     def _line(self) -> str:
-        now = ", ".join(name for _, name, _ in self.running.values())
+        now = ", ".join(name for _, name, *_ in self.running.values())
         return f"{self._count()}{self._left()}: {now or '...'}"
 
     def _rewrite(self, line: str) -> None:

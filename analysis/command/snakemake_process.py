@@ -21,7 +21,7 @@ GRACE = 30.0
 # Snakemake's event -> what is said of it.
 _TOLD = {
     "run_info": ("stats",),
-    "job_info": ("jobid", "rule_name", "output"),
+    "job_info": ("jobid", "rule_name", "output", "log"),
     "job_finished": ("job_id",),
     "job_error": ("jobid", "rule_name", "output", "log", "shellcmd"),
 }
