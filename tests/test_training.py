@@ -2,8 +2,8 @@ import dataclasses
 import json
 import math
 import os
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 

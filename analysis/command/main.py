@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end a command as an error does, so that it puts things in order; a second one at once."""
+    """SIGTERM and a closed terminal end a command as an error does, in good order; a second one at once."""
     before = {}
 
     def end(signum: int, _) -> None:

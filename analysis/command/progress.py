@@ -78,7 +78,8 @@ class Progress:
         if made or self.failed:
             self._print(f"What the jobs said: {self.logs}")
         if self.warned:
-            self._print(f"{len(self.warned)} of them warned: {', '.join(self.warned[:3])}" + ", ..." * (len(self.warned) > 3))
+            more = ", ..." if len(self.warned) > 3 else ""
+            self._print(f"{len(self.warned)} of them warned: {', '.join(self.warned[:3])}{more}")
 
     def time_left(self) -> float | None:
         """Seconds, by the jobs of each kind that have ended; None before the first has."""

@@ -26,16 +26,19 @@ def launch(arguments: Sequence[str]) -> int:
 
 
 def kernel_manager_class() -> type:
-    """A kernel manager that starts its kernels as this module says."""
+    """A kernel manager whose kernels are started as this module says, by this Python.
+
+    The kernel specs of the machine are not read: one of them may be that of an environment that is gone.
+    """
+    from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
+    command = [sys.executable, "-m", "analysis.command.served_kernel", "-f", "{connection_file}"]
+
     class ServedKernelManager(AsyncKernelManager):
-        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-            command = super().format_kernel_cmd(extra_arguments)
-            if "ipykernel_launcher" not in command:
-                return command
-            own = command[command.index("ipykernel_launcher") + 1 :]
-            return [command[0], "-m", "analysis.command.served_kernel", *own]
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(argv=command, display_name="Python 3", language="python")
 
     return ServedKernelManager
 
