@@ -184,7 +184,7 @@ def test_a_fork_of_a_process_that_searched_with_two_threads_searches_too():
         "before = analysis.nearest_neighbours(x, x, 5).indices\n"
         "if not os.fork():\n"
         "    signal.alarm(60)\n"
-        "    os._exit((analysis.nearest_neighbours(x, x, 5).indices != before).any())\n"
+        "    os._exit(int((analysis.nearest_neighbours(x, x, 5).indices != before).any()))\n"
         "assert os.wait()[1] == 0"
     )
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "2"}, check=True)
