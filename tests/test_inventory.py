@@ -18,6 +18,7 @@ import yaml
 from filelock import FileLock
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
+from analysis.command import main as cli
 from analysis.command.notebook_runner import run_notebook
 from analysis.scales.accuracy import evaluate_run, run_attacks
 from analysis.scales.cleaning import CATEGORIES, _remove, clean
@@ -363,11 +364,15 @@ def test_weights_with_another_bit_are_not_made_and_what_depends_on_them_waits(pr
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"null", b"{}", b"\xff"])
 @pytest.mark.parametrize("path", [REPRESENTATIONS, MAPS, "figures/mini/notebooks/fig1_3_false_classes.ipynb"])
-def test_a_result_of_zero_bytes_or_of_something_else_is_not_made(path, content, project):
+def test_a_result_of_zero_bytes_or_of_something_else_is_not_made(path, content, project, monkeypatch, capsys):
     assert states(project)[path][0] != "missing"
     (project / path).write_bytes(content)
     state, why = states(project)[path]
     assert state == "stale" and "it cannot be read" in why
+    if content == b"" and path == MAPS:
+        monkeypatch.chdir(project)
+        assert cli.main(["status"]) == 1
+        assert f"1 file(s) cannot be read; the table says why: {MAPS}." in capsys.readouterr().err
 
 
 def test_no_runs_and_a_scale_that_leads_elsewhere_are_errors(tmp_path):
