@@ -52,7 +52,7 @@ READ_BY = {
     "results/mini/mnist/um/seed0/accuracy-test.json": ("status",),
     "results/mini/mnist/um/seed0/accuracy-test.safetensors": ("EVALUATE",),
     "figures/mini/table3.json": ("redraw table3 --check", "manifest", "reproduction --scale mini --out out.md"),
-    "figures/mini/table3.safetensors": ("redraw table3 --check",),
+    "figures/mini/detection-cifar10.safetensors": ("redraw detection-cifar10 --check",),
     "figures/mini/table3.csv": ("manifest",),
     "figures/mini/manifest.json": ("status",),
     "figures/mini/notebooks/" + NOTEBOOK + ".ipynb": ("status",),
@@ -64,8 +64,8 @@ BAD = "BAD: "
 class Campaign:
     """A project in which everything is made, and what came of each fault in a copy of it."""
 
-    def __init__(self, folder: Path, seed: int, share: float) -> None:
-        self.folder, self.seed, self.share = folder, seed, share
+    def __init__(self, folder: Path, seed: int, share: float, kinds: Sequence[str]) -> None:
+        self.folder, self.seed, self.share, self.kinds = folder, seed, share, kinds
         self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
         self.examples: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
@@ -85,7 +85,7 @@ class Campaign:
         self.artefacts = {
             path: each
             for path, each in made.items()
-            if each.kind in KINDS and (each.kind != "notebook" or NOTEBOOK in path)
+            if each.kind in kinds and (each.kind != "notebook" or NOTEBOOK in path)
         }
         for artefact in self.artefacts.values():
             began = time.monotonic()
@@ -93,6 +93,11 @@ class Campaign:
             if status:
                 raise RuntimeError(f"{artefact.command} failed before any fault: {text}")
             self.seconds[artefact.path] = time.monotonic() - began
+        if set(kinds) != set(KINDS):
+            return
+        # A figure, with what it was drawn from.
+        for path in (REPOSITORY / "figures" / "small").glob("detection-cifar10.*"):
+            shutil.copy(path, self.made / "figures" / "mini")
         self.run(self.made, ["manifest"])  # which lists what the other notebooks would make
 
     def copy(self) -> Path:
@@ -191,6 +196,8 @@ def kills(campaign: Campaign) -> None:
     """Each kind of command, killed again and again at random moments, and then let go on to its end."""
     shares = {"model": 0.4, "representations": 0.2, "class maps": 0.15, "accuracies": 0.2, "notebook": 0.05}
     for kind, share in shares.items():
+        if kind not in campaign.kinds:
+            continue
         artefact, what = campaign.of_kind(kind), f"{kind} killed"
         draw, root = campaign.draw(what), campaign.copy()
         remove(root, artefact)
@@ -227,7 +234,7 @@ def finish(campaign: Campaign, root: Path, artefact: Artefact, what: str) -> Non
 
 def full_disks(campaign: Campaign) -> None:
     """No file may become larger than a random share of what is to be written."""
-    kinds = [kind for kind in KINDS if kind != "notebook"]
+    kinds = [kind for kind in campaign.kinds if kind != "notebook"]
     draw = campaign.draw("full disks")
     for number in campaign.times(FULL_DISKS):
         artefact = campaign.of_kind(kinds[number % len(kinds)])
@@ -295,7 +302,7 @@ def judge(status: int, text: str, path: Path, content: bytes, intact: tuple[int,
 
 def pairs(campaign: Campaign) -> None:
     """Two processes do the same at once."""
-    kinds = list(KINDS)
+    kinds = campaign.kinds
     for number in campaign.times(PAIRS):
         artefact = campaign.of_kind(kinds[number % len(kinds)])
         root, what = campaign.copy(), f"{artefact.kind} by two at once"
@@ -349,13 +356,13 @@ SECTIONS: dict[str, Callable[[Campaign], None]] = {
 
 
 @contextlib.contextmanager
-def campaign(folder: Path, seed: int, share: float) -> Iterator[Campaign]:
+def campaign(folder: Path, seed: int, share: float, kinds: Sequence[str]) -> Iterator[Campaign]:
     """With few images, states that are saved all the time, and one thread, since forks have no others."""
     with pytest.MonkeyPatch.context() as patch:
         use_few_images(patch, 100, 400)
         patch.setattr(training_loop, "SAVE_EVERY_SECONDS", 0.1)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        yield Campaign(folder, seed, share)
+        yield Campaign(folder, seed, share, kinds)
 
 
 def main() -> int:
@@ -363,10 +370,11 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0, help="of a whole campaign, such as 0.1")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of what is made")
     settings = parser.parse_args()
     print(f"seed {settings.seed}, share {settings.share}", flush=True)
     with tempfile.TemporaryDirectory(prefix="tla-faults-") as folder, campaign(
-        Path(folder), settings.seed, settings.share
+        Path(folder), settings.seed, settings.share, settings.kinds
     ) as tried:
         for name in settings.only:
             began = time.monotonic()
