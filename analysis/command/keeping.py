@@ -23,7 +23,7 @@ def status(
 
     state = scale_status(scale)
     print(table_text(state.to_table(only), leave_out=() if commands else ("command",)))
-    damaged = [each.artefact.path for each in state.records if each.state..startswith(UNREADABLE)]
+    damaged = [each.artefact.path for each in state.records if each.state.reason.startswith(UNREADABLE)]
     if damaged:
         raise CheckpointError(f"{len(damaged)} file(s) cannot be read; the table says why: {', '.join(damaged)}.")
 

@@ -67,19 +67,20 @@ class Progress:
         """Say what was made."""
         if self.live:
             self._rewrite("")
-        made = sum(map(len, self.took.values()))
+        jobs_done = sum(map(len, self.took.values()))
         figures = self.plan.scale.figures_dir
         if status == 0:
-            took = f"{made} made in {duration_text(self.clock() - self.began)}" if made else "nothing was left to make"
+            took = f"{jobs_done} made in {duration_text(self.clock() - self.began)}"
+            took = took if jobs_done else "nothing was left to make"
             self._print(f"{self.plan.scale.name} is complete: {took}.")
             self._print(f"Figures and tables: {figures / 'index.html'}; notebooks: {figures / 'notebooks'}")
-        elif made:
-            self._print(f"{made} made before that.")
-        if made or self.failed:
+        elif jobs_done:
+            self._print(f"{jobs_done} made before that.")
+        if jobs_done or self.failed:
             self._print(f"What the jobs said: {self.logs}")
         if self.warned:
-            more = ", ..." if len(self.warned) > 3 else ""
-            self._print(f"{len(self.warned)} of them warned: {', '.join(self.warned[:3])}{more}")
+            ellipsis = ", ..." if len(self.warned) > 3 else ""
+            self._print(f"{len(self.warned)} of them warned: {', '.join(self.warned[:3])}{ellipsis}")
 
     def time_left(self) -> float | None:
         """Seconds, by the jobs of each kind that have ended; None before the first has."""

@@ -46,9 +46,9 @@ def pipeline_lock(root: Path) -> Iterator[TextIO]:
             except BlockingIOError as error:
                 raise PipelineError(_refusal(root, lock)) from error
             lock.truncate(0)
-            what = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
             since = time.strftime("%Y-%m-%d %H:%M")
-            json.dump({"pid": os.getpid(), "host": platform.node(), "since": since, "what": what}, lock)
+            json.dump({"pid": os.getpid(), "host": platform.node(), "since": since, "command": command}, lock)
             lock.flush()
         yield lock
 
@@ -58,12 +58,12 @@ def _refusal(root: Path, lock: TextIO) -> str:
     lock.seek(0)
     try:
         owner = json.load(lock)
-        who = f"process {owner['pid']} on {owner['host']}, since {owner['since']}: `{owner['what']}`"
+        holder = f"process {owner['pid']} on {owner['host']}, since {owner['since']}: `{owner['command']}`"
         if owner["host"] == platform.node() and not _is_running(int(owner["pid"])):
-            return f"{root} is busy: of {who}, the jobs are still ending. Try again in a few seconds."
+            return f"{root} is busy: of {holder}, the jobs are still ending. Try again in a few seconds."
     except (ValueError, TypeError, KeyError):
         return f"another pipeline is at work in {root}. Wait for it, or end it."
-    return f"another pipeline is at work in {root}: {who}. Wait for it, or end it (`kill {owner['pid']}`)."
+    return f"another pipeline is at work in {root}: {holder}. Wait for it, or end it (`kill {owner['pid']}`)."
 
 
 def _is_running(pid: int) -> bool:
