@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from math import isqrt
 from pathlib import Path
@@ -245,7 +246,15 @@ def _import_faiss():
             "nearest_neighbours needs FAISS, which is not installed. Run pip install 'tla-toolkit[cpu]', or "
             "'tla-toolkit[gpu]' on a machine with an NVIDIA GPU; never both, they own the same module."
         ) from error
+    _one_thread_in_forks(faiss.omp_set_num_threads)
     return faiss
+
+
+@functools.cache
+def _one_thread_in_forks(set_threads):
+    """The threads of OpenMP do not live on in a fork, which would wait for them without end."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: set_threads(1))
 
 
 def _flat_index(gallery, metric):

@@ -5,7 +5,14 @@ from numba import njit
 
 # Sums may change their order, so that four or eight terms are added at a time; nothing else may be assumed. With
 # numba's own model of errors a division could raise, and then sums would keep their order.
-_compiled = njit(cache=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
+_OPTIONS = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
+
+
+def _compiled(function):
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # neither beside this file nor in the user's cache folder can be written
+        return njit(**_OPTIONS)(function)
 
 
 def exact_gradient(embedding, P, dof=1, reference_embedding=None, should_eval_error=False, **_):

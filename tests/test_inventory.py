@@ -18,6 +18,7 @@ import yaml
 from filelock import FileLock
 from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
+from analysis.command import main as cli
 from analysis.command.notebook_runner import run_notebook
 from analysis.scales.accuracy import evaluate_run
 from analysis.scales.accuracy_attacks import run_attacks
@@ -56,7 +57,8 @@ def test_a_scale_consists_of_what_snakemake_would_make_by_the_same_commands(name
     said = ran.stdout + ran.stderr
     assert ran.returncode == 0, said
     jobs = re.findall(r"^    output: (\S+?)(?:, .*)?\n(?:    .*\n)*Shell command: (.*)", said, re.M)
-    theirs = {path: " ".join(command.replace("--no-progress", "").split()) for path, command in jobs}
+    bare = {path: command.partition(" > ")[0].replace("--no-progress", "") for path, command in jobs}
+    theirs = {path: " ".join(command.split()) for path, command in bare.items()}
     plan = Plan(load_scale(name, tmp_path)).artefacts
     assert {path: artefact.command for path, artefact in plan.items() if artefact.kind != "pair maps"} == theirs
     assert all(need in plan for artefact in plan.values() for need in artefact.needs)
@@ -364,11 +366,15 @@ def test_weights_with_another_bit_are_not_made_and_what_depends_on_them_waits(pr
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"null", b"{}", b"\xff"])
 @pytest.mark.parametrize("path", [REPRESENTATIONS, MAPS, "figures/mini/notebooks/fig1_3_false_classes.ipynb"])
-def test_a_result_of_zero_bytes_or_of_something_else_is_not_made(path, content, project):
+def test_a_result_of_zero_bytes_or_of_something_else_is_not_made(path, content, project, monkeypatch, capsys):
     assert states(project)[path][0] != "missing"
     (project / path).write_bytes(content)
     state, why = states(project)[path]
     assert state == "stale" and "it cannot be read" in why
+    if content == b"" and path == MAPS:
+        monkeypatch.chdir(project)
+        assert cli.main(["status"]) == 1
+        assert f"1 file(s) cannot be read; the table says why: {MAPS}." in capsys.readouterr().err
 
 
 def test_no_runs_and_a_scale_that_leads_elsewhere_are_errors(tmp_path):

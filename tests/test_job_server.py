@@ -34,6 +34,9 @@ def run(arguments):
         return 3
     if what == "raise":
         raise RuntimeError("broken here")
+    if what == "read":
+        print("reads", flush=True)
+        return len(sys.stdin.read())
     if what == "exit":
         sys.exit(4)
     print(os.getpid(), flush=True)
@@ -64,9 +67,9 @@ def server(tmp_path):
             [sys.executable, str(tmp_path / "jobs.py"), str(listener.fileno())],
             stdin=subprocess.PIPE, pass_fds=[listener.fileno()],
         )  # fmt: skip
-    yield {**os.environ, jobs.ADDRESS: address, "OMP_NUM_THREADS": "1", "SAID": "a word"}
+    yield {**os.environ, jobs.ADDRESS: address, "OMP_NUM_THREADS": "1", "SAID": "a word", "SERVER": str(process.pid)}
     process.stdin.close()
-    assert process.wait(20) == 0
+    assert process.wait(20) in (0, -signal.SIGKILL)
 
 
 def call(environment, *arguments, **settings):
@@ -107,6 +110,13 @@ def is_there(pid):
         return False
 
 
+def wait_until_gone(pid):
+    deadline = time.monotonic() + 20
+    while is_there(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_there(pid)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_job_ends_with_its_caller(server, signum):
     caller = subprocess.Popen(
@@ -117,10 +127,40 @@ def test_a_job_ends_with_its_caller(server, signum):
     caller.send_signal(signum)
     assert caller.wait(20) != 0
     caller.stdout.close()
-    deadline = time.monotonic() + 20
-    while is_there(job) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_there(job)
+    wait_until_gone(job)
+
+
+def test_a_server_that_is_killed_leaves_its_jobs_alone_and_later_ones_to_their_callers(server):
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CLIENT, "train", "read"], env=server, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert caller.stdout.readline() == "reads\n"
+    os.kill(int(server["SERVER"]), signal.SIGKILL)
+    assert call(server, "train", "fail").returncode == 99
+    caller.communicate("12345", timeout=20)
+    assert caller.returncode == 5
+
+
+def test_a_kernel_ends_with_the_notebook_that_started_it(server):
+    """Jupyter starts kernels in a session of their own."""
+    kernel = [sys.executable, "-m", "analysis.command.served_kernel", "wait"]
+    notebook = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess; subprocess.run({kernel}, start_new_session=True)"],
+        env=server, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    job = int(notebook.stdout.readline())
+    assert is_there(job)
+    notebook.kill()
+    notebook.communicate()  # until nobody holds its output any more
+    wait_until_gone(job)
+
+
+def test_a_temporary_folder_of_a_long_path_means_jobs_without_a_server(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 120)))
+    (tmp_path / ("x" * 120)).mkdir()
+    with jobs.job_server() as address:
+        assert address == {}
 
 
 def test_a_job_that_is_killed_is_said_to_be(server):

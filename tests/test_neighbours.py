@@ -1,4 +1,6 @@
 import doctest
+import os
+import subprocess
 import sys
 import weakref
 
@@ -238,6 +240,20 @@ def test_threads_of_torch_stay():
     before = torch.get_num_threads()
     nearest_neighbours(np.eye(4), np.eye(4), 2)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_fork_of_a_process_that_searched_with_two_threads_searches_too():
+    code = (
+        "import os, signal, numpy, analysis\n"
+        "x = numpy.random.default_rng(0).normal(size=(4000, 32))\n"
+        "before = analysis.nearest_neighbours(x, x, 5).indices\n"
+        "if not os.fork():\n"
+        "    signal.alarm(60)\n"
+        "    os._exit(int((analysis.nearest_neighbours(x, x, 5).indices != before).any()))\n"
+        "assert os.wait()[1] == 0"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "2"}, check=True)
 
 
 def test_missing_faiss_says_what_to_install(monkeypatch):

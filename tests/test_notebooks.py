@@ -1,10 +1,14 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 import warnings
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from scipy import stats
@@ -385,6 +389,42 @@ def test_a_failed_notebook_leaves_no_half_made_output(tmp_path, code, message):
     assert str(failed) in str(error.value)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine.ipynb", "mine.failed.ipynb"}
     assert (tmp_path / "out" / "mine.ipynb").read_text() == "of an earlier run"
+
+
+def test_a_kernel_spec_of_an_environment_that_is_gone_does_not_matter(tmp_path, monkeypatch):
+    spec = {"argv": ["/gone/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
+    path = tmp_path / "kernels" / "python3" / "kernel.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({**spec, "display_name": "Python 3"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    nbformat.write(new_notebook(cells=[new_code_cell("print(1 + 1)")]), tmp_path / "mine.ipynb")
+    executed = run_notebook(tmp_path / "mine.ipynb", tmp_path / "out" / "mine.ipynb", parameters={}, root=tmp_path)
+    assert nbformat.read(executed, as_version=4).cells[-1].outputs[0].text == "2\n"
+
+
+def test_a_notebook_that_is_told_to_end_leaves_nothing(tmp_path):
+    nbformat.write(
+        new_notebook(cells=[new_code_cell("import time\nprint('begun')"), new_code_cell("time.sleep(100)")]),
+        tmp_path / "mine.ipynb",
+    )
+    unfinished = tmp_path / "out" / "mine.running.ipynb"
+    call = (
+        "import sys\nfrom analysis.command import main\nfrom analysis.command.notebook_runner import run_notebook\n"
+        "def commands(args):\n"
+        "    return {'go': lambda: run_notebook('mine.ipynb', 'out/mine.ipynb', parameters={}, root='.'), 'x': int}\n"
+        "main.commands = commands\nsys.exit(main.main(['go']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", call], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 100
+    while not (unfinished.exists() and "begun\\n" in unfinished.read_text()):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    kernels = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    errors = process.communicate(timeout=100)[1]
+    assert process.returncode == 143, errors
+    assert os.listdir(tmp_path / "out") == []
+    assert kernels and psutil.wait_procs(kernels, timeout=100)[1] == []
 
 
 def test_an_unknown_notebook_lists_those_there_are(tmp_path):

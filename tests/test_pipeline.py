@@ -4,6 +4,7 @@ What is stale is judged by what the plan was when a file was made: these files s
 """
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny import REPOSITORY
+from tiny import REPOSITORY, project_folder
 
 from analysis.command import main as cli
 from analysis.command.pipeline import PipelineError, run_pipeline, snakemake_arguments
+from analysis.command.progress import _USUAL, Progress
 from analysis.scales.plan import Plan
 from analysis.scales.scale import load_scale
 from analysis.scales.states import State
@@ -269,3 +271,62 @@ def test_every_setting_of_a_training_reaches_its_command(pipeline, checkout, mon
         runs += [(method, 1)]
     assert {c.identity for c in trained} == {scale.config("mnist", *run).identity for run in runs}
     assert {c.identity for c in trained}.isdisjoint(TrainConfig.preset(f"mini/mnist/{m}").identity for m in METHODS)
+
+
+def event(kind, **fields):
+    return {"event": kind, **fields}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_progress_is_one_line_in_a_terminal_and_one_for_each_job_elsewhere(stream, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    plan = Plan(load_scale("mini", project_folder(tmp_path)))
+    models = [path for path, each in plan.artefacts.items() if each.kind == "model"]
+    (tmp_path / "warned.log").write_text("file.py:3: UserWarning: too hard\n")
+    seconds, stream = [0.0], stream()
+    progress = Progress(plan, tmp_path / "logs", stream, clock=lambda: seconds[0])
+    progress.show(event("run_info", stats={"train": 2, "notebook": 1, "all": 1, "total": 4}))
+    for job, path in enumerate(models):
+        progress.show(
+            event("job_info", jobid=job, rule_name="train", output=[path], log=["warned.log"] if job else None)
+        )
+    assert progress.time_left() is None  # nothing has been measured
+    seconds[0] = 10.0
+    progress.show(event("job_finished", job_id=0))
+    # What ran beside it takes as long; the notebook as it usually compares with a training. Two cores.
+    assert progress.time_left() == pytest.approx((10 - 10 + 10 * _USUAL["notebook"] / _USUAL["train"]) / 2)
+    progress.show(event("job_finished", job_id=1))
+    progress.show(None)
+    progress.close(0)
+    *shown, complete, look, logs, warned = stream.getvalue().split("\n")[:-1]
+    assert complete.endswith("mini is complete: 2 made in 10 s.") and "index.html" in look and "logs" in logs
+    assert warned == "1 of them warned: warned.log"
+    if stream.isatty():
+        assert not shown and "\r" in complete
+        assert max(map(len, complete.split("\r"))) == 69  # nothing wraps
+        assert "mini 1/3, about 3 s left: model mnist/tla/seed0 " in complete
+    else:
+        assert shown == [
+            "mini 1/3 model mnist/um/seed0 (10 s), about 3 s left",
+            "mini 2/3 model mnist/tla/seed0 (10 s), about 3 s left",
+        ]
+
+
+def test_what_failed_is_said_with_the_end_of_what_it_said(tmp_path, capsys):
+    plan = Plan(load_scale("mini", project_folder(tmp_path)))
+    (tmp_path / "job.log").write_text("\n".join(map(str, range(100))) + "\ntla: error: no room\n")
+    progress = Progress(plan, tmp_path)
+    progress.show(event("run_info", stats={"train": 2, "total": 2}))
+    model = next(path for path, each in plan.artefacts.items() if each.kind == "model")
+    progress.show(
+        event("job_error", jobid=1, rule_name="train", output=[model], log=["job.log"], shellcmd="tla train x > y 2>&1")
+    )
+    errors = capsys.readouterr().err
+    first, *lines = errors.splitlines()
+    assert first == "FAILED: model mnist/um/seed0: tla train x"
+    assert lines[-1] == "  tla: error: no room" and len(lines) == 15

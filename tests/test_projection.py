@@ -1,11 +1,13 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from analysis import tsne_gradient
 from analysis.projection import align, project
 
 
@@ -327,6 +329,17 @@ def test_the_gradient_over_all_pairs_is_that_of_the_definition(n):
     assert exact_gradient(y, affinities)[0] == 0
     used = p > 0
     assert divergence == pytest.approx((p[used] * np.log(p[used] / q[used])).sum(), rel=1e-9)
+
+
+def test_the_gradient_is_compiled_where_nothing_can_be_written(tmp_path):
+    """In a read-only installation of a user without a home."""
+    shutil.copy(tsne_gradient.__file__, tmp_path / "alone.py")
+    (tmp_path / "__pycache__").write_text("no folder")
+    environment = {**os.environ, "HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "PYTHONPATH": str(tmp_path)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    code = "import numpy, alone; print(alone._repulsion(*numpy.eye(4, 3)))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and float(done.stdout) > 0, done.stderr
 
 
 def test_the_gradient_over_all_pairs_is_barnes_hut_s_without_its_approximation():

@@ -13,6 +13,7 @@ from analysis.paper.ratio_tables import ratio_spread_table
 from analysis.paper.reproduction import report
 from analysis.paper.verdicts import AGREES, DISAGREES, ORDERED, Estimate, Number
 from analysis.ratios import ratio_r_prime
+from analysis.scales.manifest import ManifestError
 
 
 def test_published_numbers_are_complete_and_of_the_right_size():
@@ -203,6 +204,13 @@ def test_the_document_puts_the_strongest_attack_beside_autoattack_and_pgd(folder
     text = report(folder, scale)
     assert "## What the strongest attack leaves" in text
     assert "| mnist | AT | 93.00 ± 1.00 | 90.00 ± 2.00 | – |" in text and "| mnist | TLA | " not in text
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"numb', b"{}"])
+def test_a_damaged_sidecar_is_named_with_what_makes_it_again(content, folder):
+    (folder / "table3-differences.json").write_bytes(content)
+    with pytest.raises(ManifestError, match=r"table3-differences.json is damaged: .*tla notebooks table3_distance_rat"):
+        report(folder, make_scale(datasets=("mnist",)), [])
 
 
 def test_a_folder_without_numbers_is_refused(tmp_path):

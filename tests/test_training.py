@@ -3,6 +3,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -266,6 +267,36 @@ def test_a_run_that_is_interrupted_again_and_again_is_the_same(digits, finished,
             fit(tiny(), tmp_path / "run", digits)
     fit(tiny(), tmp_path / "run", digits)
     assert_same_run(tmp_path / "run", finished)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_told_to_end_finishes_its_step_and_saves_it(signum, digits, finished, tmp_path, monkeypatch):
+    class Told(Exception):
+        pass
+
+    def told(*_):
+        raise Told
+
+    before, out = signal.signal(signum, told), tmp_path / "run"
+    try:
+        with monkeypatch.context() as patch, pytest.raises(Told):
+            step, calls = training_loop.STEPS["um"], []
+
+            def told_in_the_second(*args):
+                calls.append(len(calls) == 1 and signal.raise_signal(signum))
+                return step(*args)
+
+            patch.setitem(training_loop.STEPS, "um", told_in_the_second)
+            fit(tiny(), out, digits)
+        assert load_tensors(out / "state.safetensors")[1]["step"] == len(calls) == 2
+        with monkeypatch.context() as patch, pytest.raises(Told):  # who is told twice ends at once
+            patch.setitem(training_loop.STEPS, "um", lambda *_: [signal.raise_signal(signum) for _ in range(2)])
+            fit(tiny(), out, digits)
+        assert signal.getsignal(signum) is told
+    finally:
+        signal.signal(signum, before)
+    fit(tiny(), out, digits)
+    assert_same_run(out, finished)
 
 
 def test_what_a_killed_process_left_half_written_does_not_matter(digits, finished, tmp_path, monkeypatch):

@@ -4,8 +4,10 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import signal
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,40 @@ def torch_threads(n: int | None) -> Iterator[None]:
     finally:
         if torch.get_num_threads() != n_before:
             torch.set_num_threads(n_before)
+
+
+@contextmanager
+def end_asked() -> Iterator[Callable[[], bool]]:
+    """Hold back the first SIGTERM or Ctrl+C until the end of the block, for what must not be left in between.
+
+    A second one has its usual effect at once. Where this is no main thread, nothing is held back.
+
+    Yields
+    ------
+    callable
+        Whether one has come.
+    """
+    asked: list[int] = []
+    before: dict[int, object] = {}
+
+    def back() -> None:
+        while before:
+            signal.signal(*before.popitem())
+
+    def note(signum: int, _) -> None:
+        asked.append(signum)
+        back()
+
+    if threading.current_thread() is threading.main_thread():
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(signum) not in (signal.SIG_IGN, None):
+                before[signum] = signal.signal(signum, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        back()
+    if asked:
+        signal.raise_signal(asked[0])
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from tla_core.evaluation import evaluate
 from tla_core.methods import STEPS, StepLoss
 from tla_core.run_folder import RunFolder
 from tla_core.run_records import not_a_number
-from tla_core.runtime import derive_seed, full_precision, torch_threads
+from tla_core.runtime import derive_seed, end_asked, full_precision, torch_threads
 from tla_core.schedule import learning_rate, make_optimizer, ramped_attack, split_holdout
 from tla_core.validation import check_label_range, scale_images
 
@@ -88,6 +88,8 @@ class TrainingLoop:
     def _steps(self, progress: bool) -> None:
         name = f"{self.config.method} on {self.record['data']['name']}"
         with (
+            # Where several processes train, one of them must not stop without the others.
+            end_asked() if self.processes == 1 else contextlib.nullcontext(lambda: False) as must_end,
             _tensorboard(self.folder.path, self.step, self.tensorboard and self.rank == 0) as self.writer,
             tqdm(
                 total=self.total_steps,
@@ -108,8 +110,13 @@ class TrainingLoop:
                 if ends:
                     self._select(-(-self.step // self.source.steps_per_epoch), bar)
                     self._watch_triplets()
-                if ends or time.monotonic() - self.saved_at > SAVE_EVERY_SECONDS:
+                ending = must_end()
+                if ends or ending or time.monotonic() - self.saved_at > SAVE_EVERY_SECONDS:
                     self._save()
+                if ending:
+                    break
+        if self.step < self.total_steps:
+            raise KeyboardInterrupt  # where the signal itself has another effect
 
     def _one_step(self) -> StepLoss:
         config, share = self.config, self.step / self.total_steps

@@ -37,11 +37,18 @@ def job_server() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="tla-jobs-") as folder:
         address = str(Path(folder, "socket"))
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(address)
+            try:
+                listener.bind(address)
+            except OSError:  # the path of the temporary folder is too long for a socket
+                yield {}
+                return
             listener.listen(64)
-            command = [sys.executable, "-m", "analysis.command.job_server", str(listener.fileno())]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], env=environment)
+            # Not in the process group of a terminal: Ctrl+C reaches a job once, by the `tla` that waits for it.
+            server = subprocess.Popen(
+                [sys.executable, "-m", "analysis.command.job_server", str(listener.fileno())],
+                stdin=subprocess.PIPE, pass_fds=[listener.fileno()], env={**os.environ, "OMP_NUM_THREADS": "1"},
+                process_group=0,
+            )  # fmt: skip
         try:
             yield {ADDRESS: address}
         finally:

@@ -13,11 +13,19 @@ def status(
     only: Annotated[tuple[Literal["made", "stale", "unfinished", "missing"], ...], arg(help="Show these alone.")] = (),
     commands: Annotated[bool, arg(help="Show the command that makes what is not made.")] = False,
 ) -> None:
-    """Show what a scale consists of: what is made, stale, unfinished or missing, and why."""
+    """Show what a scale consists of: what is made, stale, unfinished or missing, and why.
+
+    The exit status is 1 where a file is damaged.
+    """
+    from analysis.scales.states import UNREADABLE
     from analysis.scales.status import scale_status, table_text
+    from tla_core.checkpoint import CheckpointError
 
     state = scale_status(scale)
     print(table_text(state.to_table(only), leave_out=() if commands else ("command",)))
+    damaged = [each.artefact.path for each in state.records if each.state.reason.startswith(UNREADABLE)]
+    if damaged:
+        raise CheckpointError(f"{len(damaged)} file(s) cannot be read; the table says why: {', '.join(damaged)}.")
 
 
 def runs(

@@ -3,8 +3,11 @@
 import sys
 
 try:
+    import contextlib
     import os
-    from collections.abc import Callable, Sequence
+    import signal
+    import threading
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Literal, get_args, get_origin
 
     import tyro
@@ -35,14 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and (status := run_served(args)) is not None:
         return status
     try:
-        known = commands(args)
-        if args and not args[0].startswith("-") and args[0] not in known:
-            near = did_you_mean(args[0], known)
-            print(f"tla: error: there is no command {args[0]!r}.{near} There are: {', '.join(known)}.", file=sys.stderr)
-            sys.exit(2)
-        tyro.extras.subcommand_cli_from_dict(
-            known, prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_values()
-        )
+        with _ended_by_signals():
+            known = commands(args)
+            if args and not args[0].startswith("-") and args[0] not in known:
+                near = did_you_mean(args[0], known)
+                names = ", ".join(known)
+                print(f"tla: error: there is no command {args[0]!r}.{near} There are: {names}.", file=sys.stderr)
+                sys.exit(2)
+            tyro.extras.subcommand_cli_from_dict(
+                known, prog="tla", description=DESCRIPTION, args=args or ["--help"], registry=_values()
+            )
     except BrokenPipeError:  # who read the output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -58,6 +63,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tla: error: {text}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end a command as an error does, in good order; a second one at once."""
+    before = {}
+
+    def end(signum: int, _) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        sys.exit(128 + signum)
+
+    if threading.current_thread() is threading.main_thread():
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) == signal.SIG_DFL:
+                before[signum] = signal.signal(signum, end)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def commands(args: Sequence[str]) -> dict[str, Callable[..., None]]:

@@ -77,6 +77,9 @@ def run_notebook(
         if isinstance(error, PapermillExecutionError):
             what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
         raise NotebookError(f"{source.name}: {what}. The executed part is in {failed}.") from error
+    except BaseException:  # no kernel was to be had, or this process is to end
+        unfinished.unlink(missing_ok=True)
+        raise
     content = json.loads(unfinished.read_text(encoding="utf-8"))
     content["metadata"]["tla_read"] = read()
     _move_frames(content, source.parent, target.parent)

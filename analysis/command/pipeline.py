@@ -4,14 +4,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
+from analysis.command import snakemake_process
 from analysis.command.jobs import job_server
+from analysis.command.progress import Progress
 from analysis.scales.lock import PipelineError, pipeline_lock
 from analysis.scales.plan import Plan
 from analysis.scales.scale import Scale, load_scale
 from analysis.scales.states import judge
+
+# Of the jobs, below the root; see the Snakefile.
+LOGS = Path(".snakemake", "jobs")
 
 
 def run_pipeline(
@@ -29,15 +34,15 @@ def run_pipeline(
     profile : str, optional
         One of ``workflow/profiles``, or another that Snakemake finds.
     extra : sequence of str
-        Further arguments of Snakemake, such as ``-n``.
+        Further arguments of Snakemake, such as ``-n``. With them Snakemake's own messages are shown.
 
     Raises
     ------
     PipelineError
         If a job failed (Snakemake has said which), or another pipeline is at work here.
     """
-    snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(root / "workflow" / "Snakefile")]
-    snakemake += ["--directory", str(root), "--config", f"scale={scale}"]
+    snakemake = ["--snakefile", str(root / "workflow" / "Snakefile"), "--directory", str(root)]
+    snakemake += ["--config", f"scale={scale}"]
     settings = ["--cores", str(cores)] if cores else []
     if profile:
         ours = root / "workflow" / "profiles" / profile
@@ -46,20 +51,42 @@ def run_pipeline(
     environment = {**os.environ, "PATH": beside_this_python}  # the rules call `tla`
     with pipeline_lock(root) as lock:
         # Snakemake inherits our lock, which goes with the last process that holds it. Its own does not: one that is
-        # here now was left by a Snakemake that was killed. A training that outlived it is not touched: it holds the
-        # lock of its own run folder.
+        # here now was left by a Snakemake that was killed, as are notebooks that were being executed. A training that
+        # outlived it is not touched: it holds the lock of its own run folder.
         if any((root / ".snakemake" / "locks").glob("*")):
-            subprocess.run([*snakemake, "--unlock", "--quiet", "all"], check=True, env=environment)
-        arguments = snakemake_arguments(stale_paths(load_scale(scale, root)), extra)
+            unlock = [sys.executable, "-m", "snakemake", *snakemake, "--unlock", "--quiet", "all"]
+            subprocess.run(unlock, check=True, env=environment)
+        settings_of_scale = load_scale(scale, root)
+        for unfinished in (settings_of_scale.figures_dir / "notebooks").glob("*.running.ipynb"):
+            unfinished.unlink(missing_ok=True)
+        arguments = [*snakemake, *settings, *snakemake_arguments(stale_paths(settings_of_scale), extra)]
         with job_server() if profile in (None, "local") else nullcontext({}) as of_server:
-            status = subprocess.run(
-                [*snakemake, *settings, *arguments], env=environment | of_server, pass_fds=[lock.fileno()]
-            ).returncode
+            status = _run(settings_of_scale, arguments, environment | of_server, lock.fileno(), bool(extra))
     if status:
         raise PipelineError(
             f"the pipeline failed (Snakemake's status {status}); the messages above say where. What was made is kept:"
             " the same command goes on from there."
         )
+
+
+def _run(scale: Scale, arguments: Sequence[str], environment: dict[str, str], lock: int, plain: bool) -> int:
+    """Run Snakemake, show how far it is unless its own messages are asked for, and return its status."""
+    logs = scale.root / LOGS
+    logs.mkdir(parents=True, exist_ok=True)
+    progress = None if plain else Progress(Plan(scale), logs)
+    with ExitStack() as stack:
+        messages = logs / f"snakemake-{scale.name}.log"
+        output = None if plain else stack.enter_context(messages.open("wb"))
+        started = snakemake_process.started(arguments, environment=environment, inherited=[lock], output=output)
+        process, events = stack.enter_context(started)
+        for event in events:
+            if progress:
+                progress.show(event)
+    if progress:
+        if process.returncode and not progress.failed:  # no job failed: it is what Snakemake itself has said
+            sys.stderr.write(messages.read_text(encoding="utf-8", errors="replace"))
+        progress.close(process.returncode)
+    return process.returncode
 
 
 def snakemake_arguments(stale: Sequence[str], extra: Sequence[str]) -> list[str]:

@@ -6,6 +6,8 @@ server for a kernel, passes signals on and ends with it. Without a server it bec
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 from analysis.command.jobs import KERNEL, run_served
@@ -24,20 +26,31 @@ def launch(arguments: Sequence[str]) -> int:
 
 
 def kernel_manager_class() -> type:
-    """A kernel manager that starts its kernels as this module says."""
+    """A kernel manager whose kernels are started as this module says, by this Python.
+
+    The kernel specs of the machine are not read: one of them may be that of an environment that is gone.
+    """
+    from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
+    command = [sys.executable, "-m", "analysis.command.served_kernel", "-f", "{connection_file}"]
+
     class ServedKernelManager(AsyncKernelManager):
-        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-            command = super().format_kernel_cmd(extra_arguments)
-            if "ipykernel_launcher" not in command:
-                return command
-            own = command[command.index("ipykernel_launcher") + 1 :]
-            return [command[0], "-m", "analysis.command.served_kernel", *own]
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(argv=command, display_name="Python 3", language="python")
 
     return ServedKernelManager
 
 
+def _end_with_parent(parent: int) -> None:
+    """A kernel is in a session of its own, and would outlive the notebook that is executed."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)  # upon which the server ends the kernel
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     status = run_served([KERNEL, *sys.argv[1:]])
     sys.exit(launch(sys.argv[1:]) if status is None else status)

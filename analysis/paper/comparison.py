@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.paper import published, seeds
 from analysis.paper.verdicts import Estimate, Group, Number, paired_difference
+from analysis.scales.manifest import EXPECTED, ManifestError, made_by
 from analysis.scales.scale import Scale
 from tla_core.protocol import analysis_attack
 
@@ -35,9 +36,13 @@ def groups(folder: Path | str, scale: Scale) -> list[Group]:
 
 
 def read_numbers(folder: Path, stem: str) -> Any:
-    """The numbers in the sidecar of a figure or table; None where there is none."""
+    """The numbers in the sidecar of a figure or table; None where there is none, ManifestError where it is damaged."""
     path = folder / f"{stem}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["numbers"] if path.is_file() else None
+    try:
+        return json.loads(path.read_bytes())["numbers"] if path.is_file() else None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        artefact = next(name for name in EXPECTED if stem.startswith(name))
+        raise ManifestError(folder, [f"{path.name} is damaged: {error}. {made_by(artefact, folder)}"]) from error
 
 
 def _ratios(folder: Path, scale: Scale) -> Iterator[Group]:

@@ -28,6 +28,8 @@ class State(NamedTuple):
 
 
 MADE = State("made")
+# How the reason begins where a file is damaged.
+UNREADABLE = "it cannot be read"
 
 
 def judge(plan: Plan, artefact: Artefact, known: dict[str, State] | None = None) -> State:
@@ -62,7 +64,7 @@ def _judge(plan: Plan, artefact: Artefact, needs: dict[str, State]) -> State:
     except DatasetNotFoundError:
         return State("made", "its columns were not checked: the dataset is not here")
     except (CheckpointError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        return State("stale", f"it cannot be read: {error}")
+        return State("stale", f"{UNREADABLE}: {error}")
     return State("stale", reason) if reason else MADE
 
 
