@@ -96,11 +96,11 @@ class Shards:
                 advance(start)
         missing = [start for start, stored in zip(starts, finished, strict=True) if not stored]
         for first in range(0, len(missing), size):
-            together = missing[first : first + size]
-            for start in together[rank : rank + 1]:
+            turn = missing[first : first + size]
+            for start in turn[rank : rank + 1]:
                 self.save(start, compute(start))
             wait_for_others()  # after each batch: one that has died is noticed, and nobody waits for long
-            for start in together:
+            for start in turn:
                 advance(start)
 
 
