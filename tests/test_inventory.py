@@ -490,10 +490,10 @@ def test_the_batches_of_an_interrupted_extraction_go_when_they_are_old(project):
     shards = project / "results/mini/mnist/um/seed0/.x.safetensors.shards"
     shards.mkdir(parents=True)
     (shards / "000000000.safetensors").write_bytes(b"a batch")
-    assert [each.path.name for each in clean(project, remove=True).kept] == [shards.name] and shards.is_dir()
+    assert [each.path.name for each in clean(project, remove=True).exceptions] == [shards.name] and shards.is_dir()
     os.utime(shards, (1, 1))
     (removal,) = clean(project, remove=True).removals
-    assert removal.size == 7 and "the same command would go on from them" in removal.why and not shards.exists()
+    assert removal.size == 7 and "the same command would go on from them" in removal.reason and not shards.exists()
 
 
 def test_links_are_not_followed(project, tmp_path):
