@@ -17,6 +17,7 @@ from analysis.display import (
     ClassPairDisplay,
     EffectsDisplay,
     LandscapesDisplay,
+    LinesDisplay,
     RetrievalDisplay,
     RocCurve,
     RocDisplay,
@@ -52,6 +53,7 @@ def all_displays():
         "landscapes": LandscapesDisplay({"AT": [landscape()], "TLA": [landscape()]}, ["cat"]),
         "retrieval": RetrievalDisplay({"AT": (strip(), strip())}, HOSTILE[:2]), "roc": roc(),
         "sweep": SweepDisplay("$λ$", SWEEP),
+        "lines": LinesDisplay({"_AT": [1, 2.0], "$5 to $10": [2, None]}, ["_a", "$b$"], title="$x$", quantity="_q"),
         "effects": EffectsDisplay(["_a $b$"], [1.0], [0.5], [1.5], [[0.9, 1.1]], quantity="q"),
     }  # fmt: skip
 

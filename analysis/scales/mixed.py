@@ -11,7 +11,8 @@ from analysis.compared import as_representations, load_methods
 from analysis.extraction import extract
 from analysis.maps import ClassMap, PairMap, map_class, map_pair
 from analysis.representations import RepresentationSet
-from analysis.scales.accuracy import RunAccuracy, evaluate_run, run_attacks
+from analysis.scales.accuracy import RunAccuracy, evaluate_run
+from analysis.scales.accuracy_attacks import run_attacks
 from analysis.scales.own_accuracy import accuracy_of_model, accuracy_of_representations
 from analysis.scales.results import Results, Run
 from analysis.scales.run_results import run_config, run_images
