@@ -6,14 +6,14 @@ import lazy_loader
 _BY_MODULE = {
     "extraction": ["extract"],
     "representations": ["RepresentationSet"],
-    "ratios": ["RatioResult", "bootstrap_r_prime", "ratio", "ratio_r", "ratio_r_prime"],
+    "ratios": ["RatioResult", "ratio", "ratio_r", "ratio_r_prime"],
     "projection": ["Projection", "align", "project"],
     "compared": ["as_representations"],
     "maps": [
         "ClassMap", "PairMap", "align_maps", "align_pair_maps", "map_class", "map_classes", "map_pair",
     ],
     "neighbours": ["nearest_neighbours"],
-    "ratio_errors": ["class_ratio_errors"],
+    "ratio_errors": ["bootstrap_r_prime", "class_ratio_errors"],
     "similarity": ["linear_cka"],
     "retrieval": ["RetrievalResult", "RetrievedNeighbours", "knn_accuracy", "knn_predict", "retrieve"],
     "detection": ["DetectionResult", "class_log_densities", "detect", "detection_auc"],

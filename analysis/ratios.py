@@ -10,13 +10,12 @@ import numpy as np
 
 from analysis.features import check_features, check_labels, check_metric, check_nonzero_rows, unit_rows
 from analysis.frames import frame, names_of
-from tla_core.validation import check_whole
 
 # Products and distances are formed one square tile at a time: 4 million float64 entries are 32 MB.
 _BLOCK_ENTRIES = 4_000_000
 # An inner distance below this share of the features' scale is rounding: neighbouring float32 numbers differ by 6e-8,
 # which is 2e-15 in 1 - cos, and float64 sums over up to a million entries err by less than 1e-12.
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 _LEFT_OUT_SHOWN = 8
 
 
@@ -131,7 +130,7 @@ def ratio(cross_features, cross_classes, features, labels, *, metric="angular", 
         adversaries = cross_features[cross_classes == k]
         if len(clean) == 0:
             continue
-        clean, adversaries = _prepare(clean, metric), _prepare(adversaries, metric)
+        clean, adversaries = prepare_rows(clean, metric), prepare_rows(adversaries, metric)
         if len(clean) > 1:
             inner[k] = _mean_inner(clean, metric)
         if len(adversaries) > 0:
@@ -207,7 +206,7 @@ def ratio_r_prime(reps, *, metric="angular", drawn_from=None) -> RatioResult:
     if drawn_from < len(reps.labels):
         raise ValueError(f"drawn_from={drawn_from}; expected at least the {len(reps.labels)} images of reps.")
     labels = np.asarray(reps.labels)
-    u, v = (_prepare(np.asarray(part), metric) for part in (adversaries, reps.features))
+    u, v = (prepare_rows(np.asarray(part), metric) for part in (adversaries, reps.features))
     own_distances = np.linalg.norm(u - v, axis=1) if metric == "euclidean" else (u * v).sum(1)
     own_distances = (
         own_distances
@@ -226,101 +225,8 @@ def ratio_r_prime(reps, *, metric="angular", drawn_from=None) -> RatioResult:
     return RatioResult(value, per_class, sample_ratio.left_out, sample_ratio.inner, cross, metric)
 
 
-def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=400, random_state=0) -> np.ndarray:
-    """r' of resamples of the images, drawn with replacement within each class; their spread is the error of r'.
-
-    An image is drawn together with its adversarial example. Representations of the same images get the same resamples
-    from the same `random_state`, whatever the model: differences of two models' r' are paired then.
-
-    Parameters
-    ----------
-    reps, metric, drawn_from
-        As of `ratio_r_prime`.
-    n_resamples : int
-        1 or more.
-    random_state : int
-
-    Returns
-    -------
-    ndarray of shape (n_resamples,), float64
-        Mean over the classes that have a ratio in `reps` and in the resample, where one image alone may be left of a
-        small class; nan where none has one.
-
-    Raises
-    ------
-    ValueError
-        As `ratio_r_prime`, and for another `n_resamples`.
-
-    Notes
-    -----
-    The bootstrap of B. Efron (1979), stratified by class. Pairs of an image with itself, which a resample holds, are
-    left out of the inner-class distance; pairs of an adversarial example with its own clean image keep the share that
-    they have in `reps`. One matrix of a class's distances is held at a time, 8 n_k^2 bytes.
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> angles = np.linspace(0.1, 0.5, 20)
-    >>> clean, adversarial = (np.stack([np.cos(a), np.sin(a)], axis=1) for a in (angles, angles + 0.2))
-    >>> reps = SimpleNamespace(features=clean, adv_features=adversarial, labels=np.zeros(20, int), class_names=("a",))
-    >>> resamples = bootstrap_r_prime(reps)
-    >>> print(f"{ratio_r_prime(reps).value:.2f} +- {resamples.std(ddof=1):.2f}")
-    2.22 +- 0.31
-    """
-    check_whole("n_resamples", n_resamples, 1)
-    has_ratio = np.isfinite(ratio_r_prime(reps, metric=metric, drawn_from=drawn_from).per_class)
-    labels, rng, ratios = np.asarray(reps.labels), np.random.default_rng(random_state), []
-    for k in np.unique(labels):
-        is_in_class = labels == k
-        n = np.count_nonzero(is_in_class)
-        # Drawn for a class without a ratio too: the next ones get the same images in every model.
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
-        if not has_ratio[k]:
-            continue
-        clean, attacked = (
-            _prepare(np.asarray(part)[is_in_class], metric) for part in (reps.features, reps.adv_features)
-        )  # fmt: skip
-        own, within, across = _own_and_mean_distances(clean, attacked, counts, metric)
-        among = n if drawn_from is None else n * drawn_from / len(labels)
-        ratios.append((own + (among - 1) * across) / among / within)
-    if not ratios:
-        return np.full(n_resamples, np.nan)
-    known = np.isfinite(ratios)
-    total, number = np.where(known, ratios, 0).sum(axis=0), known.sum(axis=0)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
-
-
-def mean_distances(clean, counts, metric="angular") -> np.ndarray:
-    """Mean distance between two images of resamples of one class; nan where a resample has no two, or no distance.
-
-    Parameters
-    ----------
-    clean : ndarray of shape (n, d)
-        As `_prepare` leaves it: rows of unit length, but for Euclidean distances.
-    counts : ndarray of shape (b, n), float64
-        How often each resample holds each image; pairs of an image with itself are left out.
-    """
-    within = _mean_of_two_images(_distances(clean, clean, metric), counts)
-    scale = np.linalg.norm(clean, axis=1).max() if metric == "euclidean" else 1.0
-    return np.where(within > _ROUNDING * scale, within, np.nan)
-
-
-def _mean_of_two_images(distances, counts):
-    n_pairs = counts.shape[1] ** 2 - np.square(counts).sum(axis=1)
-    n_pairs[n_pairs == 0] = np.nan
-    np.fill_diagonal(distances, 0)
-    return np.einsum("bi,bi->b", counts @ distances, counts) / n_pairs
-
-
-def _own_and_mean_distances(clean, attacked, counts, metric):
-    """Of resamples of one class: mean distances of adversarial examples from their own clean image, within the clean
-    images, and from the other clean images; nan where a resample has no two images, or no distance between them."""
-    distances = _distances(attacked, clean, metric)
-    own = counts @ np.diagonal(distances) / len(clean)
-    return own, mean_distances(clean, counts, metric), _mean_of_two_images(distances, counts)
-
-
-def _prepare(features, metric):
+def prepare_rows(features, metric):
+    """float64, and of unit length but for Euclidean distances: what `pairwise_distances` takes."""
     return features.astype(np.float64) if metric == "euclidean" else unit_rows(features)
 
 
@@ -345,7 +251,7 @@ def _mean_inner(a, metric):
             total += sum(_tile(a[rows], a[columns], metric).sum() for columns in _spans(len(a), rows.stop))
         mean = total / n_pairs if metric == "euclidean" else 1 - total / n_pairs
     scale = np.linalg.norm(a, axis=1).max() if metric == "euclidean" else 1.0
-    return mean if mean > _ROUNDING * scale else 0.0
+    return mean if mean > ROUNDING * scale else 0.0
 
 
 def _has_closed_form(metric, *features):
@@ -364,8 +270,8 @@ def _tile(a, b, metric):
     return np.abs(products, out=products)
 
 
-def _distances(a, b, metric):
-    """Distances of rows as `_prepare` leaves them: (len(a), len(b))."""
+def pairwise_distances(a, b, metric):
+    """Distances of rows as `prepare_rows` leaves them: (len(a), len(b))."""
     if metric == "euclidean":
         return _tile(a, b, metric)
     products = a @ b.T if metric == "cosine" else _tile(a, b, metric)

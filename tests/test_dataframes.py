@@ -13,6 +13,7 @@ from analysis.display import (
     EffectsDisplay,
     LandscapeDisplay,
     LandscapesDisplay,
+    LinesDisplay,
     RetrievalDisplay,
     RocDisplay,
     SweepDisplay,
@@ -104,6 +105,9 @@ def test_displays_become_what_they_show():
     assert list(frame) == ["model", "false_positive_rate", "true_positive_rate"] and set(frame["model"]) == {"UM"}
     frame = SweepDisplay("λ1", [{"value": "2", "clean": 0.9, "clean se": 0.1, "r": None}]).to_dataframe()
     assert frame.to_dict("records") == [{"value": "2", "measure": "clean", "mean": 0.9, "error": 0.1}]
+    frame = LinesDisplay({"UM": [0.5, None]}, ["a", "b"], places=[1, 4], errors={"UM": [0.1, None]}).to_dataframe()
+    assert list(frame) == ["model", "tick", "place", "value", "error"] and frame["place"].tolist() == [1, 4]
+    assert frame["value"].tolist()[0] == 0.5 and frame[["value", "error"]].isna().sum().tolist() == [1, 1]
     frame = EffectsDisplay(["a"], [1.0], [0.5], [1.5], [[0.9, 1.1]], quantity="q").to_dataframe()
     assert frame["difference"].tolist() == [0.9, 1.1]
 

@@ -17,20 +17,31 @@ def test_a_file_and_a_module_give_their_objects(tmp_path):
     assert import_object("os.path:join") is __import__("os").path.join
 
 
+def test_a_file_may_lie_at_home_and_a_module_where_python_is_started(tmp_path, monkeypatch):
+    (tmp_path / "nets_at_home.py").write_text("SIZE = 3\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert import_object("~/nets_at_home.py:SIZE", root="elsewhere") == 3
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    assert import_object("nets_at_home:SIZE") == 3
+
+
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("spec", "kind", "message"),
     [
-        ("nets.py", "expected file.py:function or package.module:function. Got 'nets.py'"),
-        (":name", "Got ':name'"),
-        ("nets.py:other", "nets.py has no 'other'. It has Net"),
-        ("none.py:Net", "there is no file .*none.py"),
-        ("no_such_package.nets:Net", "there is no module 'no_such_package'"),
-        ("os:no_such_name", "os has no 'no_such_name'"),
+        ("nets.py", ValueError, "expected file.py:function or package.module:function. Got 'nets.py'"),
+        (":name", ValueError, "Got ':name'"),
+        ("nets.py:other", ValueError, "nets.py has no other. It has: Net"),
+        ("nets.py:Nett", ValueError, r"nets.py has no Nett. Did you mean Net\? It has: Net"),
+        ("nets.py:Net.build.there", ValueError, "nets.py has no Net.build.there. It has: no functions"),
+        ("none.py:Net", FileNotFoundError, "there is no file .*none.py, of which 'none.py:Net'"),
+        ("no_such_package.nets:Net", ImportError, "there is no module no_such_package.nets to import from here"),
+        ("os:no_such_name", ValueError, "os has no no_such_name"),
     ],
 )
-def test_a_wrong_name_is_one_line_that_says_what_is_there(tmp_path, spec, message):
-    (tmp_path / "nets.py").write_text("class Net:\n    pass\n")
-    with pytest.raises(ValueError, match=message) as error:
+def test_a_wrong_name_is_one_line_that_says_what_is_there(tmp_path, spec, kind, message):
+    (tmp_path / "nets.py").write_text("class Net:\n    build = 3\n")
+    with pytest.raises(kind, match=message) as error:
         import_object(spec, root=tmp_path)
     assert "\n" not in str(error.value)
 

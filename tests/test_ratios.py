@@ -7,7 +7,8 @@ from oracles import distance, ratio_per_class
 
 from analysis import ratios
 from analysis.features import METRICS
-from analysis.ratios import bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
+from analysis.ratio_errors import bootstrap_r_prime
+from analysis.ratios import ratio, ratio_r, ratio_r_prime
 from analysis.representations import RepresentationSet
 
 

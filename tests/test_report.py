@@ -259,7 +259,7 @@ def test_blocks_of_networks():
     deep = nn.Sequential(block(3), block(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
     assert blocks_of(deep, image) == ["0.2:mean", "2:mean", "4"]
     many = nn.Sequential(*[nn.Conv2d(3, 3, 1) for _ in range(30)], nn.Flatten(), nn.Linear(192, 3)).eval()
-    assert len(blocks_of(many, image, most=5)) == 5
+    assert len(blocks_of(many, image, limit=5)) == 5
     assert blocks_of(torch.jit.trace(plain, torch.zeros(1, 3, 8, 8)), image) in ([], ["2", "4"])
 
 

@@ -4,7 +4,7 @@ from oracles import distance
 from oracles import linear_cka as naive_linear_cka
 
 from analysis import class_ratio_errors, linear_cka, ratio_r, ratio_r_prime
-from analysis.ratios import bootstrap_r_prime
+from analysis.ratio_errors import bootstrap_r_prime
 from analysis.representations import RepresentationSet
 
 RNG = np.random.default_rng(0)
@@ -94,7 +94,7 @@ def test_the_spread_of_r_is_that_over_fresh_images():
 
 
 def test_other_words_and_numbers_are_refused():
-    with pytest.raises(ValueError, match="which must be one of r, r_prime"):
+    with pytest.raises(ValueError, match="quantity must be one of r, r_prime"):
         class_ratio_errors(made(), "both")
     with pytest.raises(ValueError, match="n_resamples must be a whole number of at least 2"):
         class_ratio_errors(made(), "r", n_resamples=1)

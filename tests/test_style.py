@@ -17,6 +17,7 @@ from analysis.display import (
     ClassPairDisplay,
     EffectsDisplay,
     LandscapesDisplay,
+    LinesDisplay,
     RetrievalDisplay,
     RocCurve,
     RocDisplay,
@@ -52,6 +53,7 @@ def all_displays():
         "landscapes": LandscapesDisplay({"AT": [landscape()], "TLA": [landscape()]}, ["cat"]),
         "retrieval": RetrievalDisplay({"AT": (strip(), strip())}, HOSTILE[:2]), "roc": roc(),
         "sweep": SweepDisplay("$λ$", SWEEP),
+        "lines": LinesDisplay({"_AT": [1, 2.0], "$5 to $10": [2, None]}, ["_a", "$b$"], title="$x$", quantity="_q"),
         "effects": EffectsDisplay(["_a $b$"], [1.0], [0.5], [1.5], [[0.9, 1.1]], quantity="q"),
     }  # fmt: skip
 
@@ -183,11 +185,11 @@ def hostile_displays():
         pair, ClassPairDisplay([pair, pair], HOSTILE[:2]), roc(HOSTILE), SweepDisplay(HOSTILE[1], SWEEP),
         LandscapesDisplay({HOSTILE[0]: [landscape()], HOSTILE[1]: [landscape()]}, [HOSTILE[1]]),
         RetrievalDisplay({HOSTILE[0]: (strip(), strip()), HOSTILE[1]: (strip(), strip())}, HOSTILE),
-        all_displays()["effects"],
+        all_displays()["effects"], LinesDisplay({HOSTILE[0]: [1, 2], HOSTILE[1]: [2, 1]}, HOSTILE[:2]),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize("place", range(10))
 def test_names_are_text_letter_by_letter_and_none_is_left_out(place):
     display = hostile_displays()[place]
     figure = display.plot().figure_
@@ -195,7 +197,7 @@ def test_names_are_text_letter_by_letter_and_none_is_left_out(place):
     shown = [text for text in figure.findobj(Text) if text.get_visible()]
     named = [text for text in shown if any(sign in text.get_text() for sign in "$_^")]
     assert named and not any(text.get_parse_math() for text in named)
-    for name in HOSTILE[:2] if place in (1, 3, 4, 6, 7) else ():
+    for name in HOSTILE[:2] if place in (1, 3, 4, 6, 7, 9) else ():
         assert any(name in text.get_text() for text in shown), name
 
 

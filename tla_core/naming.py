@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tla_core.validation import did_you_mean
+
 
 def import_object(spec: str, *, root: Path | str = ".") -> Any:
     """What a name in somebody's code stands for.
@@ -15,8 +17,8 @@ def import_object(spec: str, *, root: Path | str = ".") -> Any:
     Parameters
     ----------
     spec : str
-        ``"file.py:name"``, a path that starts at `root`; or ``"package.module:name"``, as Python imports it. The name
-        may have dots: ``"nets.py:Small.build"``.
+        ``"file.py:name"``, a path that starts at `root`, or with ``~`` at home; or ``"package.module:name"``, as Python
+        imports it where it is started. The name may have dots: ``"nets.py:Small.build"``.
     root : Path or str
         Where paths start. The folder of a file is on the import path while the file is run, so that it can import
         the modules beside it.
@@ -28,9 +30,11 @@ def import_object(spec: str, *, root: Path | str = ".") -> Any:
 
     Raises
     ------
+    FileNotFoundError, ImportError
+        If there is no such file or module.
     ValueError
-        If the name has no such form, or there is no such file, module or object. What the code itself raises while it
-        is imported passes through.
+        If the name has no such form, or there is no such object. What the code itself raises while it is imported
+        passes through.
 
     Examples
     --------
@@ -40,28 +44,38 @@ def import_object(spec: str, *, root: Path | str = ".") -> Any:
     where, colon, name = str(spec).rpartition(":")
     if not (colon and where and name):
         raise ValueError(f"expected file.py:function or package.module:function. Got {spec!r}.")
-    value: Any = _module_of_file(Path(root) / where, spec) if where.endswith(".py") else _module(where, spec)
+    is_file = where.endswith(".py")
+    module = _module_of_file(Path(root) / Path(where).expanduser(), spec) if is_file else _module(where)
+    value: Any = module
     for part in name.split("."):
         if not hasattr(value, part):
-            public = ", ".join(sorted(key for key in vars(value) if not key.startswith("_"))) or "nothing"
-            raise ValueError(f"{spec!r}: {where} has no {part!r}. It has {public}.")
+            inside = getattr(value, "__dict__", {})
+            names = [each for each in inside if not each.startswith("_")]
+            functions = [each for each in names if getattr(inside[each], "__module__", "") == module.__name__]
+            raise ValueError(
+                f"{where} has no {name}.{did_you_mean(part, names)} It has: {', '.join(functions) or 'no functions'}."
+            )
         value = getattr(value, part)
     return value
 
 
-def _module(name: str, spec: str) -> ModuleType:
+def _module(name: str) -> ModuleType:
+    if "" not in sys.path:  # as `python -m` has it, which the installed command has not
+        sys.path.insert(0, "")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # of what the module itself imports
-        raise ValueError(f"{spec!r}: there is no module {error.name!r}. Expected one that Python can import.") from None
+            raise  # something that the module itself needs
+        raise ImportError(
+            f"there is no module {name} to import from here. Expected package.module:function, or file.py:function."
+        ) from error
 
 
 def _module_of_file(path: Path, spec: str) -> ModuleType:
-    path = path.resolve()
     if not path.is_file():
-        raise ValueError(f"{spec!r}: there is no file {path}.")
+        raise FileNotFoundError(f"there is no file {path}, of which {spec!r} names a function.")
+    path = path.resolve()
     # Under a name of its own, so that it is run once and its classes stay the same, and a `models.py` hides no other.
     name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if name in sys.modules:

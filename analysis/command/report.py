@@ -40,20 +40,20 @@ def report(
     if not specs:
         raise ValueError("tla report needs a MODEL: `tla report MODEL... --data DATA --eps 8/255 --out FOLDER`.")
     # Where the data are named they are opened first: they say how many classes a network should have.
-    shown = None if data.data is None else open_data(data)
-    n_classes = None if shown is None else len(shown.class_names)
+    dataset = None if data.data is None else open_data(data)
+    n_classes = None if dataset is None else len(dataset.class_names)
     opened = open_models(specs, model, n_classes=n_classes, device=device)
-    shown = shown or open_data(data, next(iter(opened.values())))
+    dataset = dataset or open_data(data, next(iter(opened.values())))
     for each in opened.values():
-        check_fits(each, shown)
+        check_fits(each, dataset)
     command = os.environ.get("TLA_COMMAND") or shlex.join(["tla", *sys.argv[1:]])
-    made = make_report(
-        {name: each.model for name, each in opened.items()}, shown, eps=eps, out=out, norm=norm, n_images=images,
+    result = make_report(
+        {name: each.model for name, each in opened.items()}, dataset, eps=eps, out=out, norm=norm, n_images=images,
         minutes=minutes, layer=layer, autoattack=autoattack, explorer=explorer, command=command, progress=progress,
     )  # fmt: skip
-    for name, numbers in made.numbers["models"].items():
-        trust, few = numbers["trust"], numbers["summary"]
-        print(f"{name}: clean {few['clean']:.1%}, strongest {few['strongest']:.1%}. {trust['sentence']}")
-    for line in made.numbers["left_out"]:
+    for name, numbers in result.numbers["models"].items():
+        trust, summary = numbers["trust"], numbers["summary"]
+        print(f"{name}: clean {summary['clean']:.1%}, strongest {summary['strongest']:.1%}. {trust['sentence']}")
+    for line in result.numbers["left_out"]:
         print(f"left out: {line}")
-    print(made.path)
+    print(result.path)

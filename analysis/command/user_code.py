@@ -2,14 +2,11 @@
 
 import ast
 import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from pathlib import Path
 from typing import Any
 
-from tla_core.validation import did_you_mean
+from tla_core.naming import import_object
 
 
 def call_named(text: str, **offered: Any) -> Any:
@@ -18,28 +15,16 @@ def call_named(text: str, **offered: Any) -> Any:
     Parameters
     ----------
     text : str
-        ``file.py:function`` or ``package.module:function``.
+        As of `import_object`.
     **offered
         Arguments that it gets if it has a parameter of that name without a default. None is not offered.
 
     Raises
     ------
-    FileNotFoundError, ImportError
-        If there is no such file or module.
-    ValueError
-        If there is no such function, or it needs other arguments. What it raises itself is passed on.
+    FileNotFoundError, ImportError, ValueError
+        As `import_object`; ValueError also if it needs other arguments. What it raises itself is passed on.
     """
-    source, _, name = text.rpartition(":")
-    module = _module_of_file(Path(source).expanduser(), text) if source.endswith(".py") else _module(source)
-    value: Any = module
-    for part in name.split("."):
-        if not hasattr(value, part):
-            names = [each for each in vars(value) if not each.startswith("_")]
-            functions = [each for each in names if getattr(getattr(value, each), "__module__", "") == module.__name__]
-            raise ValueError(
-                f"{source} has no {name}.{did_you_mean(part, names)} It has: {', '.join(functions) or 'no functions'}."
-            )
-        value = getattr(value, part)
+    value = import_object(text)
     if not (inspect.isfunction(value) or inspect.isclass(value) or inspect.isbuiltin(value)):
         return value
     return value(**_arguments(value, text, offered))
@@ -54,40 +39,6 @@ def source_of(text: str) -> dict[str, str]:
     if not source.endswith(".py"):
         return {"network": text}
     return {"network": name, "source_sha256": hashlib.sha256(Path(source).expanduser().read_bytes()).hexdigest()}
-
-
-def _module(name: str) -> Any:
-    if "" not in sys.path:  # as `python -m` has it, which the installed command has not
-        sys.path.insert(0, "")
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # something that the module itself needs
-        raise ImportError(
-            f"there is no module {name} to import from here. Expected package.module:function, or file.py:function."
-        ) from error
-
-
-def _module_of_file(path: Path, text: str) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}, of which {text!r} names a function.")
-    path = path.resolve()
-    name = f"_tla_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look for their module
-    sys.path.insert(0, str(path.parent))  # so that it can import what lies beside it, as `python file.py` can
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
 
 
 def functions_of(path: Path) -> list[str]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from analysis.display.style import class_colour, figure_style
+from analysis.display.style import FigureStyle, Styled, class_colour
+from analysis.display.texts import Legend, add_legend, columns_that_fit, points_of, show_as_text, show_names_as_text
+from analysis.frames import frame_of_records
 
 # As the ROC curves: told apart in grey by the line styles and markers as well.
 _COLOURS = tuple(class_colour(k) for k in (0, 6, 3, 4, 7, 9))
@@ -14,7 +16,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 
 
-class LinesDisplay:
+class LinesDisplay(Styled):
     """Lines, or points beside each other, one for each model.
 
     Parameters
@@ -61,40 +63,60 @@ class LinesDisplay:
         if not self.values or lengths != {len(self.ticks)} or not self.ticks:
             raise ValueError(f"expected models, and {len(self.ticks)} values for each. Got {sorted(lengths)}.")
 
-    def plot(self, ax=None) -> LinesDisplay:
-        """Draw into `ax`, or into a new figure with a legend."""
+    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> LinesDisplay:
+        """Draw into `ax`, or into a new figure.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+        style : FigureStyle or "rc", optional
+            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
+            is set to.
+        legend : bool, str or mapping
+            Of several models by default below the axes of a new figure, and within `ax`; a place within the axes, such
+            as ``"upper left"``, or keyword arguments for matplotlib's legend; False for none.
+        """
         import matplotlib.pyplot as plt
 
-        with figure_style():
-            alone = ax is None
-            if alone:
-                _, ax = plt.subplots(figsize=(2.55, 2.6), layout="constrained")
+        with self._drawing(style) as style:
+            in_new_figure = ax is None
+            if ax is None:
+                _, ax = plt.subplots(figsize=style.figure_size(2.55, 2.6), layout="constrained")
             if self.reference is not None:
                 ax.axhline(self.reference, color="#bdbdbd", linewidth=0.8, zorder=1)
-            gap = min(np.diff(sorted(self.places)), default=1.0)
-            for number, (name, values) in enumerate(self.values.items()):
-                # Beside each other, so that error bars do not hide each other.
-                shift = 0 if self.joined else 0.7 * gap * ((number + 0.5) / len(self.values) - 0.5)
-                style = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
-                line = _LINE_STYLES[number % len(_LINE_STYLES)] if self.joined else "none"
-                ax.errorbar(
-                    np.add(self.places, shift), _floats(values), yerr=self._errors(name), label=name, linestyle=line,
-                    markersize=3, linewidth=1.1, elinewidth=0.8, capsize=1.5, zorder=2, **style,
-                )  # fmt: skip
-            long = max(len(tick) for tick in self.ticks) * len(self.ticks) > 30
-            turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
+            lines = [self._line(ax, number, style) for number in range(len(self.values))]
+            is_long = max(len(tick) for tick in self.ticks) * len(self.ticks) > 30
+            turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
             ax.set_xticks(self.places, self.ticks, **turned)
             ax.set(xlabel=self.along, ylabel=self.quantity, title=self.title)
+            show_as_text(*ax.get_xticklabels())
+            show_names_as_text(ax)
             ax.spines[["top", "right"]].set_visible(False)
             ax.margins(y=0.08)
             if self.limits is not None:
                 margin = 0.03 * (self.limits[1] - self.limits[0])
                 ax.set_ylim(self.limits[0] - margin, self.limits[1] + margin)
-            if alone and len(self.values) > 1:
-                columns = 1 if max(map(len, self.values)) > 16 else 2 if len(self.values) > 4 else len(self.values)
-                ax.figure.legend(loc="outside lower center", ncols=columns, handlelength=2.4, columnspacing=1.2)
+            if len(lines) > 1:
+                is_below = in_new_figure and legend is True
+                width, points = ax.figure.get_figwidth(), points_of("legend.fontsize")
+                columns = columns_that_fit(list(self.values), width, points, limit=3) if is_below else 1
+                host, loc = (ax.figure, "outside lower center") if is_below else (ax, "best")
+                where = {"loc": loc, "ncols": columns, "handlelength": 2.4, "columnspacing": 1.2}
+                add_legend(host, lines, list(self.values), legend, **where)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _line(self, ax, number: int, style: FigureStyle):
+        """The line of one model, or its points beside those of the others: error bars must not hide each other."""
+        name, colours = list(self.values)[number], style.colours(_COLOURS)
+        gap = min(np.diff(sorted(self.places)), default=1.0)
+        shift = 0 if self.joined else 0.7 * gap * ((number + 0.5) / len(self.values) - 0.5)
+        return ax.errorbar(
+            np.add(self.places, shift), _floats(self.values[name]), yerr=self._errors(name),
+            color=colours[number % len(colours)], marker=_MARKERS[number % len(_MARKERS)],
+            linestyle=_LINE_STYLES[number % len(_LINE_STYLES)] if self.joined else "none",
+            markersize=style.markers(3), linewidth=1.1, elinewidth=0.8, capsize=1.5, zorder=2,
+        )  # fmt: skip
 
     def _errors(self, name: str) -> np.ndarray | None:
         return np.nan_to_num(_floats(self.errors[name])) if name in self.errors else None
@@ -104,6 +126,17 @@ class LinesDisplay:
         return [
             {"name": name, "values": dict(zip(self.ticks, values, strict=True))} for name, values in self.values.items()
         ]
+
+    def to_dataframe(self):
+        """One row for each number: ``model``, ``tick``, ``place``, ``value`` and ``error``; nan where there is none."""
+        nothing = [np.nan] * len(self.ticks)
+        return frame_of_records([
+            {"model": name, "tick": tick, "place": place, "value": value, "error": error}
+            for name, values in self.values.items()
+            for tick, place, value, error in zip(
+                self.ticks, self.places, _floats(values), _floats(self.errors.get(name, nothing)), strict=True
+            )
+        ])  # fmt: skip
 
     def __repr__(self) -> str:
         return f"LinesDisplay({self.quantity}: {', '.join(self.values)}; {len(self.ticks)} places)"

@@ -9,7 +9,8 @@ import numpy as np
 
 from analysis.paper.seeds import OverSeeds, error_words, images_words
 from analysis.paper.verdicts import Estimate
-from analysis.ratios import RatioResult, bootstrap_r_prime, ratio, ratio_r, ratio_r_prime
+from analysis.ratio_errors import bootstrap_r_prime
+from analysis.ratios import RatioResult, ratio, ratio_r, ratio_r_prime
 from analysis.representations import RepresentationSet
 from analysis.scales.mixed import as_results
 from analysis.scales.results import Results

@@ -101,10 +101,10 @@ class Measurement:
                 continue
             # An attack is given with those before it, which are known: more restarts go on from fewer, and the search
             # without gradients looks among what withstood all of them.
-            given = {other: attacks[other] for other in attacks if other in self.correct or other == name}
+            known_attacks = {other: attacks[other] for other in attacks if other in self.correct or other == name}
             result = evaluate(
-                self.subject.model, self.data.images, self.data.labels, given, batch_size=self.batch_size,
-                known={key: value for key, value in self.correct.items() if key in given or key == "clean"},
+                self.subject.model, self.data.images, self.data.labels, known_attacks, batch_size=self.batch_size,
+                known={key: value for key, value in self.correct.items() if key in known_attacks or key == "clean"},
                 search=place == len(attacks) - 1,
             )  # fmt: skip
             self.correct["clean"], self.correct[name] = result.correct["clean"], result.correct[name]
@@ -112,9 +112,9 @@ class Measurement:
             self.checks[name] = _stored(result.checks.get(name, {}))
             self._store()
 
-    def part_by_autoattack(self, wanted: int | None) -> None:
+    def part_by_autoattack(self, n_images: int | None) -> None:
         """AutoAttack on as many images as are wanted, or as its operations allow."""
-        k, reason = self._autoattack_images(wanted)
+        k, reason = self._autoattack_images(n_images)
         name = f"AutoAttack {k}"
         if reason:
             self.left_out.append(reason)
@@ -130,10 +130,10 @@ class Measurement:
 
     _autoattack: Tensor | None = None
 
-    def _autoattack_images(self, wanted: int | None) -> tuple[int, str]:
+    def _autoattack_images(self, n_images: int | None) -> tuple[int, str]:
         n = len(self.data)
-        if wanted is not None:
-            return min(wanted, n), "" if wanted else "AutoAttack, which was not asked for"
+        if n_images is not None:
+            return min(n_images, n), "" if n_images else "AutoAttack, which was not asked for"
         operations = forward_operations(self.subject.model, self.data.images[:1])
         if not operations:
             return 0, "AutoAttack: what it would cost cannot be told; name a number of images to run it"
@@ -147,8 +147,8 @@ class Measurement:
     def curve(self) -> dict[float, Tensor]:
         """Accuracy against eps, by the main attack in proportion, on a part of the images."""
         rows = self.data.part(min(CURVE_IMAGES, len(self.data)))
-        most = 1.0 if self.attack.norm == "linf" else float("inf")
-        levels = sorted({min(self.attack.eps * level, most) for level in LEVELS})
+        largest_eps = 1.0 if self.attack.norm == "linf" else float("inf")
+        levels = sorted({min(self.attack.eps * level, largest_eps) for level in LEVELS})
         missing = {f"eps {eps:.8g}": self.attack.scaled(eps) for eps in levels if f"eps {eps:.8g}" not in self.correct}
         if missing:
             result = evaluate(
@@ -170,8 +170,8 @@ class Measurement:
         if self._autoattack is not None:
             compared["AutoAttack"] = self._autoattack
             described = describe_attack(AutoAttack(eps=self.attack.eps, norm=self.attack.norm))
-            beside = compare_attacks(compared, settings | {"AutoAttack": described}, len(self.data))
-            checks |= {name: checks.get(name, {}) | {check.name: check} for name, check in beside.items()}
+            comparisons = compare_attacks(compared, settings | {"AutoAttack": described}, len(self.data))
+            checks |= {name: checks.get(name, {}) | {check.name: check} for name, check in comparisons.items()}
         correct = {name: self.correct[name] for name in ("clean", *attacks)}
         return Accuracies(Evaluation(correct, settings, checks), self._autoattack, dict(curve), self.left_out)
 

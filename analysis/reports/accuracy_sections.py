@@ -24,8 +24,8 @@ def lights(contents: Contents) -> str:
     for each in contents.models:
         trust = each.trust
         reasons = " ".join(text(reason) for reason in trust.reasons[:_SHOWN_REASONS])
-        more = len(trust.reasons) - _SHOWN_REASONS
-        reasons += f" And {more} more: see the checklist." if more > 0 else ""
+        n_left = len(trust.reasons) - _SHOWN_REASONS
+        reasons += f" And {n_left} more: see the checklist." if n_left > 0 else ""
         lines.append(
             f'<div class="light {trust.light}"><b>{text(each.name)}: {text(trust.sentence)}</b> {reasons}</div>'
         )
@@ -36,11 +36,11 @@ def summary(contents: Contents, numbers: dict[str, Any]) -> str:
     """A card for each model with the three numbers that matter."""
     cards = []
     for each in contents.models:
-        few = numbers["models"][each.name]["summary"]
+        values = numbers["models"][each.name]["summary"]
         lines = [
-            ("clean accuracy", percent(few["clean"]), percent(few["clean_error"])),
-            ("strongest robust accuracy", percent(few["strongest"]), percent(few["strongest_error"])),
-            ("r′ under attack", number(few["r_prime"]), number(few["r_prime_error"])),
+            ("clean accuracy", percent(values["clean"]), percent(values["clean_error"])),
+            ("strongest robust accuracy", percent(values["strongest"]), percent(values["strongest_error"])),
+            ("r′ under attack", number(values["r_prime"]), number(values["r_prime_error"])),
         ]
         rows = "".join(
             f'<dt>{name}</dt><dd class="big">{value} <small>± {error}</small></dd>' for name, value, error in lines

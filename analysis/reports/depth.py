@@ -20,7 +20,7 @@ NEIGHBOURS = 10
 _SILENT = (nn.Dropout, nn.Flatten, nn.Identity, nn.Dropout2d)
 
 
-def blocks_of(model: nn.Module, image: Tensor, most: int = MOST_BLOCKS) -> list[str]:
+def blocks_of(model: nn.Module, image: Tensor, limit: int = MOST_BLOCKS) -> list[str]:
     """Names of layers for `extract` that cut a network into blocks, first to last; none where they cannot be read.
 
     Containers are opened, and then the largest modules until there are four. What follows a module with weights, such
@@ -51,8 +51,8 @@ def blocks_of(model: nn.Module, image: Tensor, most: int = MOST_BLOCKS) -> list[
             break
         nodes = [inner for path in nodes for inner in (children(path) if path in open_ones else [path])]
     names = [name for group in groups if (name := _reading(group, layers, modules))]
-    if len(names) > most:
-        names = [names[place] for place in np.linspace(0, len(names) - 1, most).round().astype(int)]
+    if len(names) > limit:
+        names = [names[place] for place in np.linspace(0, len(names) - 1, limit).round().astype(int)]
     return names
 
 
@@ -82,11 +82,11 @@ def measured_depth(sets: dict[str, RepresentationSet]) -> list[dict[str, Any]]:
     says why. A layer that gives the same as a later one is left out.
     """
     names = list(sets)
-    kept = []
+    layers = []
     for place, name in enumerate(names):
         if not any(_same(sets[name], sets[later]) for later in names[place + 1 :]):
-            kept.append(name)
-    return [_measured(name, sets[name]) for name in kept]
+            layers.append(name)
+    return [_measured(name, sets[name]) for name in layers]
 
 
 def _same(one: RepresentationSet, other: RepresentationSet) -> bool:
@@ -98,12 +98,12 @@ def _same(one: RepresentationSet, other: RepresentationSet) -> bool:
 def _measured(name: str, reps: RepresentationSet) -> dict[str, Any]:
     own = np.arange(len(reps))
     k = min(NEIGHBOURS, len(reps) - 1)
-    both = {"k": k, "exclude": own}
+    options = {"k": k, "exclude": own}
     measures = {
         "r": lambda: ratio_r(reps).value,
         "r_prime": lambda: ratio_r_prime(reps).value,
-        "knn_clean": lambda: knn_accuracy(reps.features, reps.labels, reps.features, reps.labels, **both),
-        "knn_adversarial": lambda: knn_accuracy(reps.features, reps.labels, reps.adv_features, reps.labels, **both),
+        "knn_clean": lambda: knn_accuracy(reps.features, reps.labels, reps.features, reps.labels, **options),
+        "knn_adversarial": lambda: knn_accuracy(reps.features, reps.labels, reps.adv_features, reps.labels, **options),
         "cka": lambda: linear_cka(reps.features, reps.adv_features),
     }
     record: dict[str, Any] = {

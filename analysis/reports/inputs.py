@@ -93,34 +93,34 @@ def chosen_images(
     """At most n of the images, of each class as large a share as of the others; ValueError where that is no sample."""
     check_whole("n_images", n_images, 4)
     names = None if class_names is None else as_class_names(class_names)
-    given = given_images(images, labels, n_classes=None if names is None else len(names))
-    rows = _sample(given.labels.cpu().numpy(), n_images)
-    counts = np.bincount(given.labels[rows].numpy()) if len(rows) else np.zeros(1, int)
+    full_set = given_images(images, labels, n_classes=None if names is None else len(names))
+    rows = _sample(full_set.labels.cpu().numpy(), n_images)
+    counts = np.bincount(full_set.labels[rows].numpy()) if len(rows) else np.zeros(1, int)
     if (counts > 1).sum() < 2:
         raise ValueError(
-            f"a report needs images of two classes or more, and two images or more of these. Got {len(given.labels)}"
+            f"a report needs images of two classes or more, and two images or more of these. Got {len(full_set.labels)}"
             f" images of {(counts > 0).sum()} classes."
         )
-    names = names or given.class_names
-    shown = given.images[rows]
-    names = names or tuple(str(k) for k in range(int(given.labels.max()) + 1))
+    names = names or full_set.class_names
+    sample = full_set.images[rows]
+    names = names or tuple(str(k) for k in range(int(full_set.labels.max()) + 1))
     is_dataset = isinstance(images, ImageDataset)
     return Images(
-        shown, given.labels[rows].cpu(), rows, len(given.labels), names,
+        sample, full_set.labels[rows].cpu(), rows, len(full_set.labels), names,
         name=images.name if is_dataset else "images of the caller",
         source=images.source if is_dataset else "images of the caller",
-        checksum=dataset_checksum(shown.numpy(), given.labels[rows].cpu().numpy(), names),
+        checksum=dataset_checksum(sample.numpy(), full_set.labels[rows].cpu().numpy(), names),
     )  # fmt: skip
 
 
-def _sample(labels: np.ndarray, most: int) -> Tensor:
+def _sample(labels: np.ndarray, limit: int) -> Tensor:
     rng = np.random.default_rng(_SEED)
     shuffled = rng.permutation(len(labels))
     position = np.empty(len(labels))
     for k in np.unique(labels):
         members = np.flatnonzero(labels[shuffled] == k)
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return torch.from_numpy(shuffled[np.argsort(position, kind="stable")[:most]].copy())
+    return torch.from_numpy(shuffled[np.argsort(position, kind="stable")[:limit]].copy())
 
 
 def named_models(models: Any) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def checked_subjects(
-    models: Mapping[str, Any], data: Images, folder: Path, *, named: bool
+    models: Mapping[str, Any], data: Images, folder: Path, *, has_names: bool
 ) -> tuple[list[Subject], int]:
     """The models and their number of outputs; each has forwarded all images, so that what does not fit is said first.
 
@@ -161,10 +161,12 @@ def checked_subjects(
         For what is no model, NaN or infinite outputs, outputs that are not the classes, or a single one.
     """
     subjects, outputs = [], {}
-    for name, given in models.items():
-        model = load_model(given) if isinstance(given, str | Path) else given
+    for name, source in models.items():
+        model = load_model(source) if isinstance(source, str | Path) else source
         try:
-            model = as_classifier(model, data.images, data.labels, n_classes=len(data.class_names) if named else None)
+            model = as_classifier(
+                model, data.images, data.labels, n_classes=len(data.class_names) if has_names else None
+            )
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from error
         device = model_device(model)
@@ -181,7 +183,7 @@ def checked_subjects(
         outputs[name] = logits.shape[1]
         if logits.shape[1] < 2:
             raise ValueError(f"{name} has one output; expected two classes or more to tell apart.")
-        if named and logits.shape[1] != len(data.class_names):
+        if has_names and logits.shape[1] != len(data.class_names):
             raise ValueError(
                 f"{name} has {logits.shape[1]} outputs, and there are {len(data.class_names)} classes: say which they"
                 " are, tla.wrap(model, classes=[...]), or leave the other classes' names out."

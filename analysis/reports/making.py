@@ -101,12 +101,12 @@ def report(
         check_whole("autoattack", autoattack, 0)
     check_whole("batch_size", batch_size, 1)
     attack = main_attack(norm.lower() if isinstance(norm, str) else norm, eps)
-    given = named_models(models)
+    sources = named_models(models)
     data = chosen_images(images, labels, n_images=n_images, class_names=class_names)
     check_writable(out / "report.json")
-    named = data.class_names != tuple(map(str, range(len(data.class_names))))
-    subjects, n_outputs = checked_subjects(given, data, out, named=named)
-    if not named:
+    has_names = data.class_names != tuple(map(str, range(len(data.class_names))))
+    subjects, n_outputs = checked_subjects(sources, data, out, has_names=has_names)
+    if not has_names:
         data = replace(data, class_names=tuple(map(str, range(n_outputs))))
     for subject in subjects:
         measure.read_layers(subject, data, layer)
@@ -136,15 +136,15 @@ class _Run:
 
     def step(self, name: str, make: Callable[[], None], model: str = "") -> None:
         """Do a part, unless the time is over or the data do not allow it; then that is said."""
-        what = f"{name} of {model}" if model else name
+        part = f"{name} of {model}" if model else name
         if not self.may_go_on():
-            self.contents.left_out.append(f"{what}: the {self.minutes:g} minutes were over")
+            self.contents.left_out.append(f"{part}: the {self.minutes:g} minutes were over")
             return
-        self.bar.set_postfix_str(what)
+        self.bar.set_postfix_str(part)
         try:
             make()
         except ValueError as error:
-            self.contents.left_out.append(f"{what}: {error}")
+            self.contents.left_out.append(f"{part}: {error}")
         self.bar.update()
 
     def measure(self, autoattack: int | None) -> None:
@@ -164,17 +164,17 @@ class _Run:
         for each in models:
             if each.reps is not None:
                 self.step("detection", lambda each=each: self._detect(each), each.name)
-        shown = [each for each in models if each.reps is not None]
-        if shown:
-            self._choose(shown)
+        represented = [each for each in models if each.reps is not None]
+        if represented:
+            self._choose(represented)
         curves: dict[str, dict] = {each.name: {} for each in models}
         for each in models:
             run = runs[each.name]
             self.step("the curve over eps", lambda each=each, run=run: curves[each.name].update(run.curve()), each.name)
         for each in models:
             self.step("the loss landscape", lambda each=each: self._landscapes(each), each.name)
-        for each in shown:
-            self.step("maps", lambda each=each: self._maps(each, shown), each.name)
+        for each in represented:
+            self.step("maps", lambda each=each: self._maps(each, represented), each.name)
         for each in models:
             run = runs[each.name]
             self.step("AutoAttack", lambda run=run: run.part_by_autoattack(autoattack), each.name)
@@ -184,24 +184,24 @@ class _Run:
 
     def _represent(self, each: Findings) -> None:
         contents = self.contents
-        made = measure.represented(
+        result = measure.represented(
             each.subject, contents.data, contents.attack, contents.layer, batch_size=self.batch_size,
             progress=self.progress,
         )  # fmt: skip
-        each.reps, each.depth = made.reps, made.depth
-        each.destinations, each.moves = measure.destinations(made.reps), measure.moves_of(made.reps)
-        each.ratios, each.retrieval = measure.ratios_of(made.reps), measure.retrieval_of(made.reps)
+        each.reps, each.depth = result.reps, result.depth
+        each.destinations, each.moves = measure.destinations(result.reps), measure.moves_of(result.reps)
+        each.ratios, each.retrieval = measure.ratios_of(result.reps), measure.retrieval_of(result.reps)
 
     def _detect(self, each: Findings) -> None:
         each.detection = measure.detection_of_images(each.reps)
 
-    def _choose(self, shown: list[Findings]) -> None:
+    def _choose(self, represented: list[Findings]) -> None:
         """Which images are shown of all models: the worst retrievals, and landscapes of what all classify correctly."""
-        retrievals = [each.retrieval for each in shown if each.retrieval is not None]
+        retrievals = [each.retrieval for each in represented if each.retrieval is not None]
         if retrievals:
-            moves = [each.moves for each in shown if each.retrieval is not None]
+            moves = [each.moves for each in represented if each.retrieval is not None]
             self.contents.worst = measure.worst_cases(retrievals, moves)
-        right = np.all([each.reps.predictions == each.reps.labels for each in shown], axis=0)
+        right = np.all([each.reps.predictions == each.reps.labels for each in represented], axis=0)
         self.contents.landscape_rows = (np.flatnonzero(right) if right.any() else np.arange(len(right)))[:2].tolist()
 
     def _landscapes(self, each: Findings) -> None:
@@ -210,8 +210,8 @@ class _Run:
         rows = contents.landscape_rows or [0]
         each.landscapes = measure.landscapes_of(each.subject, contents.data, rows, measure.LANDSCAPE_RADIUS * unit)
 
-    def _maps(self, each: Findings, shown: list[Findings]) -> None:
-        order, pair = measure.most_mistaken([other.destinations for other in shown])
+    def _maps(self, each: Findings, represented: list[Findings]) -> None:
+        order, pair = measure.most_mistaken([other.destinations for other in represented])
         each.maps = measure.class_maps(each.subject, each.reps, order[: measure.MAPPED_CLASSES])
         if pair is not None:
             each.pair = measure.pair_map(each.subject, each.reps, pair)
@@ -222,8 +222,8 @@ class _Run:
         sets = {each.name: each.reps for each in self.contents.models if each.reps is not None}
         if not sets:
             raise ValueError("there are no representations to show.")
-        made = EmbeddingExplorer(
+        explorer = EmbeddingExplorer(
             sets, images=self.contents.data.images.numpy(), maps_file=out / "parts" / "explorer.maps.safetensors",
             methods=("tsne", "pca"), progress=False,
         )  # fmt: skip
-        self.contents.explorer = made.to_html(out / "explorer.html", title=", ".join(sets))
+        self.contents.explorer = explorer.to_html(out / "explorer.html", title=", ".join(sets))

@@ -20,8 +20,8 @@ from analysis.maps import (
     save_maps,
     save_pair_maps,
 )
-from analysis.ratio_errors import class_ratio_errors
-from analysis.ratios import bootstrap_r_prime, ratio_r, ratio_r_prime
+from analysis.ratio_errors import bootstrap_r_prime, class_ratio_errors
+from analysis.ratios import ratio_r, ratio_r_prime
 from analysis.reports.depth import blocks_of, measured_depth
 from analysis.reports.inputs import Images, Subject, digest_of
 from analysis.reports.store import kept, read_kept_json, write_kept_json
@@ -196,11 +196,11 @@ def landscapes_of(subject: Subject, data: Images, rows: list[int], radius: float
             return input_landscape(subject.model, image, label, **options)
 
     path = subject.folder / "landscapes.safetensors"
-    made = kept(
+    landscapes = kept(
         path, inputs, lambda: {str(row): around(row) for row in rows},
         lambda at, landscapes: save_landscapes(at, landscapes, {"inputs": inputs}), load_landscapes,
     )  # fmt: skip
-    return list(made.values())
+    return list(landscapes.values())
 
 
 def landscape_unit(eps: float, norm: str, image: torch.Tensor) -> float:

@@ -132,15 +132,15 @@ def _largest_moves(each: Findings, contents: Contents) -> list[dict[str, Any]]:
 
 
 def _between_models(models: list[Findings]) -> dict[str, Any] | None:
-    shown = [each for each in models if each.reps is not None]
-    if len(shown) < 2:
+    models = [each for each in models if each.reps is not None]
+    if len(models) < 2:
         return None
 
     def matrix(part: str) -> list[list[float | None]]:
-        return [[_cka(getattr(one.reps, part), getattr(other.reps, part)) for other in shown] for one in shown]
+        return [[_cka(getattr(one.reps, part), getattr(other.reps, part)) for other in models] for one in models]
 
     return {
-        "models": [each.name for each in shown],
+        "models": [each.name for each in models],
         "clean": matrix("features"),
         "adversarial": matrix("adv_features"),
     }

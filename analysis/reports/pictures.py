@@ -6,8 +6,6 @@ import io
 
 import numpy as np
 
-from analysis.display.style import figure_style
-
 # A font of 7 points, as figures have it, is 13 pixels at so many to the inch.
 PIXELS_PER_INCH = 135
 THUMBNAIL = 96
@@ -34,7 +32,7 @@ def _figure(display, alt: str, kind: str, media: str, css: str) -> str:
     figure = display.plot().figure_
     width = round(figure.get_figwidth() * PIXELS_PER_INCH)
     buffer = io.BytesIO()
-    with figure_style():
+    with display.style.applied():
         metadata = {"Creator": None, "Date": None} if kind == "svg" else {"Software": None}
         figure.savefig(buffer, format=kind, dpi=250, transparent=kind == "svg", metadata=metadata)
     plt.close(figure)
@@ -60,6 +58,6 @@ def thumbnail(pixels: np.ndarray, alt: str) -> str:
 
 def change(clean: np.ndarray, adversarial: np.ndarray, eps: float) -> np.ndarray:
     """What the attack changed, (c, h, w) uint8: grey is nothing, black and white the eps of an L-inf attack."""
-    before, after = (each / np.float32(255 if each.dtype == np.uint8 else 1) for each in (clean, adversarial))
-    largest = max(eps if eps <= 1 else 0, float(np.abs(after - before).max()), 1 / 255)
-    return np.clip(127.5 + 127.5 * (after - before) / largest, 0, 255).astype(np.uint8)
+    start, end = (each / np.float32(255 if each.dtype == np.uint8 else 1) for each in (clean, adversarial))
+    largest = max(eps if eps <= 1 else 0, float(np.abs(end - start).max()), 1 / 255)
+    return np.clip(127.5 + 127.5 * (end - start) / largest, 0, 255).astype(np.uint8)

@@ -41,9 +41,9 @@ def destinations(contents: Contents) -> str:
     names, parts = contents.data.class_names, []
     for each in represented(contents):
         counts = each.destinations
-        shown = np.flatnonzero(counts.sum(axis=1))
-        many = f"<p class='quiet'>{len(shown)} classes: the matrix is in report.json.</p>"
-        matrix = _matrix(counts, names, shown) if len(shown) <= MOST_IN_MATRIX else many
+        classes = np.flatnonzero(counts.sum(axis=1))
+        many = f"<p class='quiet'>{len(classes)} classes: the matrix is in report.json.</p>"
+        matrix = _matrix(counts, names, classes) if len(classes) <= MOST_IN_MATRIX else many
         parts.append(f'<div class="matrices"><h3>{text(each.name)}</h3>{matrix}{_confusions(counts, names)}</div>')
     body = f'<div class="panels">{"".join(parts)}</div>' if parts else LEFT_OUT
     return section("destinations", "Where adversarial examples go", about, body)
@@ -151,14 +151,14 @@ def ratios(contents: Contents) -> str:
     if not several:
         return section("ratios", "r and r′ by class", about, LEFT_OUT)
     names = contents.data.class_names
-    shown = [k for k in range(len(names)) if any(np.isfinite(each.ratios["r_prime_by_class"][k]) for each in several)]
-    shown = shown[:MOST_IN_MATRIX]
+    classes = [k for k in range(len(names)) if any(np.isfinite(each.ratios["r_prime_by_class"][k]) for each in several)]
+    classes = classes[:MOST_IN_MATRIX]
     charts = []
     for key, name in (("r_prime", "r′"), ("r", "r")):
         display = LinesDisplay(
-            {each.name: [each.ratios[f"{key}_by_class"][k] for k in shown] for each in several},
-            [_short(names[k]) for k in shown], title=f"{name} by class", joined=False, reference=1.0,
-            errors={each.name: [each.ratios[f"{key}_errors"][k] for k in shown] for each in several},
+            {each.name: [each.ratios[f"{key}_by_class"][k] for k in classes] for each in several},
+            [_short(names[k]) for k in classes], title=f"{name} by class", joined=False, reference=1.0,
+            errors={each.name: [each.ratios[f"{key}_errors"][k] for k in classes] for each in several},
         )  # fmt: skip
         charts.append(chart(display, f"{name} by class of {', '.join(each.name for each in several)}"))
     rows = [
@@ -242,9 +242,9 @@ def landscapes(contents: Contents) -> str:
         return section("landscape", "Loss landscape", about, LEFT_OUT)
     data, rows = contents.data, contents.landscape_rows or [0]
     unit = landscape_unit(contents.attack.eps, contents.attack.norm, data.images[0])
-    shown = dict(zip(_distinct(list(several)), several.values(), strict=True))
+    titled = dict(zip(_distinct(list(several)), several.values(), strict=True))
     display = LandscapesDisplay.from_landscapes(
-        shown, [data.class_names[int(data.labels[row])] for row in rows], eps=unit,
+        titled, [data.class_names[int(data.labels[row])] for row in rows], eps=unit,
         images=[data.images[row].numpy() for row in rows],
     )  # fmt: skip
     random = [text(name) for name, each in several.items() if any(one.params["directions"] == "random" for one in each)]
@@ -277,9 +277,9 @@ def moves(contents: Contents, numbers: dict[str, Any]) -> str:
         figures = []
         for record in numbers["models"][each.name]["largest_moves"]:
             clean, adversarial = data.images[record["row"]].numpy(), np.asarray(each.reps.adv_images[record["row"]])
-            shown = [clean, adversarial, change(clean, adversarial, contents.attack.eps)]
+            images = [clean, adversarial, change(clean, adversarial, contents.attack.eps)]
             alts = [f"image {record['index']}", "attacked", "the change"]
-            pictures = "".join(thumbnail(pixels, alt) for pixels, alt in zip(shown, alts, strict=True))
+            pictures = "".join(thumbnail(pixels, alt) for pixels, alt in zip(images, alts, strict=True))
             words = text(f"{record['true']}: {record['clean']} → {record['adversarial']}")
             figures.append(
                 f'<figure><div class="three">{pictures}</div><figcaption>{words}<br>moved {record["move"]:.2f}, image'

@@ -55,8 +55,8 @@ def _sanity(measured: Accuracies) -> Iterable[Verdict]:
     """What follows from the accuracies themselves."""
     correct, accuracy = measured.evaluation.correct, measured.evaluation.accuracy
     n = len(correct["clean"])
-    few = f"{n} images: the standard error of an accuracy is up to {50 / n**0.5:.0f} points."
-    yield Verdict("Are there enough images?", "", "care" if n < FEW_IMAGES else "passed", few)
+    size = f"{n} images: the standard error of an accuracy is up to {50 / n**0.5:.0f} points."
+    yield Verdict("Are there enough images?", "", "care" if n < FEW_IMAGES else "passed", size)
     pgd = next((name for name in correct if name.startswith("PGD")), None)
     question = "Do many steps break more than one?"
     if pgd is None:
@@ -103,8 +103,7 @@ _ASKED = (
 def _of_checks(measured: Accuracies) -> Iterable[Verdict]:
     for question, source, names in _ASKED:
         several = [
-            (attack, of_attack[name]) for name in names for attack, of_attack in measured.checks.items()
-            if name in of_attack
+            (attack, checks[name]) for name in names for attack, checks in measured.checks.items() if name in checks
         ]
         yield Verdict(question, source, *_status(several, "ensemble" in names and measured.strongest.any()))
 
@@ -112,8 +111,8 @@ def _of_checks(measured: Accuracies) -> Iterable[Verdict]:
 def _status(several: list[tuple[str, MaskingCheck]], needed: bool) -> tuple[str, str]:
     """The worst of several checks, and what that one says."""
 
-    def first(wanted: Callable[[MaskingCheck], bool]) -> str:
-        attack, check = next(pair for pair in several if wanted(pair[1]))
+    def first(condition: Callable[[MaskingCheck], bool]) -> str:
+        attack, check = next(pair for pair in several if condition(pair[1]))
         text = check.message.removeprefix("not judged: ")
         return text[:1].upper() + text[1:] if attack == "model" else f"{attack}: {text}"
 

@@ -42,12 +42,12 @@ def html_page(contents: Contents, numbers: dict[str, Any]) -> str:
         representation.moves(contents, numbers),
         _made(contents, numbers),
     ]
-    of = "" if len(data) == data.n_given else f" of {data.n_given:,}"
+    total = "" if len(data) == data.n_given else f" of {data.n_given:,}"
     size = "×".join(map(str, data.images.shape[1:]))
     head = (
         f"<h1>What an attack does to {text(' · '.join(names))}</h1>"
-        f'<p class="quiet">{len(data):,}{of} images of {text(data.source)} ({size}), {len(data.class_names)} classes,'
-        f" eps {accuracy.eps_text(contents.attack.eps, contents.attack.norm)}.</p>"
+        f'<p class="quiet">{len(data):,}{total} images of {text(data.source)} ({size}),'
+        f" {len(data.class_names)} classes, eps {accuracy.eps_text(contents.attack.eps, contents.attack.norm)}.</p>"
     )
     titles = re.findall(r'<section id="(\w+)"><h2>(.*?)</h2>', "".join(sections))
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title in titles)
@@ -68,12 +68,12 @@ def _made(contents: Contents, numbers: dict[str, Any]) -> str:
         "What is needed to make the same again. Numbers are the same on the same kind of processor with the same number"
         " of threads; elsewhere rounding moves some outcomes. All of them are in report.json."
     )
-    made, data = numbers["made"], numbers["data"]
-    environment = made["environment"]
+    origin, data = numbers["made"], numbers["data"]
+    environment = origin["environment"]
     machine = f"{environment['device']}, {environment['cpu_capability']}, threads: {environment['threads']}"
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     rows = [
-        ["command", f"<code>{text(made['command'])}</code>"],
+        ["command", f"<code>{text(origin['command'])}</code>"],
         ["images", f"{text(data['source'])}: sha256 <code>{data['checksum']}</code>"],
         *([text(name), f"{model['parameters']:,} parameters, sha256 <code>{model['weights_sha256']}</code>"]
           for name, model in numbers["models"].items()),
@@ -81,7 +81,7 @@ def _made(contents: Contents, numbers: dict[str, Any]) -> str:
         ["representation", text(numbers["layer"])],
         ["versions", text(f"Python {environment['python']}, {versions}")],
         ["machine", text(machine)],
-        ["time", f"{made['seconds']:.0f} s"],
+        ["time", f"{origin['seconds']:.0f} s"],
     ]  # fmt: skip
     left = "".join(f"<li>{text(line)}</li>" for line in numbers["left_out"])
     body = table(["", ""], rows, css="text facts") + (f"<h3>Left out</h3><ul>{left}</ul>" if left else "")
