@@ -250,7 +250,17 @@ def _sort_metadata(content: bytes) -> bytes:
 def _header_of(path: Path) -> dict[str, str]:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        return _read_header(size.to_bytes(8, "little") + file.read(min(size, 1 << 26)), path)
+        start = size.to_bytes(8, "little") + file.read(min(size, 1 << 26))
+    header = _read_header(start, path)
+    try:
+        ends = [each["data_offsets"][1] for name, each in json.loads(start[8:]).items() if name != "__metadata__"]
+        expected = len(start) + max(ends, default=0)
+    except (KeyError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{path} was altered: a tensor in its header has no place. Make it again.") from error
+    if (length := path.stat().st_size) != expected:  # noticed without reading the whole file
+        told = f"{length} bytes, and {expected} by its header"
+        raise CheckpointError(f"{path} is truncated or was altered: {told}. Make it again.")
+    return header
 
 
 def _read_header(content: bytes, path: Path) -> dict[str, str]:
