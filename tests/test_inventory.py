@@ -165,7 +165,8 @@ def test_a_result_of_other_weights_or_settings_or_of_another_scale_is_stale(proj
     change_scale(project, tsne_iterations=251)
     state, why = states(project)[MAPS]
     assert state == "stale" and why.startswith("settings changed: settings was {") and "251" in why
-    before = yaml.safe_load((project / "workflow/scales/mini.yaml").read_text()) | {"tsne_iterations": 250, "presets": "mini"}
+    before = yaml.safe_load((project / "workflow/scales/mini.yaml").read_text())
+    before |= {"tsne_iterations": 250, "presets": "mini"}
     (project / "workflow/scales/other.yaml").write_text(yaml.safe_dump(before))
     assert states(project)[MAPS] == ("stale", "results of another scale: other")
 
