@@ -27,8 +27,9 @@ echo saved >> "told-$$"
 exit 143
 """
 STARTED = """
-import sys
+import signal, sys
 sys.executable, *sys.argv = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
 from analysis.command.main import main
 sys.exit(main(sys.argv[1:]))
 """
