@@ -55,6 +55,7 @@ def legend_labels(legend):
 
 @pytest.mark.parametrize("make", [make_projection, make_panel])
 def test_a_display_draws_into_the_axes_it_is_given_and_returns_itself(make):
+    plt.close("all")  # those of other tests
     figure, axes = plt.subplots(1, 2)
     display = make()
     assert display.plot(ax=axes[1]) is display

@@ -113,6 +113,8 @@ def test_the_widget_and_the_kernel_follow_each_other(server):
         status.filter(has_text=re.compile(r"\d\d images selected")).wait_for(timeout=30_000)
         shown = int(status.inner_text().split()[0])
 
+        # JupyterLab holds a widget's message back while the kernel answers the one before; a cell would overtake it.
+        page.wait_for_timeout(2000)
         run_cell(page, 2)  # the reader selected
         output = page.locator(".jp-OutputArea-output", has_text="selected [")
         output.wait_for(timeout=30_000)
