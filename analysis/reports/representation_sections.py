@@ -186,7 +186,7 @@ def maps(contents: Contents) -> str:
     several = [each for each in represented(contents) if each.maps]
     parts, names = [], contents.data.class_names
     short = _distinct([each.name for each in several])
-    shares = [f"{each.reps.robust_accuracy:.0%} robust" for each in several]
+    shares = [f"{each.reps.robust_accuracy:.0%} right" for each in several]
     titles = {each.name: f"{name}\n{share}" for each, name, share in zip(several, short, shares, strict=True)}
     classes = list(several[0].maps) if several else []
     if classes:

@@ -70,7 +70,7 @@ def _sanity(measured: Accuracies) -> Iterable[Verdict]:
 
 
 def _of_curve(measured: Accuracies) -> Verdict:
-    question = "Does a larger eps break more, and a large one everything?"
+    question = "Does a larger eps break more?"  # whether no bound at all breaks everything is a check of its own
     if len(measured.curve) < 2:
         return Verdict(question, CARLINI, "not done", "The curve over eps was left out.")
     levels = list(measured.curve)
