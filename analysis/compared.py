@@ -88,7 +88,12 @@ def check_same_images(sets: Mapping[str, RepresentationSet]) -> None:
     """ValueError unless all sets are of as many images of the same classes, row by row."""
     (first_name, first), *others = sets.items()
     for name, reps in others:
-        if not np.array_equal(reps.labels, first.labels) or tuple(reps.class_names) != tuple(first.class_names):
+        same_data = reps.meta.get("dataset") and reps.meta.get("dataset") == first.meta.get("dataset")
+        if (
+            not np.array_equal(reps.labels, first.labels)
+            or tuple(reps.class_names) != tuple(first.class_names)
+            or (same_data and not np.array_equal(reps.indices, first.indices))  # other rows of one data set
+        ):
             raise ValueError(
                 f"{name!r} has {len(reps)} images of {len(reps.class_names)} classes, {first_name!r} {len(first)} of"
                 f" {len(first.class_names)}; expected the same images in the same order. Extract both from the same"

@@ -23,6 +23,7 @@ from tla_core.given import given_images
 from tla_core.layers import Reading, find_layer, forward_with_layers, model_device, resolve_layer
 from tla_core.masking.suite import saturation_check, warn_of_masking
 from tla_core.modes import attack_mode
+from tla_core.probe import PROBED, probe
 from tla_core.runtime import full_precision
 from tla_core.stored_images import StoredImages
 from tla_core.taps import Tap
@@ -216,8 +217,10 @@ class _Work:
         if self.attack is not None and not isinstance(self.attack, AttackConfig):
             raise ValueError(f"with shards, attack must be an AttackConfig. Got {self.attack!r}.")
         state = {name: value for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
+        noise = torch.rand((PROBED, *self.images.shape[1:]), generator=torch.Generator().manual_seed(0))
         settings = {
             "weights": tensors_digest({name: _plain(value) for name, value in state.items()}, ""),
+            "outputs": tensors_digest(probe(self.model, noise), ""),  # the same weights in another function
             "seed": 0 if self.generator is None else self.generator.initial_seed(),
             "layers": list(self.taps), "rows": len(self.images), "batch_size": self.batch_size, "fold": self.fold,
             "keep_images": self.keep_images, "meta": description,

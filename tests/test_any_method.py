@@ -194,6 +194,34 @@ def test_representations_that_say_nothing_of_their_attack_are_compared_as_they_a
         analysis.ratio_table({"one": noisy(1), "other": noisy(1).subset(np.arange(15))})
 
 
+def test_sets_of_different_attacks_are_not_put_under_one_name():
+    labels = np.arange(12) % 3
+
+    def attacked(eps, **changes):
+        attack = {**AttackConfig(eps=eps, step_size=eps / 4, steps=5).to_dict(), **changes}
+        predicted = {"predictions": labels, "adv_predictions": labels, "meta": {"attack": attack}}
+        return RepresentationSet.from_arrays(np.eye(4)[labels], labels, adv_features=np.eye(4)[labels], **predicted)
+
+    assert analysis.as_results({"one": attacked(0.1), "other": attacked(0.1)}).levels() == (0.1,)
+    for other in (attacked(0.2), attacked(0.1, norm="l2"), attacked(0.1, steps=6)):
+        with pytest.raises(ValueError, match=r"'other' is attacked by .*expected one attack"):
+            analysis.as_results({"one": attacked(0.1), "other": other})
+    with pytest.raises(ValueError, match=r"'one' is attacked by .*expected one attack"):
+        analysis.as_results({"one": attacked(0.2)}, attack=AttackConfig(eps=0.1))
+
+
+def test_other_rows_of_a_data_set_are_refused():
+    labels = np.arange(12) % 3
+
+    def of_rows(rows):
+        return RepresentationSet.from_arrays(
+            np.eye(4)[labels], labels, indices=rows, meta={"dataset": "mnist-mini", "split": "test"}
+        )
+
+    with pytest.raises(ValueError, match="expected the same images in the same order"):
+        analysis.as_results({"one": of_rows(np.arange(12)), "other": of_rows(np.arange(12) + 3)})
+
+
 def test_the_explorer_takes_them_too(mine, results):
     model, _ = mine
     explorer = analysis.EmbeddingExplorer({**results.sets(), "Mine": model}, methods=["pca"], progress=False)

@@ -4,6 +4,8 @@ import contextlib
 import json
 import re
 import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -473,7 +475,58 @@ def test_the_commands_of_the_guide(here, capsys):
     assert [words[0] for words in commands] == ["evaluate", "extract", "explore"]
     for words in commands:
         assert main([*words, "--no-progress"]) == 0, capsys.readouterr().err
-    assert len(list(here.glob("results/net-*/mine.npz-*/*"))) == 6
+    assert len(list(here.glob("results/net-*/mine.npz-*/*"))) == 8
+
+
+HELPED = """
+from parts import SIGN
+from torch import nn
+import torch
+
+class Signed(nn.Sequential):
+    def forward(self, x):
+        return SIGN * super().forward(x)
+
+def net():
+    torch.manual_seed(0)
+    return Signed(nn.Flatten(), nn.Linear(784, 3))
+"""
+
+
+def with_helper(folder, sign):
+    folder.mkdir(exist_ok=True)
+    (folder / "net.py").write_text(HELPED)
+    (folder / "parts.py").write_text(f"SIGN = {sign}\n")
+
+
+def test_files_of_two_folders_have_their_own_helpers(here):
+    with_helper(here / "a", 1)
+    with_helper(here / "b", -1)
+    images = torch.rand(5, 1, 28, 28)
+    first, second = (opened(f"{folder}/net.py:net").model.eval() for folder in "ab")
+    assert torch.equal(first(images), -second(images))
+
+
+def test_results_are_not_those_of_a_model_whose_helper_was_changed(here, capsys):
+    with_helper(here / "a", 1)
+    command = ["evaluate", "a/net.py:net", "--data", "three.npz", "--out", "out", *FGSM]
+    assert main(command) == 0
+    program = "import sys; from analysis.command.main import main; sys.exit(main(sys.argv[1:]))"
+    call = [sys.executable, "-c", program, *command]
+    assert subprocess.run(call, capture_output=True).returncode == 0  # the same model in another process
+    with_helper(here / "a", -1)
+    changed = subprocess.run(call, capture_output=True, text=True)
+    assert changed.returncode == 1 and "something that it imports or reads has changed" in changed.stderr
+
+
+def test_a_view_of_some_images_replaces_no_file_of_more(here):
+    with_helper(here / "a", 1)
+    assert main(["extract", "a/net.py:net", "--data", "three.npz", "--eps", "0.1", "--no-progress"]) == 0
+    (path,) = here.glob("results/net-*/*/representations-*.safetensors")
+    before = path.read_bytes()
+    words = ["--data", "three.npz", "--eps", "0.1", "--points", "10", "--methods", "pca", "--out", "page.html"]
+    assert main(["explore", "a/net.py:net", *words, "--no-progress", "--no-open"]) == 0
+    assert path.read_bytes() == before and len(RepresentationSet.load(path)) == 12
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------

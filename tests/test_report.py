@@ -221,6 +221,42 @@ def test_a_part_that_is_damaged_or_of_another_model_is_made_again(small, tmp_pat
     assert masked.numbers["models"]["net"]["trust"]["light"] == "red"
 
 
+class Rounded(nn.Module):
+    """Images are rounded; gradients pass the rounding, or do not."""
+
+    def __init__(self, inner, passes):
+        super().__init__()
+        self.inner, self.passes = inner, passes
+
+    def forward(self, x):
+        rounded = torch.round(x * 4) / 4
+        return self.inner(x + (rounded - x).detach() if self.passes else rounded)
+
+
+def test_another_layer_and_other_gradients_are_measured_again(tmp_path):
+    data, options = mnist_images(60), {"eps": EPS, "n_images": 20, "autoattack": 0, "explorer": False}
+    model = network(0)
+
+    def numbers_of(network, folder, **changes):
+        made = analysis.report({"net": network}, data, out=tmp_path / folder, **options, **changes)
+        return made.numbers["models"]["net"]
+
+    blocks = [record["layer"] for record in numbers_of(model, "one")["depth"]]
+    for layer in ("logits", blocks[0]):
+        again, fresh = (numbers_of(model, folder, layer=layer)["ratios"] for folder in ("one", f"fresh-{layer[:6]}"))
+        assert again["r_prime"] == fresh["r_prime"]
+    closed = numbers_of(Rounded(model, False), "two")["accuracies"]["PGD-20"]["accuracy"]
+    opened = numbers_of(Rounded(model, True), "two")["accuracies"]["PGD-20"]["accuracy"]
+    assert opened < closed
+
+
+def test_a_class_without_a_ratio_leaves_the_page_whole(tmp_path):
+    one = mnist_images(60).images[:1].repeat(12, 1, 1, 1)
+    options = {"out": tmp_path, "autoattack": 0, "explorer": False}
+    made = analysis.report({"net": network(0)}, one, np.arange(12) % 2, eps=EPS, **options)
+    assert made.path.is_file() and all(each is None for each in made.numbers["models"]["net"]["ratios"]["r_by_class"])
+
+
 def test_what_time_does_not_allow_is_said_and_comes_with_the_next_call(tmp_path):
     options = {"eps": EPS, "out": tmp_path, "n_images": 20, "autoattack": 0, "explorer": False}
     short = analysis.report({"net": network(0)}, mnist_images(60), minutes=1e-6, **options)

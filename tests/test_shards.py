@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 from distributed_worker import at_batch, digits, extracted, stop
@@ -149,3 +150,20 @@ def test_the_command_under_torchrun_stores_what_it_stores_alone(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [str(alone)]
     assert alone.read_bytes() == expected and sorted(alone.parent.iterdir()) == before  # no shards are left
+
+
+def test_the_same_weights_in_another_function_take_up_no_batch(tmp_path):
+    class Turned(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.sign = inner, 1.0
+
+        def forward(self, x):
+            return self.sign * self.inner(x)
+
+    images, labels = torch.rand(6, 1, 8, 8), torch.arange(6) % 3
+    model = Turned(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))).eval()
+    first = analysis.extract(model, images, labels, shards=tmp_path / "shards", layer="logits")
+    model.sign = -1.0
+    second = analysis.extract(model, images, labels, shards=tmp_path / "shards", layer="logits")
+    np.testing.assert_allclose(second.features, -first.features, rtol=1e-6)

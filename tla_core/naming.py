@@ -1,9 +1,11 @@
 """Objects of people's own code by their names: ``file.py:function`` and ``package.module:function``."""
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,12 +84,39 @@ def _module_of_file(path: Path, spec: str) -> ModuleType:
         return sys.modules[name]
     file = importlib.util.spec_from_file_location(name, path)
     sys.modules[name] = module = importlib.util.module_from_spec(file)
-    sys.path.insert(0, str(path.parent))
     try:
-        file.loader.exec_module(module)
+        with imports_from(path.parent):
+            file.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
-    finally:
-        sys.path.remove(str(path.parent))
     return module
+
+
+# Folder -> modules beside somebody's file that it imported: two folders may each have a `models.py`.
+_BESIDE: dict[Path, dict[str, ModuleType]] = {}
+
+
+@contextlib.contextmanager
+def imports_from(folder: Path) -> Iterator[None]:
+    """Import modules of a folder by their bare names, and those that other folders have by these names not."""
+    others = {name: module for each, modules in _BESIDE.items() if each != folder for name, module in modules.items()}
+    hidden = {name: sys.modules.pop(name) for name in others if name in sys.modules}
+    sys.modules.update(_BESIDE.get(folder, {}))
+    before = {name.partition(".")[0] for name in sys.modules}
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        new = {
+            name: module for name, module in list(sys.modules.items())
+            if name.partition(".")[0] not in before and _lies_in(module, folder)
+        }  # fmt: skip
+        _BESIDE.setdefault(folder, {}).update(new)
+        sys.modules.update(hidden)
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and folder in Path(file).resolve().parents

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -148,7 +148,11 @@ def _task(
     path, expected = subject.folder / f"accuracy-{split}.safetensors", {**subject.identity, "of": len(subject.data)}
     refuse_others(path, expected)
     measured = Subject(path, expected, subject.data, lambda: subject.opened.model)
-    measure = functools.partial(evaluate_subject, measured, attacks, limits=limits)
+
+    def measure(**options: Any) -> RunAccuracy:
+        subject.check_function(keep=True)
+        return evaluate_subject(measured, attacks, limits=limits, **options)
+
     return _Task(spec, subject.opened.name, attacks, measure, lambda _: ([f"  {subject}"], []))
 
 

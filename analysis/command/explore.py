@@ -115,7 +115,8 @@ def _sets(
     fewest = max(points // 2, 1)  # no more than can be shown, unless more is stored
     for spec, name in model_names(specs).items():
         if spec in subjects:
-            path = represent(subjects[spec], eps, layers=[layer], images=fewest, progress=progress)[0]
+            options = {"images": fewest, "at_least": True, "progress": progress}
+            path = represent(subjects[spec], eps, layers=[layer], **options)[0]
         else:
             count = None if is_current(*representations_target(spec, eps)) else fewest
             path = extract_run(spec, eps, images=count, device=device, progress=progress)

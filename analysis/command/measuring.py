@@ -19,8 +19,10 @@ from analysis.scales.targets import results_dir
 from tla_core.checkpoint import CheckpointError, check_writable, read_metadata
 from tla_core.config import TrainConfig
 from tla_core.datasets import ImageDataset
+from tla_core.probe import agrees_with_stored, probe
 from tla_core.protocol import analysis_attack
 from tla_core.run_folder import RunFolder
+from tla_core.wrapping import as_classifier
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,33 @@ class NamedSubject:
             "checkpoint_sha256": self.opened.digest, "model": model, "data_name": self.data.name,
             "data": self.data.source, "data_sha256": self.data.checksum,
         }  # fmt: skip
+
+
+    def check_function(self, *, keep: bool = False) -> None:
+        """See that results in its folder are of the same function, which the digest of a model does not tell.
+
+        That is of the state, and of the file that is named; not of what that file imports or reads.
+
+        Parameters
+        ----------
+        keep : bool
+            Store what the function is known by, if nothing of it is stored yet.
+
+        Raises
+        ------
+        ValueError
+            If the model of the stored results returned something else for these images.
+        """
+        if self.opened.run is not None:
+            return
+        name = f"probe-{self.opened.digest[:8]}-{self.data.checksum[:8]}.safetensors"
+        current = probe(as_classifier(self.opened.model, self.data.images, self.data.labels), self.data.images)
+        if not agrees_with_stored(self.folder / name, current, keep=keep):
+            raise ValueError(
+                f"{self.opened.spec} has the weights and the source of the model of the results in {self.folder}, but"
+                " returns other outputs: something that it imports or reads has changed. Choose another --out, or"
+                " remove that folder."
+            )
 
 
 def is_own(spec: str, model: ModelOptions, images: DataOptions, out: Path | None) -> bool:
@@ -105,12 +134,15 @@ def open_subject(
     if out is None:
         own = opened.run is not None and images.data is None and not opened.settings
         out = results_dir(opened.run) if own else _default_folder(opened, data)
-    return NamedSubject(opened, data, config_for(spec, data.name), split, out)
+    subject = NamedSubject(opened, data, config_for(spec, data.name), split, out)
+    subject.check_function()
+    return subject
 
 
 def represent(
-    subject: NamedSubject, eps: float | None, *, layers: Sequence[str], images: int | None = None, progress: bool = True
-) -> list[Path]:
+    subject: NamedSubject, eps: float | None, *, layers: Sequence[str], images: int | None = None,
+    at_least: bool = False, progress: bool = True,
+) -> list[Path]:  # fmt: skip
     """Extract and store representations, a file for each layer; what is stored already is not made again.
 
     Parameters
@@ -124,6 +156,8 @@ def represent(
         See `analysis.extract`.
     images : int, optional
         At the most, evenly spread; by default all.
+    at_least : bool
+        A stored file of more images is taken as it is.
     progress : bool
 
     Raises
@@ -141,7 +175,7 @@ def represent(
         suffix = "" if layer == "penultimate" else f"-{_plain(layer)}"
         paths[layer] = path = subject.folder / f"representations-{kind}{suffix}.safetensors"
         expected = {**subject.identity, "layer": layer, "attack": settings, "images": images, "split": subject.split}
-        if not is_current(path, expected):
+        if not is_current(path, expected) and not (at_least and _has_more(path, expected)):
             refuse_others(path, expected)
             check_writable(path)
             todo[layer] = expected
@@ -153,6 +187,7 @@ def represent(
             subject.opened.model, subset, layer=list(todo), attack=attack, indices=rows, keep_images="uint8",
             progress=progress,
         )  # fmt: skip
+        subject.check_function(keep=True)
         for layer, expected in todo.items():
             meta = {**sets[layer].meta, **expected, "source": subject.data.source}
             replace(sets[layer], meta=meta).save(paths[layer])
@@ -168,6 +203,14 @@ def refuse_others(path: Path, expected: dict[str, Any]) -> None:
     digests = {key: expected[key] for key in ("checkpoint_sha256", "data_sha256")}
     if different_settings(metadata.get("meta", metadata), digests):
         raise ValueError(f"{path} holds results of another model or of other images. Choose another folder with --out.")
+
+
+def _has_more(path: Path, expected: dict[str, Any]) -> bool:
+    """Whether a file holds what is expected, of more images."""
+    if not is_current(path, {key: value for key, value in expected.items() if key != "images"}):
+        return False
+    stored = read_metadata(path)["meta"]["images"]
+    return stored is None or stored >= (expected["images"] or stored + 1)
 
 
 def _default_folder(opened: OpenedModel, data: ImageDataset) -> Path:

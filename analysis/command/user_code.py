@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from tla_core.naming import import_object
+from tla_core.naming import import_object, imports_from
 
 
 def call_named(text: str, **offered: Any) -> Any:
@@ -27,7 +27,11 @@ def call_named(text: str, **offered: Any) -> Any:
     value = import_object(text)
     if not (inspect.isfunction(value) or inspect.isclass(value) or inspect.isbuiltin(value)):
         return value
-    return value(**_arguments(value, text, offered))
+    source = text.rpartition(":")[0]
+    if not source.endswith(".py"):
+        return value(**_arguments(value, text, offered))
+    with imports_from(Path(source).expanduser().resolve().parent):  # what the function itself imports
+        return value(**_arguments(value, text, offered))
 
 
 def source_of(text: str) -> dict[str, str]:

@@ -56,7 +56,7 @@ def represented(
 ) -> Represented:
     """Clean and adversarial representations of all images at every block, in one pass."""
     layers = read_layers(subject, data, layer)
-    inputs = digest_of(subject, attack, layers=layers)
+    inputs = digest_of(subject, attack, layers=layers, layer=layer)
     arrays, blocks = subject.folder / "representations.safetensors", subject.folder / "depth.json"
     depth = read_kept_json(blocks, inputs)
     if depth is not None:

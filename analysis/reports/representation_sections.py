@@ -154,7 +154,7 @@ def ratios(contents: Contents) -> str:
     classes = [k for k in range(len(names)) if any(np.isfinite(each.ratios["r_prime_by_class"][k]) for each in several)]
     classes = classes[:MOST_IN_MATRIX]
     charts = []
-    for key, name in (("r_prime", "r′"), ("r", "r")):
+    for key, name in (("r_prime", "r′"), ("r", "r")) if classes else ():
         display = LinesDisplay(
             {each.name: [each.ratios[f"{key}_by_class"][k] for k in classes] for each in several},
             [_short(names[k]) for k in classes], title=f"{name} by class", joined=False, reference=1.0,

@@ -76,6 +76,12 @@ def _with_own_methods(results: Results) -> Results:
     return results
 
 
+def attack_of(reps: RepresentationSet) -> AttackConfig | None:
+    """The attack that representations say they are of; None where they say none, or one that is no setting of ours."""
+    settings = reps.meta.get("attack") or {}
+    return AttackConfig(**settings) if settings and set(settings) <= set(AttackConfig.__dataclass_fields__) else None
+
+
 class _Given(Results):
     """What both have in common: methods that are objects, of one dataset."""
 
@@ -154,8 +160,10 @@ class OwnResults(_Given):
         self._images, self._labels, self._attack = images, labels, attack
         first = next(iter(self._sets.values()))
         self.dataset = str(first.meta.get("dataset") or "own images")
-        if attack is None and set(settings := first.meta.get("attack") or {}) <= set(AttackConfig.__dataclass_fields__):
-            self._attack = AttackConfig(**settings) if settings else None
+        self._attack = attack or attack_of(first)
+        for name, reps in self._sets.items():
+            if self._attack is not None and (attack := attack_of(reps)) not in (None, self._attack):
+                raise ValueError(f"{name!r} is attacked by {attack}, others by {self._attack}; expected one attack.")
         self.scale = Scale(
             name="own", root=Path(), datasets=(self.dataset,), methods=tuple(methods), seeds=(0,), notebooks=(),
             points_per_class={"clean": 500, "adversarial": 1000},
@@ -215,6 +223,9 @@ class MixedResults(_Given):
         for name, one in self.own_methods.items():
             if isinstance(one, RepresentationSet):
                 self._check_images(name, one)
+                if not any(self._has_level(one, eps) for eps in base.levels(self.dataset)):
+                    levels = ", ".join(str(self.attack(eps, self.dataset)) for eps in base.levels(self.dataset))
+                    raise ValueError(f"{name!r} is attacked by {attack_of(one)}; expected one of {levels}.")
             elif isinstance(one, Path):
                 data = run_images(one, "test")
                 if data.checksum != base.test_images(self.dataset).checksum:
@@ -244,12 +255,11 @@ class MixedResults(_Given):
         return (*self.base.methods_of(dataset, eps), *own)
 
     def _has_level(self, one: Any, eps: float | None) -> bool:
-        """Representations are of one level: that which they say, otherwise the dataset's own."""
+        """Representations are of one level: that of the attack which they say, otherwise the dataset's own."""
         if not isinstance(one, RepresentationSet):
             return True
-        main = self.attack(dataset=self.dataset).eps
-        own = (one.meta.get("attack") or {}).get("eps", main)
-        return f"{own:g}" == f"{main if eps is None else eps:g}"
+        main = self.attack(dataset=self.dataset)
+        return (attack_of(one) or main) == (main if eps is None else self.attack(eps, self.dataset))
 
     def title(self, method: str) -> str:
         return method if method in self.own_methods else self.base.title(method)
@@ -271,6 +281,8 @@ class MixedResults(_Given):
             return self.base.representations(method, eps, dataset=dataset, seed=seed)
         one, attack = self.own_methods[method], self.attack(eps, self.dataset)
         if isinstance(one, RepresentationSet):
+            if not self._has_level(one, eps):
+                raise ValueError(f"{method!r} is attacked by {attack_of(one)}; it has none of {attack}.")
             return one
         if (method, attack.eps) not in self._extracted:
             rows = self.base.representations(self.base.methods[0], eps, dataset=self.dataset).indices

@@ -13,7 +13,11 @@ from tla_core.attack_config import AttackConfig
 from tla_core.attacks import Attack
 from tla_core.evaluation import evaluate
 from tla_core.given import given_images
+from tla_core.layers import model_device
+from tla_core.modes import attack_mode
 from tla_core.protocol import STRONGEST_IMAGES, strongest_of
+from tla_core.validation import scale_images
+from tla_core.wrapping import as_classifier
 
 
 def accuracy_of_model(
@@ -34,7 +38,7 @@ def accuracy_of_model(
     """
     data = given_images(images, labels)
     if isinstance(attacks, AttackConfig):
-        strong = strongest_of(attacks, int(max(data.labels)) + 1)
+        strong = strongest_of(attacks, _count_outputs(model, data))
         attacks, limits = {_name_of(attacks.to_dict()): attacks, **strong}, dict.fromkeys(strong, STRONGEST_IMAGES)
     correct, described, checks, n = {}, {}, {}, len(data.labels)
     counts = {name: min((limits or {}).get(name, n), n) for name in attacks or {}}
@@ -47,6 +51,12 @@ def accuracy_of_model(
         described, checks = described | evaluation.attacks, checks | evaluation.checks
     order = ["clean", *counts]
     return RunAccuracy(with_strongest({name: correct[name] for name in order}), described, checks)
+
+
+def _count_outputs(model: nn.Module, data: Any) -> int:
+    classifier = as_classifier(model, data.images, data.labels)
+    with attack_mode(classifier), torch.no_grad():
+        return classifier(scale_images(data.images[:1].to(model_device(classifier)))).shape[1]
 
 
 def accuracy_of_representations(reps: RepresentationSet) -> RunAccuracy:

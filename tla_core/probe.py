@@ -1,0 +1,75 @@
+"""What tells two models of the same weights apart: code outside their files, tensors outside their state."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tla_core.checkpoint import CheckpointError, load_tensors, save_tensors
+from tla_core.layers import model_device
+from tla_core.modes import attack_mode
+from tla_core.runtime import full_precision
+from tla_core.validation import scale_images
+
+PROBED = 8
+_NOISE = 0.05
+# Of the largest value: rounding of other threads and batch sizes stays below, another function does not.
+_TOLERANCE = 1e-2
+
+
+def probe(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Logits of the first images, and logits and input gradients of the same images disturbed by fixed noise.
+
+    A defence that rounds its input and one whose gradients pass through have the same logits and other gradients.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As of `as_classifier`.
+    images : Tensor, (n, c, h, w)
+        uint8, or floats in [0, 1].
+
+    Returns
+    -------
+    dict of str to Tensor
+        Empty for a model whose outputs are random: it cannot be recognised by them.
+    """
+    device = model_device(model)
+    with attack_mode(model), full_precision(device), torch.inference_mode(False), torch.enable_grad():
+        clean = scale_images(images[:PROBED].clone().to(device)).detach()
+        noise = torch.rand(clean.shape, generator=torch.Generator().manual_seed(0)).to(device)
+        disturbed = (clean + _NOISE * (2 * noise - 1)).clamp(0, 1)
+        with torch.no_grad():
+            logits, repeated = model(clean).float(), model(clean).float()
+        if not _close(logits, repeated):
+            return {}
+        leaf = disturbed.clone().requires_grad_()
+        outputs = model(leaf).float()
+        weights = torch.arange(1, outputs.shape[1] + 1, device=outputs.device)
+        total = (outputs.log_softmax(1) * weights).sum()
+        gradients = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
+        gradients = torch.zeros_like(leaf) if gradients is None else gradients
+    values = {"logits": logits, "disturbed": outputs, "gradients": gradients}
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in values.items()}
+
+
+def is_same(stored: dict[str, Tensor], current: dict[str, Tensor]) -> bool:
+    """Whether two probes are of the same function, up to rounding; random models count as the same."""
+    return not stored or not current or all(_close(stored[name], current[name]) for name in current)
+
+
+def agrees_with_stored(path: Path, current: dict[str, Tensor], *, keep: bool = False) -> bool:
+    """Whether a stored probe is the same as this one, or there is none; `keep` stores this one then."""
+    try:
+        return is_same(load_tensors(path)[0], current)
+    except (FileNotFoundError, CheckpointError, KeyError):
+        if keep:
+            save_tensors(path, current, {"images": PROBED})
+        return True
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    scale = float(other.abs().max()) if other.numel() else 0.0
+    return torch.allclose(one, other, rtol=0, atol=_TOLERANCE * scale)
