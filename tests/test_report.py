@@ -46,6 +46,15 @@ class Scaled(nn.Module):
         return 1e5 * self.inner(x)
 
 
+class Named(nn.Sequential):
+    """Knows what its outputs are called."""
+
+    class_names = ("owl", "cat", "dog")
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(784, 3))
+
+
 @pytest.fixture(scope="module")
 def models():
     return {"<b>first</b>": network(0), "second": network(2)}
@@ -334,6 +343,7 @@ IMAGES, LABELS = np.zeros((8, 1, 28, 28), np.uint8), np.arange(8) % 2
         ({"models": {"": nn.Flatten()}}, "models must have names"),
         ({"class_names": ("cat", "dog", "owl")}, "784 outputs, and there are 3 names"),
         ({"layer": "head"}, "the model has no layer 'head'"),
+        ({"models": {"net": Named()}, "class_names": ("cat", "dog", "owl")}, r"another order.*\['cat', 'dog', 'owl'\]"),
         ({"models": {"net": nn.Sequential(nn.Flatten(), nn.Linear(784, 1))}}, "net: labels must be in"),
     ],
 )

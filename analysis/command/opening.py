@@ -22,7 +22,7 @@ from tla_core.datasets import DATASET_NAMES, ImageDataset
 from tla_core.modes import attack_mode
 from tla_core.runtime import pick_device
 from tla_core.training import load_model
-from tla_core.wrapping import as_classifier, output_names, see_through, wrap
+from tla_core.wrapping import as_classifier, names_in_order, wrap
 
 FORMS = (
     "a run or checkpoint folder, file.py:function, package.module:function, torchvision:NAME, timm:NAME, or a folder of"
@@ -159,13 +159,9 @@ def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
             f"{opened.spec} has {outputs} outputs, and {data.name} has {classes} classes: say which outputs they are,"
             f" --classes with {classes} numbers, or names that the model knows."
         )
-    known = output_names(see_through(opened.model))
-    order = {name.casefold(): name for name in known}
-    class_order = [name.casefold() for name in data.class_names]
-    if sorted(order) == sorted(class_order) and list(order) != class_order:
+    if order := names_in_order(opened.model, data.class_names):
         raise ValueError(
-            f"{opened.spec} has the classes of {data.name} in another order: say --classes"
-            f" {shlex.join(order[name] for name in class_order)}."
+            f"{opened.spec} has the classes of {data.name} in another order: say --classes {shlex.join(order)}."
         )
     if outputs < 2:
         raise ValueError(f"{opened.spec} has one output. Expected at least two classes to tell apart.")

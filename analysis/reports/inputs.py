@@ -24,7 +24,7 @@ from tla_core.probe import is_same, probe
 from tla_core.runtime import full_precision
 from tla_core.training import load_model
 from tla_core.validation import as_class_names, check_whole, scale_images
-from tla_core.wrapping import as_classifier
+from tla_core.wrapping import as_classifier, names_in_order
 
 MOST_MODELS = 6
 _SEED = 0
@@ -188,6 +188,8 @@ def checked_subjects(
                 f"{name} has {logits.shape[1]} outputs, and there are {len(data.class_names)} classes: say which they"
                 " are, tla.wrap(model, classes=[...]), or leave the other classes' names out."
             )
+        if has_names and (order := names_in_order(model, data.class_names)):
+            raise ValueError(f"{name} has the classes in another order: say tla.wrap(model, classes={order!r}).")
         slug = re.sub(r"[^\w.-]+", "-", name)[:40] + "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
         weights = state_digest(model)
         where = folder / "parts" / slug
