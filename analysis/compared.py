@@ -11,6 +11,7 @@ import numpy as np
 from analysis.representations import RepresentationSet
 
 if TYPE_CHECKING:  # torch takes seconds to import
+    from tla_core.attack_config import AttackConfig
     from tla_core.attacks import Attack
 
 
@@ -63,18 +64,41 @@ def as_representations(
 
         indices, meta = None, {}
         if images is None:
-            images, indices, attack, class_names = _images_of(sets, rest, attack, limit)
+            images, indices, attack, known_names = _images_of(sets, rest, attack, limit)
             meta = {"dataset": images.name, "split": images.split}
+        else:
+            first = next(iter(sets.values()), None)
+            attack, known_names = (attack, None) if first is None else (attack or attack_of(first), first.class_names)
         shown_images = given_images(images, labels)
+        class_names = known_names if class_names is None else class_names
+        class_names = shown_images.class_names if class_names is None else class_names
         for name, method in rest.items():
             model = load_model(method) if isinstance(method, Path) else method
             sets[name] = extract(
                 model, shown_images.images, shown_images.labels, attack=attack, indices=indices,
-                class_names=class_names or shown_images.class_names, meta=meta, progress=progress,
+                class_names=class_names, meta=meta, progress=progress,
             )  # fmt: skip
     sets = {name: sets[name] for name in methods}
     check_same_images(sets)
     return sets
+
+
+def attack_of(reps: RepresentationSet) -> AttackConfig | None:
+    """The attack that representations say they are of; None where they say none.
+
+    Raises
+    ------
+    ValueError
+        If it is no attack of ours, so that other models cannot be attacked alike.
+    """
+    from tla_core.attack_config import ATTACKS, AttackConfig
+
+    settings = reps.meta.get("attack") or {}
+    if not settings:
+        return None
+    if settings.get("name") not in ATTACKS or not set(settings) <= set(AttackConfig.__dataclass_fields__):
+        raise ValueError(f"{reps!r} is of an attack that cannot be run again: {settings}. Pass attack= for the models.")
+    return AttackConfig(**settings)
 
 
 def load_methods(methods: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,16 +112,15 @@ def check_same_images(sets: Mapping[str, RepresentationSet]) -> None:
     """ValueError unless all sets are of as many images of the same classes, row by row."""
     (first_name, first), *others = sets.items()
     for name, reps in others:
+        if tuple(reps.class_names) != tuple(first.class_names):
+            names = f"{', '.join(reps.class_names)}; {first_name!r}: {', '.join(first.class_names)}"
+            raise ValueError(f"expected the same classes. Got {name!r}: {names}.")
         same_data = reps.meta.get("dataset") and reps.meta.get("dataset") == first.meta.get("dataset")
-        if (
-            not np.array_equal(reps.labels, first.labels)
-            or tuple(reps.class_names) != tuple(first.class_names)
-            or (same_data and not np.array_equal(reps.indices, first.indices))  # other rows of one data set
-        ):
+        other_rows = same_data and not np.array_equal(reps.indices, first.indices)
+        if other_rows or not np.array_equal(reps.labels, first.labels):
             raise ValueError(
-                f"{name!r} has {len(reps)} images of {len(reps.class_names)} classes, {first_name!r} {len(first)} of"
-                f" {len(first.class_names)}; expected the same images in the same order. Extract both from the same"
-                " images, or take reps.subset(rows)."
+                f"{name!r} has {len(reps)} images, {first_name!r} {len(first)}; expected the same images in the same"
+                " order. Extract both from the same images, or take reps.subset(rows)."
             )
 
 
@@ -125,20 +148,17 @@ def _loaded(name: str, method: Any) -> Any:
 
 def _images_of(sets: Mapping[str, RepresentationSet], rest: Mapping[str, Any], attack: Attack | None, limit: int):
     """Images, their indices, attack and class names of the first set, or else of the first run."""
-    from tla_core.attack_config import AttackConfig
     from tla_core.datasets import load_dataset
 
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1. Got {limit}.")
     reps = next(iter(sets.values()), None)
     run = next((method for method in rest.values() if isinstance(method, Path)), None)
     if reps is not None and reps.meta.get("dataset"):
         data = load_dataset(reps.meta["dataset"], reps.meta.get("split", "test")).subset(reps.indices)
         if not np.array_equal(np.asarray(data.labels), reps.labels):
             raise ValueError(f"the images of {data.name} here are not those of {reps!r}. Pass images= and labels=.")
-        settings = reps.meta.get("attack") or {}
-        known = set(AttackConfig.__dataclass_fields__)
-        if attack is None and settings and set(settings) <= known:
-            attack = AttackConfig(**settings)
-        return data, reps.indices, attack, reps.class_names
+        return data, reps.indices, attack or attack_of(reps), reps.class_names
     if run is None:
         raise ValueError("models need images to be shown: pass images=, labels= and attack=.")
     from tla_core.config import TrainConfig

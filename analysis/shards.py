@@ -77,7 +77,7 @@ class Shards:
             batch = self.load(start)
             if batch is None and size > 1:
                 raise FileNotFoundError(
-                    f"{self.path(start)} is not there, though a process has stored it: all processes must see the same"
+                    f"{self.path(start)} is not there, or is of another extraction: all processes must see the same"
                     " folder, and no second command may make the same result meanwhile. Run the same command again."
                 )
             if batch is None:

@@ -74,7 +74,7 @@ def passes_of_accuracies(config: TrainConfig, settings: dict[str, Any]) -> float
 
 
 def operations(plan: Plan, artefact: Artefact) -> float:
-    """Floating-point operations of a training, an accuracy table, or an extraction; 0 of what takes no network."""
+    """Floating-point operations of a training, an accuracy table, or an extraction; 0 of all else, landscapes too."""
     if artefact.run is None:
         return 0.0
     config = plan.scale.config(*artefact.run)

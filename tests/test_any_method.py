@@ -222,6 +222,37 @@ def test_other_rows_of_a_data_set_are_refused():
         analysis.as_results({"one": of_rows(np.arange(12)), "other": of_rows(np.arange(12) + 3)})
 
 
+def shift(model, images, labels, **_):
+    return (images + 0.1).clamp(0, 1)
+
+
+def test_models_are_attacked_as_the_first_set_is(mine):
+    model, _ = mine
+    data = mnist_images(40)
+    attack = AttackConfig(eps=0.1, step_size=0.05, steps=2)
+    first = analysis.extract(model, data.images, data.labels, attack=attack, class_names=data.class_names)
+    results = analysis.as_results({"set": first, "model": model}, images=data.images, labels=data.labels)
+    again = results.representations("model")
+    np.testing.assert_allclose(again.adv_features, first.adv_features, atol=1e-5)
+    assert results.attack() == attack and again.class_names == first.class_names
+    shifted = analysis.extract(model, data.images, data.labels, attack=shift, class_names=data.class_names)
+    with pytest.raises(ValueError, match=r"attack that cannot be run again.*Pass attack="):
+        analysis.as_results({"set": shifted, "model": model}, images=data.images, labels=data.labels)
+    own = analysis.as_results({"model": model}, images=data.images, labels=data.labels, attack=shift)
+    assert set(own.accuracy("model").correct) == {"clean", "shift"}
+
+
+def test_a_retrieval_figure_of_other_rows_is_refused(mine, results):
+    data = mnist_images(40)
+    options = {"attack": AttackConfig(eps=0.1, step_size=0.05, steps=2), "class_names": data.class_names}
+    sets = [
+        analysis.extract(mine[0], data.images[rows], data.labels[rows], indices=rows, **options)
+        for rows in (torch.arange(40), torch.arange(40).flip(0))
+    ]
+    with pytest.raises(ValueError, match="the same images in the same order"):
+        analysis.retrieval_figure(dict(zip(("one", "other"), sets, strict=True)), images=data.images)
+
+
 def test_the_explorer_takes_them_too(mine, results):
     model, _ = mine
     explorer = analysis.EmbeddingExplorer({**results.sets(), "Mine": model}, methods=["pca"], progress=False)

@@ -53,3 +53,17 @@ def test_an_error_of_the_code_itself_passes_through_and_is_not_kept(tmp_path):
         import_object(f"{file}:Net")
     file.write_text("Net = 1\n")
     assert import_object(f"{file}:Net") == 1
+
+
+def test_what_an_environment_below_a_folder_holds_is_imported_once(tmp_path, monkeypatch):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "net.py").write_text("import third_party_of_tests, parts_of_tests\n")
+        (tmp_path / folder / "parts_of_tests.py").write_text(f"NAME = '{folder}'\n")
+    site = tmp_path / "a" / ".venv" / "site-packages"
+    site.mkdir(parents=True)
+    (site / "third_party_of_tests.py").write_text("")
+    monkeypatch.syspath_prepend(str(site))
+    first, second = (import_object(f"{tmp_path}/{folder}/net.py:third_party_of_tests") for folder in "ab")
+    assert first is second
+    assert [import_object(f"{tmp_path}/{folder}/net.py:parts_of_tests.NAME") for folder in "ab"] == ["a", "b"]

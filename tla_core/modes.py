@@ -79,11 +79,11 @@ def _put_back_buffers(
             if module._buffers.get(name) is not buffer:  # one that is replaced at each call, such as a counter
                 module._buffers[name] = buffer
     with torch.no_grad():
-        for buffer, old_buffers, version in buffers:
+        for buffer, old_value, version in buffers:
             # A layer that updates its statistics even in eval mode.
             if version is None or _version(buffer) != version:
                 with torch.inference_mode(buffer.is_inference()):
-                    buffer.copy_(old_buffers)
+                    buffer.copy_(old_value)
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -111,12 +111,16 @@ def imports_from(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
         new = {
             name: module for name, module in list(sys.modules.items())
-            if name.partition(".")[0] not in before and _lies_in(module, folder)
+            if name.partition(".")[0] not in before and _lies_beside(name, module, folder)
         }  # fmt: skip
         _BESIDE.setdefault(folder, {}).update(new)
         sys.modules.update(hidden)
 
 
-def _lies_in(module: ModuleType, folder: Path) -> bool:
+def _lies_beside(name: str, module: ModuleType, folder: Path) -> bool:
+    """Whether a module or package of this name is in the folder itself: what an environment below it holds is not."""
     file = getattr(module, "__file__", None)
-    return file is not None and folder in Path(file).resolve().parents
+    if file is None:
+        return False
+    depth = name.count(".") + (Path(file).stem == "__init__")
+    return len(Path(file).parents) > depth and Path(file).resolve().parents[depth] == folder

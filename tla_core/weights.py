@@ -166,6 +166,8 @@ def _normalization(unexpected: dict[str, Tensor]) -> tuple[tuple[float, ...], tu
     mean, std = (by_last[name] for name in sorted(by_last))
     if mean.shape != std.shape or mean.numel() != max(mean.shape, default=1) or not mean.is_floating_point():
         return None
+    if not std.is_floating_point() or not (std > 0).all():
+        return None
     return tuple(mean.flatten().tolist()), tuple(std.flatten().tolist())
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.compared import check_same_images
 from analysis.display import (
     ClassPairDisplay,
     ClassPairPanel,
@@ -48,7 +49,7 @@ def false_class_figures(
         raise ValueError(f"there is no class {unknown[0]!r}; expected some of {', '.join(names)}.")
     wanted_classes = [names.index(name) for name in classes] or np.unique(next(iter(sets.values())).labels).tolist()
     maps = {method: results.class_maps(method, dataset=dataset, classes=wanted_classes) for method in sets}
-    first = maps[results.methods[0]]
+    first = next(iter(maps.values()))
     aligned = {method: align_maps(each, first) for method, each in maps.items()}
     rows = [[FalseClassPanel.from_map(aligned[method][k], names) for method in sets] for k in wanted_classes]
     parts = [part for part in np.array_split(np.arange(len(rows)), figures) if len(part)]
@@ -80,6 +81,8 @@ def class_pair_figures(
     """
     results, dataset, sets = _of_maps(results, methods)
     names = next(iter(sets.values())).class_names
+    if settings and not pairs:
+        raise ValueError(f"settings are of pairs that are passed. Got {', '.join(settings)} without pairs=.")
     if pairs:
         maps = {method: [map_pair(reps, *pair, **settings) for pair in pairs] for method, reps in sets.items()}
     elif dataset in results.scale.class_pairs:
@@ -88,7 +91,7 @@ def class_pair_figures(
         raise ValueError(
             f"no pairs of classes are known. Pass pairs=[(attacked, mistaken_for)], of {', '.join(names)}."
         )
-    first = maps[results.methods[0]]
+    first = next(iter(maps.values()))
     aligned = {method: align_pair_maps(each, first) for method, each in maps.items()}
     return [
         ClassPairDisplay(
@@ -120,6 +123,7 @@ def retrieval_figure(
         The clean images, row by row those of the sets; by default those of the dataset that these name.
     """
     results, dataset, sets = _of_maps(results, methods)
+    check_same_images(sets)
     retrieved = {results.title(method): retrieve(reps, k=k) for method, reps in sets.items()}
     first = next(iter(sets.values()))
     if images is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.compared import as_representations, load_methods
+from analysis.compared import as_representations, attack_of, load_methods
 from analysis.extraction import extract
 from analysis.maps import ClassMap, PairMap, map_class, map_pair
 from analysis.representations import RepresentationSet
@@ -76,12 +76,6 @@ def _with_own_methods(results: Results) -> Results:
     return results
 
 
-def attack_of(reps: RepresentationSet) -> AttackConfig | None:
-    """The attack that representations say they are of; None where they say none, or one that is no setting of ours."""
-    settings = reps.meta.get("attack") or {}
-    return AttackConfig(**settings) if settings and set(settings) <= set(AttackConfig.__dataclass_fields__) else None
-
-
 class _Given(Results):
     """What both have in common: methods that are objects, of one dataset."""
 
@@ -106,8 +100,9 @@ class _Given(Results):
         if method not in self.own_methods:
             return self.base.pair_maps(method, eps, dataset=dataset, seed=seed)
         settings = dict(self.scale.pair_settings(dataset or self.dataset))
+        pairs = settings.pop("pairs")
         reps = self.representations(method, eps, dataset=dataset)
-        return [map_pair(reps, *pair, **settings) for pair in settings.pop("pairs")]
+        return [map_pair(reps, *pair, **settings) for pair in pairs]
 
     def landscapes(self, method: str, *, dataset=None, seed=None) -> dict:
         if method not in self.own_methods:
@@ -115,6 +110,8 @@ class _Given(Results):
         from analysis.landscape import input_landscape
 
         dataset = dataset or self.scale.dataset_of("landscapes")
+        if dataset != self.dataset:
+            raise ValueError(f"{method!r} classifies {self.dataset}. Got {dataset!r}.")
         data, settings = self.test_images(dataset), self.scale.landscape_of(dataset)
         rows = (np.arange(settings["images"]) * len(data.labels) // settings["images"]).tolist()
         shape = {"radius": settings["radius"] * self.attack(dataset=dataset).eps, "resolution": settings["resolution"]}
@@ -152,18 +149,30 @@ class _Given(Results):
         return load_model(one) if isinstance(one, Path) else one
 
 
+def _own_attack(reps: RepresentationSet, needed: bool = False) -> AttackConfig | None:
+    """As `attack_of`; of an attack that is not ours None, unless models are to be attacked alike."""
+    try:
+        return attack_of(reps)
+    except ValueError:
+        if needed:
+            raise
+        return None
+
+
 class OwnResults(_Given):
     """Models, runs and representations without a scale: one dataset, one attack, one training each."""
 
     def __init__(self, methods: Mapping[str, Any], *, images=None, labels=None, attack=None) -> None:
         self.own_methods = load_methods(methods)
+        given_sets = {name: one for name, one in self.own_methods.items() if isinstance(one, RepresentationSet)}
+        if attack is None and given_sets:
+            attack = _own_attack(next(iter(given_sets.values())), len(given_sets) < len(methods))
         self._images, self._labels, self._attack = images, labels, attack
-        first = next(iter(self._sets.values()))
-        self.dataset = str(first.meta.get("dataset") or "own images")
-        self._attack = attack or attack_of(first)
-        for name, reps in self._sets.items():
-            if self._attack is not None and (attack := attack_of(reps)) not in (None, self._attack):
-                raise ValueError(f"{name!r} is attacked by {attack}, others by {self._attack}; expected one attack.")
+        for name, reps in given_sets.items():
+            own = _own_attack(reps)
+            if attack is not None and own is not None and own != attack:
+                raise ValueError(f"{name!r} is attacked by {own}, others by {attack}; expected one attack.")
+        self.dataset = str(next(iter(self._sets.values())).meta.get("dataset") or "own images")
         self.scale = Scale(
             name="own", root=Path(), datasets=(self.dataset,), methods=tuple(methods), seeds=(0,), notebooks=(),
             points_per_class={"clean": 500, "adversarial": 1000},
@@ -225,7 +234,7 @@ class MixedResults(_Given):
                 self._check_images(name, one)
                 if not any(self._has_level(one, eps) for eps in base.levels(self.dataset)):
                     levels = ", ".join(str(self.attack(eps, self.dataset)) for eps in base.levels(self.dataset))
-                    raise ValueError(f"{name!r} is attacked by {attack_of(one)}; expected one of {levels}.")
+                    raise ValueError(f"{name!r} is attacked by {_own_attack(one)}; expected one of {levels}.")
             elif isinstance(one, Path):
                 data = run_images(one, "test")
                 if data.checksum != base.test_images(self.dataset).checksum:
@@ -259,7 +268,7 @@ class MixedResults(_Given):
         if not isinstance(one, RepresentationSet):
             return True
         main = self.attack(dataset=self.dataset)
-        return (attack_of(one) or main) == (main if eps is None else self.attack(eps, self.dataset))
+        return (_own_attack(one) or main) == (main if eps is None else self.attack(eps, self.dataset))
 
     def title(self, method: str) -> str:
         return method if method in self.own_methods else self.base.title(method)
@@ -282,7 +291,7 @@ class MixedResults(_Given):
         one, attack = self.own_methods[method], self.attack(eps, self.dataset)
         if isinstance(one, RepresentationSet):
             if not self._has_level(one, eps):
-                raise ValueError(f"{method!r} is attacked by {attack_of(one)}; it has none of {attack}.")
+                raise ValueError(f"{method!r} is attacked by {_own_attack(one)}; it has none of {attack}.")
             return one
         if (method, attack.eps) not in self._extracted:
             rows = self.base.representations(self.base.methods[0], eps, dataset=self.dataset).indices

@@ -31,8 +31,8 @@ def accuracy_of_model(
     model : nn.Module
     images, labels
         As of `tla_core.evaluate`.
-    attacks : mapping of str to attack, or AttackConfig, optional
-        Of one attack it is that one and the two of `strongest_attacks`, at its eps.
+    attacks : mapping of str to attack, AttackConfig or callable, optional
+        Of one AttackConfig it is that one and the two of `strongest_attacks`, at its eps.
     limits : mapping of str to int, optional
         As of `evaluate_run`.
     """
@@ -40,6 +40,8 @@ def accuracy_of_model(
     if isinstance(attacks, AttackConfig):
         strong = strongest_of(attacks, _count_outputs(model, data))
         attacks, limits = {_name_of(attacks.to_dict()): attacks, **strong}, dict.fromkeys(strong, STRONGEST_IMAGES)
+    elif attacks is not None and not isinstance(attacks, Mapping):
+        attacks = {getattr(attacks, "__name__", "attacked"): attacks}
     correct, described, checks, n = {}, {}, {}, len(data.labels)
     counts = {name: min((limits or {}).get(name, n), n) for name in attacks or {}}
     for count in sorted({n, *counts.values()}, reverse=True):
