@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.display.panel import Panel
 from analysis.display.projection import finish_map
 from analysis.display.style import FigureStyle, Styled
 from analysis.display.texts import Legend, add_legend, columns_that_fit, points_of, show_names_as_text, wrapped
@@ -17,7 +18,7 @@ _COLOURS, _MARKERS = ("#4477aa", "#228833", "#ee6677"), ("o", "s", "^")
 
 
 @dataclass(repr=False)
-class ClassPairPanel(Styled):
+class ClassPairPanel(Panel):
     """One model's map of a pair of classes.
 
     Parameters
@@ -54,28 +55,10 @@ class ClassPairPanel(Styled):
             pair_map.mistaken_share, title,
         )  # fmt: skip
 
-    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "ClassPairPanel":
-        """Draw into `ax`, or into a new figure.
-
-        Parameters
-        ----------
-        ax : Axes, optional
-        style : FigureStyle or "rc", optional
-            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
-            is set to.
-        legend : bool, str or mapping
-            By default on the right of the axes; a place within them, such as ``"upper left"``, or keyword arguments for
-            matplotlib's legend; False for none.
-        """
-        import matplotlib.pyplot as plt
-
-        with self._drawing(style) as style:
-            if ax is None:
-                _, ax = plt.subplots(figsize=style.figure_size(3.4, 2.6), layout="constrained")
-            self._draw(ax, style, self.title or self.share_text)
-            handles, names = pair_legend(self.classes, self.class_names, style)
-            add_legend(ax, handles, names, legend, loc="center left", bbox_to_anchor=(1, 0.5))
-        return self
+    def _draw_alone(self, ax, style: FigureStyle, legend: Legend) -> None:
+        self._draw(ax, style, self.title or self.share_text)
+        handles, names = pair_legend(self.classes, self.class_names, style)
+        add_legend(ax, handles, names, legend, loc="center left", bbox_to_anchor=(1, 0.5))
 
     def _draw(self, ax, style: FigureStyle, title: str, **title_options) -> None:
         points = [self.clean_coords[self.clean_labels == k] for k in self.classes] + [self.adv_coords]

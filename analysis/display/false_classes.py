@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.display.panel import Panel
 from analysis.display.projection import finish_map, scatter_class
 from analysis.display.style import CLEAN_COLOUR, FigureStyle, Styled
 from analysis.display.texts import Legend, add_legend, columns_that_fit, points_of, show_names_as_text, wrapped
@@ -13,7 +14,7 @@ from analysis.maps import ClassMap
 
 
 @dataclass(repr=False)
-class FalseClassPanel(Styled):
+class FalseClassPanel(Panel):
     """Clean and adversarial examples of one class in one model's map, embedded together.
 
     Parameters
@@ -59,28 +60,10 @@ class FalseClassPanel(Styled):
         """Share of the adversarial examples that are taken for a false class."""
         return float((self.adv_predictions != self.true_class).mean()) if len(self.adv_predictions) else float("nan")
 
-    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "FalseClassPanel":
-        """Draw into `ax`, or into a new figure.
-
-        Parameters
-        ----------
-        ax : Axes, optional
-        style : FigureStyle or "rc", optional
-            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
-            is set to.
-        legend : bool, str or mapping
-            By default on the right of the axes; a place within them, such as ``"upper left"``, or keyword arguments for
-            matplotlib's legend; False for none.
-        """
-        import matplotlib.pyplot as plt
-
-        with self._drawing(style) as style:
-            if ax is None:
-                _, ax = plt.subplots(figsize=style.figure_size(3.4, 2.6), layout="constrained")
-            self._draw(ax, style, self.panel_title)
-            handles, names = legend_entries(self.class_names, np.unique(self.adv_predictions), style)
-            add_legend(ax, handles, names, legend, loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
-        return self
+    def _draw_alone(self, ax, style: FigureStyle, legend: Legend) -> None:
+        self._draw(ax, style, self.panel_title)
+        handles, names = legend_entries(self.class_names, np.unique(self.adv_predictions), style)
+        add_legend(ax, handles, names, legend, loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
 
     @property
     def panel_title(self) -> str:

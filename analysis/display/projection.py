@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.display.style import FigureStyle, Styled
+from analysis.display.panel import Panel
+from analysis.display.style import FigureStyle
 from analysis.display.texts import Legend, add_legend, show_names_as_text
 from analysis.frames import names_of, points
 
@@ -12,7 +13,7 @@ _MOST_LINES_OF_A_LEGEND = 18
 
 
 @dataclass(repr=False)
-class ProjectionDisplay(Styled):
+class ProjectionDisplay(Panel):
     """Points of a projection, coloured and shaped by class.
 
     Parameters
@@ -47,35 +48,16 @@ class ProjectionDisplay(Styled):
             raise ValueError(f"labels must have the shape ({len(projection.coords)},). Got {labels.shape}.")
         return cls(projection.coords, labels, tuple(class_names), title)
 
-    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "ProjectionDisplay":
-        """Draw into `ax`, or into a new figure.
-
-        Parameters
-        ----------
-        ax : Axes, optional
-        style : FigureStyle or "rc", optional
-            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
-            is set to.
-        legend : bool, str or mapping
-            By default on the right of the axes; a place within them, such as ``"upper left"``, or keyword arguments for
-            matplotlib's legend; False for none.
-        """
-        import matplotlib.pyplot as plt
-
-        with self._drawing(style) as style:
-            if ax is None:
-                _, ax = plt.subplots(figsize=style.figure_size(3.4, 2.6), layout="constrained")
-            classes = np.unique(self.labels)
-            handles = [scatter_class(ax, self.coords[self.labels == k], int(k), style, size=6) for k in classes]
-            finish_map(ax)
-            ax.set_title(self.title)
-            show_names_as_text(ax)
-            add_legend(
-                ax, handles, [self.class_names[k] for k in classes], legend, loc="center left", bbox_to_anchor=(1, 0.5),
-                markerscale=1.6, handletextpad=0.2, ncols=-(-len(classes) // _MOST_LINES_OF_A_LEGEND) or 1,
-            )  # fmt: skip
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
+    def _draw_alone(self, ax, style: FigureStyle, legend: Legend) -> None:
+        classes = np.unique(self.labels)
+        handles = [scatter_class(ax, self.coords[self.labels == k], int(k), style, size=6) for k in classes]
+        finish_map(ax)
+        ax.set_title(self.title)
+        show_names_as_text(ax)
+        add_legend(
+            ax, handles, [self.class_names[k] for k in classes], legend, loc="center left", bbox_to_anchor=(1, 0.5),
+            markerscale=1.6, handletextpad=0.2, ncols=-(-len(classes) // _MOST_LINES_OF_A_LEGEND) or 1,
+        )  # fmt: skip
 
     def to_dataframe(self):
         """One row for each point: ``class``, ``x``, ``y``."""
