@@ -309,7 +309,9 @@ def _check_perplexity(perplexity, n_points):
     if n_points - 1 < 3 * perplexity:
         largest = (n_points - 1) / 3
         advice = (
-            f"The largest perplexity possible is {largest:.6g}." if largest >= 1 else "t-SNE needs at least 4 points."
+            f"The largest possible is perplexity={largest:.6g}; method='pca' needs none."
+            if largest >= 1
+            else "t-SNE needs at least 4 points."
         )
         raise ValueError(
             f"features has {n_points} rows, too few for perplexity={perplexity}; expected at least "

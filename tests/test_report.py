@@ -18,7 +18,7 @@ from torch import nn
 import analysis
 import tla_core as tla
 from analysis.command.main import main
-from analysis.reports import accuracies, measure
+from analysis.reports import accuracies, measure, trust
 from analysis.reports.accuracies import attacks_on_all, main_attack
 from analysis.reports.depth import blocks_of
 from analysis.reports.inputs import chosen_images
@@ -278,6 +278,16 @@ def test_what_time_does_not_allow_is_said_and_comes_with_the_next_call(tmp_path)
 
 
 # Trust ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("left", "status", "words"), [(0, "passed", "falls"), (120, "care", "finds nothing to break")])
+def test_an_accuracy_that_no_eps_lowers_is_no_sign_of_robustness(left, status, words):
+    clean = torch.arange(200) < 120
+    evaluation = tla.Evaluation({"clean": clean, "FGSM": clean, "PGD-20": clean}, {}, {})
+    curve = {0.0: clean, 0.1: clean, 0.4: torch.arange(200) < left}
+    checklist = trust.judge(accuracies.Accuracies(evaluation, None, curve, [])).checklist
+    (verdict,) = [each for each in checklist if each.question == "Does a larger eps break more?"]
+    assert verdict.status == status and words in verdict.words
 
 
 def test_masked_gradients_are_said_in_the_first_lines(tmp_path):

@@ -62,6 +62,7 @@ def test_robustbench_itself_loads_it(published, monkeypatch):
 
 def test_its_numbers_are_those_of_the_card(published):
     info = json.loads((published / "model_info" / BELOW / "cifar10_tla.json").read_text())
+    assert "measured on cifar10-jpeg, a copy of the images" in info["footnote"]
     outcomes = {name: o.double().mean().item() for name, o in outcomes_of(RUN).items()}
     assert (info["eps"], info["dataset"], info["architecture"]) == ("8/255", "cifar10", "WideResNetTable2")
     assert info["clean_acc"] == f"{100 * outcomes['clean']:.2f}"

@@ -74,7 +74,9 @@ def publish(
 
     for run in runs:
         if robustbench:
-            print(publish_for_robustbench(run, out or project_root() / "robustbench"))
+            folder = out or project_root() / "robustbench"
+            print(publish_for_robustbench(run, folder))
+            print(f"  its entry is in {folder / 'model_zoo'}, its numbers, with a footnote, in {folder / 'model_info'}")
         else:
             print(publish_run(run, (out or project_root() / "checkpoints") / hub_name(run)))
 

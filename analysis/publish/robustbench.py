@@ -106,7 +106,9 @@ def _info(config: TrainConfig, eps: float, accuracy: RunAccuracy) -> dict[str, A
         **PAPER, "additional_data": False, "number_forward_passes": 1, "dataset": DATASETS[config.dataset],
         "architecture": NETWORKS[config.network].__name__, "eps": format_number(eps), "clean_acc": percent["clean"],
     }  # fmt: skip
-    notes = [f"Trained by {config.method} with tla-toolkit on the method's paper; not the authors' own model."]
+    notes = [f"A reproduction trained by {config.method.upper()} with tla-toolkit; not the authors' own model."]
+    if config.dataset != DATASETS[config.dataset]:
+        notes.append(f"Trained and measured on {config.dataset}, a copy of the images whose pixels differ slightly.")
     if AUTOATTACK in percent:
         info |= {"eps": format_number(accuracy.attacks[AUTOATTACK]["eps"])}
         info |= {"reported": percent[AUTOATTACK], "autoattack_acc": percent[AUTOATTACK]}

@@ -83,6 +83,9 @@ def _of_curve(measured: Accuracies) -> Verdict:
     if rises:
         low, high = rises[0]
         return Verdict(question, CARLINI, "failed", f"Accuracy rises between eps {low:.3g} and {high:.3g}.")
+    if last >= measured.curve[levels[0]].double().mean().item():
+        words = f"{seen} That is as many as of clean images: this attack finds nothing to break, at any eps."
+        return Verdict(question, CARLINI, "care", words)
     return Verdict(question, CARLINI, "passed", f"Accuracy falls with eps. {seen}")
 
 
