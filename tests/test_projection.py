@@ -203,7 +203,7 @@ def test_constant_rows_raise_but_multiples_have_euclidean_maps():
     [
         ({"method": "mds"}, "method='mds' is unknown; expected one of tsne, umap, pca"),
         ({"metric": "angular"}, "metric='angular' is unknown; expected one of cosine, euclidean"),
-        ({"perplexity": 20}, "60 rows, too few for perplexity=20; expected at least 61.*possible is perplexity=19.6667"),
+        ({"perplexity": 20}, "60 rows, too few for perplexity=20; expected at least 61.*is perplexity=19.6667"),
         ({"perplexity": 19.9}, "expected at least 61"),
         ({"perplexity": 0.5}, "perplexity=0.5; expected a number of at least 1"),
         ({"perplexity": np.nan}, "perplexity=nan; expected a number"),
