@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 
 import analysis
 import tla_core as tla
@@ -67,7 +68,7 @@ class Case:
         # Least squares of the relative errors.
         sizes, values = np.array(self.sizes, np.float64), np.array(costs, np.float64)
         terms = np.stack([np.ones(3), (sizes / sizes[-1]) ** self.power], axis=1)
-        fit, *_ = np.linalg.lstsq(terms / values[:, None], np.ones(3), rcond=None)
+        fit, _ = nnls(terms / values[:, None], np.ones(3))  # no cost is less than nothing
         slope = np.log(values[-1] / values[-2]) / np.log(sizes[-1] / sizes[-2])
         return {
             "name": self.name, "unit": self.unit, "of": self.of, "sizes": list(self.sizes), "costs": list(costs),

@@ -36,8 +36,9 @@ def test_damage_is_damage_and_the_same_again(kind):
     [
         (1, "tla: error: model.safetensors was altered", False, "named"),
         (0, "restored", True, "mended"),
-        (0, "intact", False, "the same answer"),
+        (0, "clean 99 %\nstored in model.safetensors", False, "the same answer"),
         (0, "another", False, f"{BAD}another answer, status 0"),
+        (0, "clean 12 %\nstored in model.safetensors", False, f"{BAD}another answer, status 0"),
         (1, "broken", False, f"{BAD}an error without the file"),
         (1, "Traceback (most recent call last): model.safetensors", False, f"{BAD}a traceback"),
     ],
@@ -45,4 +46,5 @@ def test_damage_is_damage_and_the_same_again(kind):
 def test_what_comes_of_a_damaged_file_is_judged(status, text, mended, outcome, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"whole" if mended else b"damaged")
-    assert judge(status, text, path, b"whole", (0, "intact")) == outcome
+    intact = (0, "clean 99 %\nstored in model.safetensors")  # commands name the file that they write
+    assert judge(status, text, path, b"whole", intact) == outcome

@@ -499,6 +499,19 @@ def with_helper(folder, sign):
     (folder / "parts.py").write_text(f"SIGN = {sign}\n")
 
 
+@pytest.mark.parametrize("flag", [["--only", "PGD20"], ["--square", "0"], ["--restarts", "3"], ["--black-box", "a"]])
+def test_an_attack_of_the_flags_and_options_of_the_table_do_not_go_together(here, capsys, flag):
+    command = ["evaluate", "nets.py:net", "--data", "three.npz", *FGSM]
+    assert main([*command, *flag]) == 1
+    assert "--autoattack alone" in capsys.readouterr().err
+
+
+def test_autoattack_stands_beside_an_attack_of_the_flags(here, capsys, monkeypatch):
+    monkeypatch.setattr("tla_core.autoattack.AutoAttack.__call__", lambda self, model, images, labels, **_: images)
+    assert main(["evaluate", "nets.py:net", "--data", "three.npz", "--autoattack", "4", *FGSM]) == 0
+    assert re.search(r"AutoAttack .* 4 images", capsys.readouterr().out)
+
+
 def test_files_of_two_folders_have_their_own_helpers(here):
     with_helper(here / "a", 1)
     with_helper(here / "b", -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -77,20 +77,16 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
         What is stored already is not measured again, so that an interrupted call goes on at the attack where it was.
         APGD (Croce and Hein 2020), untargeted and towards nine classes, and Square are run on 1,000 images beside it:
         the column "strongest" is the worst case of each of them over all attacks. With any flag --attack.X, that attack
-        alone is measured. For mnist-mini, long attacks take 500 images and at most 3 restarts unless flags say
-        otherwise; elsewhere all images, and the paper's 20. For images of your own, attacks have the eps that the run
-        was trained with, and for another MODEL 8/255.
+        is measured in place of the table, and AutoAttack beside it where --autoattack says so. For mnist-mini, long
+        attacks take 500 images and at most 3 restarts unless flags say otherwise; elsewhere all images, and the paper's
+        20. For images of your own, attacks have the eps that the run was trained with, and for another MODEL 8/255.
         """
         from analysis.command.measuring import folder_for
         from analysis.scales.accuracy import accuracy_table
 
         if named is None:
             raise ValueError("RUN must come before the flags: `tla evaluate RUN --attack.steps 100`.")
-        chosen = None
-        if own_attack:
-            times = f" x{attack.restarts}" if attack.restarts > 1 else ""
-            name, count = f"{attack.name.upper()}-{attack.steps}{times}", table.long_images or table.images
-            chosen = {name: attack}, {name: count} if count else {}
+        chosen = _chosen(attack, table, models, data.data) if own_attack else None
         measured, labels = {}, {}
         folders = {spec: folder_for(out, spec, models) for spec in models}
         tasks = [_task(spec, model, data, table, chosen, split, folders[spec], device) for spec in models]
@@ -154,6 +150,36 @@ def _task(
         return evaluate_subject(measured, attacks, limits=limits, **options)
 
     return _Task(spec, subject.opened.name, attacks, measure, lambda _: ([f"  {subject}"], []))
+
+
+def _chosen(
+    attack: AttackConfig, table: AccuracyOptions, specs: Sequence[str], data: str | None
+) -> tuple[dict[str, Attack], dict[str, int]]:
+    """The attack of the flags in place of the table, and AutoAttack where it is asked for; the images of each.
+
+    Raises
+    ------
+    ValueError
+        For other options of the table, and for models whose attacks have different defaults.
+    """
+    from analysis.command.measuring import config_for
+    from tla_core.autoattack import AutoAttack
+    from tla_core.protocol import analysis_attack
+
+    if replace(table, images=None, long_images=None, autoattack=0) != AccuracyOptions():
+        known = "--images, --long-images and --autoattack"
+        raise ValueError(f"with --attack.X one attack is measured in place of the table; it goes with {known} alone.")
+    defaults = {spec: analysis_attack(config_for(spec, data)) for spec in specs}
+    if len({(each.eps, each.norm) for each in defaults.values()}) > 1:
+        lines = "; ".join(f"{spec}: {each}" for spec, each in defaults.items())
+        raise ValueError(f"with --attack.X models must be attacked alike. Got {lines}. Run `tla evaluate` for each.")
+    times = f" x{attack.restarts}" if attack.restarts > 1 else ""
+    name, count = f"{attack.name.upper()}-{attack.steps}{times}", table.long_images or table.images
+    attacks, limits = {name: attack}, {name: count} if count else {}
+    if table.autoattack:
+        attacks["AutoAttack"] = AutoAttack(eps=attack.eps, norm=attack.norm)
+        limits["AutoAttack"] = table.autoattack
+    return attacks, limits
 
 
 def _measure(task: _Task, batch_size: int, progress: bool) -> RunAccuracy:

@@ -126,10 +126,8 @@ def open_subject(
     data = None if images.data is None else open_data(images, split=split)
     opened = open_model(spec, model, n_classes=None if data is None else len(data.class_names), device=device)
     data = open_data(images, opened, split=split) if data is None else data
-    if opened.run is not None and split == "test":
-        trained_on = RunFolder(opened.run).record()["data"]
-        if trained_on["checksum"] == data.checksum:
-            raise ValueError(f"{spec} was trained on these very images: {data}. Expected others to measure it on.")
+    if split == "test":
+        refuse_trained_on(opened, data)
     check_fits(opened, data)
     if out is None:
         own = opened.run is not None and images.data is None and not opened.settings
@@ -137,6 +135,12 @@ def open_subject(
     subject = NamedSubject(opened, data, config_for(spec, data.name), split, out)
     subject.check_function()
     return subject
+
+
+def refuse_trained_on(opened: OpenedModel, data: ImageDataset) -> None:
+    """ValueError for the images that a run was trained on: accuracies of these are none of the model's."""
+    if opened.run is not None and RunFolder(opened.run).record()["data"]["checksum"] == data.checksum:
+        raise ValueError(f"{opened.spec} was trained on these very images: {data}. Expected others to measure it on.")
 
 
 def represent(

@@ -33,6 +33,7 @@ def report(
     import shlex
     import sys
 
+    from analysis.command.measuring import refuse_trained_on
     from analysis.command.opening import check_fits, open_models
     from analysis.command.opening_data import open_data
     from analysis.reports.making import report as make_report
@@ -45,6 +46,7 @@ def report(
     opened = open_models(specs, model, n_classes=n_classes, device=device)
     dataset = dataset or open_data(data, next(iter(opened.values())))
     for each in opened.values():
+        refuse_trained_on(each, dataset)
         check_fits(each, dataset)
     command = os.environ.get("TLA_COMMAND") or shlex.join(["tla", *sys.argv[1:]])
     result = make_report(

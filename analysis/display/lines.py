@@ -119,7 +119,7 @@ class LinesDisplay(Styled):
         )  # fmt: skip
 
     def _errors(self, name: str) -> np.ndarray | None:
-        return np.nan_to_num(_floats(self.errors[name])) if name in self.errors else None
+        return _floats(self.errors[name]) if name in self.errors else None
 
     def numbers(self) -> list[dict]:
         """What the figure shows, as records."""

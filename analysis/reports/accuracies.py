@@ -55,7 +55,10 @@ class Accuracies:
     @property
     def strongest(self) -> Tensor:
         """Which images withstood every attack that took all of them: bool (n,)."""
-        return torch.stack(list(self.evaluation.correct.values())).all(0)
+        outcomes = list(self.evaluation.correct.values())
+        if self.autoattack is not None and len(self.autoattack) == len(outcomes[0]):
+            outcomes.append(self.autoattack)
+        return torch.stack(outcomes).all(0)
 
 
 def main_attack(norm: str, eps: float) -> AttackConfig:

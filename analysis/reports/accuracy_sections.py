@@ -49,8 +49,9 @@ def summary(contents: Contents, numbers: dict[str, Any]) -> str:
     about = (
         "Three numbers for each model: the share of images that it classifies correctly; the share that it still does"
         " after every attack here that took all images; and r′, how far the attacked images of a class lie from its"
-        " clean ones, in units of the class's own spread: 1 means that they stay where they were. They cannot say that"
-        " a stronger attack would not find more."
+        " clean ones, in units of the class's own spread: 1 means that they stay where they were. ± is one standard"
+        " error, of the choice of images; that of r′ by the bootstrap. They cannot say that a stronger attack would not"
+        " find more."
     )
     return section("summary", "Summary", about, f'<div class="cards">{"".join(cards)}</div>')
 
@@ -59,12 +60,15 @@ def accuracies(contents: Contents, numbers: dict[str, Any]) -> str:
     """Attacks by models, with the number of images where it is a part."""
     models = numbers["models"]
     names = list(dict.fromkeys(name for model in models.values() for name in model["accuracies"]))
-    names = [name for name in names if name not in ("strongest", "AutoAttack")] + ["strongest", "AutoAttack"]
+    parts = [model["accuracies"]["AutoAttack"] for model in models.values() if "AutoAttack" in model["accuracies"]]
+    on_a_part = any(each["images"] < len(contents.data) for each in parts)
+    last = ["strongest", "AutoAttack"] if on_a_part else ["AutoAttack", "strongest"]
+    names = [name for name in names if name not in last] + last
     rows = []
     for name in names:
         cells = [model["accuracies"].get(name) for model in models.values()]
         if any(cells):
-            label = {"strongest": _STRONGEST, "AutoAttack": "AutoAttack, on a part"}.get(name, name)
+            label = {"strongest": _STRONGEST, "AutoAttack": "AutoAttack" + ", on a part" * on_a_part}.get(name, name)
             rows.append([text(label), *(_accuracy(cell, len(contents.data)) for cell in cells)])
     settings = {
         name: column["settings"] for model in models.values() for name, column in model["accuracies"].items()
@@ -114,9 +118,9 @@ def curve(contents: Contents, numbers: dict[str, Any]) -> str:
     """Accuracy against eps."""
     known = {name: model["curve"] for name, model in numbers["models"].items() if len(model["curve"]) > 1}
     about = (
-        "Accuracy under the same attack (PGD-20) at other eps, its steps in proportion, with standard errors. It must"
-        " fall, and to nothing in the end: what an attack with so much room leaves is a sign of a failing attack. It"
-        " cannot show what a stronger attack leaves."
+        "Accuracy under the same attack (PGD-20) at other eps, its steps in proportion, ± one standard error of"
+        " the choice of images. It must fall, and to nothing in the end: what an attack with so much room leaves is a"
+        " sign of a failing attack. It cannot show what a stronger attack leaves."
     )
     if not known:
         return section("curve", "Accuracy and eps", about, "<p>Left out, see below.</p>")

@@ -52,6 +52,7 @@ class Contents:
     command: str
     worst: list[int] = field(default_factory=list)
     landscape_rows: list[int] = field(default_factory=list)
+    landscape_rows_are_right: bool = True
     explorer: Path | None = None
     seconds: float = 0.0
 

@@ -202,6 +202,7 @@ class _Run:
             moves = [each.moves for each in represented if each.retrieval is not None]
             self.contents.worst = measure.worst_cases(retrievals, moves)
         right = np.all([each.reps.predictions == each.reps.labels for each in represented], axis=0)
+        self.contents.landscape_rows_are_right = bool(right.any())
         self.contents.landscape_rows = (np.flatnonzero(right) if right.any() else np.arange(len(right)))[:2].tolist()
 
     def _landscapes(self, each: Findings) -> None:

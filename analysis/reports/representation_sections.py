@@ -145,7 +145,8 @@ def ratios(contents: Contents) -> str:
     about = (
         "r′: how far a class's attacked images lie from its clean ones; r: how far those mistaken for a class stay from"
         " it. Both in units of the class's spread, in the representation that is classified, with bootstrap standard"
-        " errors. A class without such examples, or with one image, has none; ratios of few images are rough."
+        " errors over the images of a class. A class without such examples, or with one image, has none; ratios of few"
+        " images are rough."
     )
     several = [each for each in contents.models if each.ratios]
     if not several:
@@ -232,8 +233,11 @@ def retrieval(contents: Contents) -> str:
 
 def landscapes(contents: Contents) -> str:
     """Fig. 8 of these models."""
+    subject = "images that all models classify correctly"
+    if not contents.landscape_rows_are_right:
+        subject = "the first images (there is none that all models classify correctly)"
     about = (
-        "The loss around images that all models classify correctly: to the right along the sign of the model's own"
+        f"The loss around {subject}: to the right along the sign of the model's own"
         " gradient, upwards along random signs. A smooth slope is what gradient attacks need; a flat or ragged one is a"
         " sign of masked gradients. Two images and one plane each are no proof of anything."
     )

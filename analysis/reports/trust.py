@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from analysis.reports.accuracies import Accuracies
 from tla_core.masking import MaskingCheck
@@ -18,7 +18,6 @@ LIGHTS = {
     "green": "No reason was seen to doubt these robust accuracies.",
 }
 NO_PROOF = "That is no proof: an attack made for this model may break more."
-STATUSES = ("passed", "failed", "care", "not judged", "not done")
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Verdict:
 
     question: str
     source: str
-    status: str
+    status: Literal["passed", "failed", "care", "not judged", "not done"]
     words: str
 
 
@@ -83,7 +82,8 @@ def _of_curve(measured: Accuracies) -> Verdict:
     if rises:
         low, high = rises[0]
         return Verdict(question, CARLINI, "failed", f"Accuracy rises between eps {low:.3g} and {high:.3g}.")
-    if last >= measured.curve[levels[0]].double().mean().item():
+    clean = measured.curve[levels[0]].double().mean().item()
+    if clean and last >= clean:
         words = f"{seen} That is as many as of clean images: this attack finds nothing to break, at any eps."
         return Verdict(question, CARLINI, "care", words)
     return Verdict(question, CARLINI, "passed", f"Accuracy falls with eps. {seen}")
