@@ -54,9 +54,10 @@ class RatioResult:
 
     def __repr__(self):
         n_classes = len(self.per_class)
-        more = len(self.left_out) - _LEFT_OUT_SHOWN
-        some = ", ".join(map(str, self.left_out[:_LEFT_OUT_SHOWN])) + (f" and {more} more" if more > 0 else "")
-        left_out = f", left out: {some}" if self.left_out else ""
+        n_others = len(self.left_out) - _LEFT_OUT_SHOWN
+        others = f" and {n_others} more" if n_others > 0 else ""
+        listed = ", ".join(map(str, self.left_out[:_LEFT_OUT_SHOWN])) + others
+        left_out = f", left out: {listed}" if self.left_out else ""
         used = f"{n_classes - len(self.left_out)} of {n_classes} classes{left_out}"
         return f"RatioResult(value={self.value:.4g}, metric={self.metric!r}, {used})"
 
@@ -182,9 +183,9 @@ def ratio_r_prime(reps, *, metric="angular", drawn_from=None) -> RatioResult:
     metric : {"angular", "cosine", "euclidean"}
         See `ratio`.
     drawn_from : int, optional
-        How many images those of `reps` were drawn from: the ratio of all these is estimated then. An adversarial
-        example is compared with its own clean image too, which is near: one of a class's n pairs in `reps`, but a
-        smaller share of them among all images.
+        How many images those of `reps` were drawn from: the ratio over all these images is estimated then. An
+        adversarial example is compared with its own clean image too, which is near. That pair is one of n in `reps`,
+        with n images of its class, and a smaller share among all images.
 
     Returns
     -------
@@ -207,12 +208,11 @@ def ratio_r_prime(reps, *, metric="angular", drawn_from=None) -> RatioResult:
         raise ValueError(f"drawn_from={drawn_from}; expected at least the {len(reps.labels)} images of reps.")
     labels = np.asarray(reps.labels)
     u, v = (prepare_rows(np.asarray(part), metric) for part in (adversaries, reps.features))
-    own_distances = np.linalg.norm(u - v, axis=1) if metric == "euclidean" else (u * v).sum(1)
-    own_distances = (
-        own_distances
-        if metric == "euclidean"
-        else 1 - (np.abs(own_distances) if metric == "angular" else own_distances)
-    )
+    if metric == "euclidean":
+        own_distances = np.linalg.norm(u - v, axis=1)
+    else:
+        cosines = (u * v).sum(1)
+        own_distances = 1 - (np.abs(cosines) if metric == "angular" else cosines)
     has_ratio = np.isfinite(sample_ratio.per_class)
     cross, per_class = sample_ratio.cross.copy(), sample_ratio.per_class.copy()
     for k in np.flatnonzero(has_ratio):
@@ -284,7 +284,7 @@ def _spans(n, start=0):
 
 
 def _adversarial(reps, field, metric):
-    """One adversarial array of `reps`, checked before rows are left out: messages count rows as `reps` does."""
+    """One adversarial array of `reps`, checked while it has all rows, so that messages number them as `reps` does."""
     values = getattr(reps, field, None)
     if values is None:
         raise ValueError(f"reps.{field} is None; expected adversarial examples. Pass attack= to analysis.extract.")

@@ -34,13 +34,6 @@ VAGUE_NAMES = set(
     " made mapped mine more most named noted of said seldom shown such swept taken theirs there these those together"
     " wanted what which who why within without".split()
 )
-# These modules still have such names.
-NAMED_LATER = {
-    "analysis.command.evaluating", "analysis.command.explore", "analysis.command.notebook_runner",
-    "analysis.command.pipeline", "analysis.display.class_pairs", "analysis.display.drawings",
-    "analysis.display.false_classes", "analysis.display.figures", "analysis.display.landscape",
-    "analysis.display.retrieval", "analysis.display.sweep", "analysis.ratios", "analysis.scales.scale",
-}  # fmt: skip
 
 
 def room_of(module: str) -> str | None:
@@ -136,8 +129,7 @@ def vague_names(source: str) -> set[str]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_variables_are_named_by_what_they_hold(room):
-    files = {name: file for name, file in modules_of(room).items() if name not in NAMED_LATER}
-    vague = {name: vague_names(file.read_text(encoding="utf-8")) for name, file in files.items()}
+    vague = {name: vague_names(file.read_text(encoding="utf-8")) for name, file in modules_of(room).items()}
     lines = [f"{name}: {', '.join(sorted(names))}" for name, names in vague.items() if names]
     assert not lines, "name these by a noun, such as runs_by_class or missing_runs:\n" + "\n".join(lines)
 

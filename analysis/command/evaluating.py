@@ -47,15 +47,15 @@ class AccuracyOptions:
     autoattack: Annotated[int, arg(help="Images for AutoAttack, which takes minutes to hours.")] = 0
 
 
-def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., None]:
-    """`tla evaluate`, with the attack of the run or images that the command line names as default of ``--attack``."""
+def evaluate_command(model_spec: str | None, args: Sequence[str]) -> Callable[..., None]:
+    """`tla evaluate`, whose default of ``--attack`` is that of the first model, or of its images."""
     default = AttackConfig()
-    own_attack = any(word.startswith("--attack.") for word in args)
-    if named:
+    has_attack_flags = any(word.startswith("--attack.") for word in args)
+    if model_spec:
         from analysis.command.measuring import config_for
         from tla_core.protocol import analysis_attack
 
-        default = analysis_attack(config_for(named, value_of(args, "--data")))
+        default = analysis_attack(config_for(model_spec, value_of(args, "--data")))
 
     def evaluate(
         models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=MODEL_HELP)]],
@@ -84,17 +84,17 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
         from analysis.command.measuring import folder_for
         from analysis.scales.accuracy import accuracy_table
 
-        if named is None:
+        if model_spec is None:
             raise ValueError("RUN must come before the flags: `tla evaluate RUN --attack.steps 100`.")
-        chosen = _chosen(attack, table, models, data.data) if own_attack else None
-        measured, labels = {}, {}
+        replacement = _attack_of_flags(attack, table, models, data.data) if has_attack_flags else None
+        results, labels = {}, {}
         folders = {spec: folder_for(out, spec, models) for spec in models}
-        tasks = [_task(spec, model, data, table, chosen, split, folders[spec], device) for spec in models]
+        tasks = [_task(spec, model, data, table, replacement, split, folders[spec], device) for spec in models]
         for task in tasks:  # all models are opened before anything takes time
-            labels[task.spec], measured[task.spec] = task.name, _measure(task, batch_size, progress)
+            labels[task.spec], results[task.spec] = task.name, _measure(task, batch_size, progress)
         distinct = len(set(labels.values())) == len(labels)
-        accuracies = accuracy_table({labels[spec] if distinct else spec: measured[spec] for spec in measured})
-        if len(measured) > 1:
+        accuracies = accuracy_table({labels[spec] if distinct else spec: result for spec, result in results.items()})
+        if len(results) > 1:
             print()
             print(accuracies.to_markdown(), end="")
         if save is not None:
@@ -102,7 +102,7 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
 
             numbers = {
                 spec: {"data": _data_of(result), "attacks": result.attacks, "checks": result.checks}
-                for spec, result in measured.items()
+                for spec, result in results.items()
             }
             files = save_table(accuracies, save, numbers=numbers)
             print(f"saved as {', '.join(path.name for path in files.values())} in {save.parent}")
@@ -123,36 +123,36 @@ class _Task:
 
 def _task(
     spec: str, model: ModelOptions, data: DataOptions, table: AccuracyOptions,
-    chosen: tuple[dict[str, Attack], dict[str, int]] | None, split: str, out: Path | None, device: str,
+    replacement: tuple[dict[str, Attack], dict[str, int]] | None, split: str, out: Path | None, device: str,
 ) -> _Task:  # fmt: skip
-    """Open a model, and see what is to be measured; `chosen` are attacks in place of the table, and their images."""
+    """Open a model, and see what is measured: the attacks of the table, or `replacement` with their images."""
     from analysis.command.measuring import is_own, open_subject, refuse_others
     from analysis.scales.accuracy import Subject, evaluate_run, evaluate_subject
     from analysis.scales.accuracy_attacks import run_attacks, table_attacks
     from analysis.scales.run_results import run_config
     from tla_core.attacks import TransferAttack
 
-    of_table = {"device": device, **vars(table)}
+    options_of_table = {"device": device, **vars(table)}
     if is_own(spec, model, data, out):
-        attacks, limits = chosen or run_attacks(spec, **of_table)
+        attacks, limits = replacement or run_attacks(spec, **options_of_table)
         measure = functools.partial(evaluate_run, spec, attacks, split=split, limits=limits, device=device)
         transferred = any(isinstance(each, TransferAttack) for each in attacks.values())
-        lacking = chosen is None and not table.only and not transferred
-        return _Task(spec, run_config(spec).method.upper(), attacks, measure, lambda it: _lines(spec, it, lacking))
+        no_copy = replacement is None and not table.only and not transferred
+        return _Task(spec, run_config(spec).method.upper(), attacks, measure, lambda it: _lines(spec, it, no_copy))
     subject = open_subject(spec, model, data, split=split, out=out, device=device)
-    attacks, limits = chosen or table_attacks(subject.config, len(subject.data.class_names), **of_table)
+    attacks, limits = replacement or table_attacks(subject.config, len(subject.data.class_names), **options_of_table)
     path, expected = subject.folder / f"accuracy-{split}.safetensors", {**subject.identity, "of": len(subject.data)}
     refuse_others(path, expected)
-    measured = Subject(path, expected, subject.data, lambda: subject.opened.model)
+    stored_subject = Subject(path, expected, subject.data, lambda: subject.opened.model)
 
     def measure(**options: Any) -> RunAccuracy:
         subject.check_function(keep=True)
-        return evaluate_subject(measured, attacks, limits=limits, **options)
+        return evaluate_subject(stored_subject, attacks, limits=limits, **options)
 
     return _Task(spec, subject.opened.name, attacks, measure, lambda _: ([f"  {subject}"], []))
 
 
-def _chosen(
+def _attack_of_flags(
     attack: AttackConfig, table: AccuracyOptions, specs: Sequence[str], data: str | None
 ) -> tuple[dict[str, Attack], dict[str, int]]:
     """The attack of the flags in place of the table, and AutoAttack where it is asked for; the images of each.
@@ -190,8 +190,8 @@ def _measure(task: _Task, batch_size: int, progress: bool) -> RunAccuracy:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MaskingWarning)  # printed below
         result = task.measure(batch_size=batch_size, progress=progress)
-    above, below = task.lines(result)
-    print(task.spec, *above, sep="\n")
+    head_lines, foot_lines = task.lines(result)
+    print(task.spec, *head_lines, sep="\n")
     for name in ("clean", *task.attacks, *({STRONGEST} & set(result.correct))):
         value, error, count = result.accuracy[name], result.standard_error[name], len(result.correct[name])
         detail = f"   {task.attacks[name]}" if name in task.attacks else ""
@@ -200,21 +200,21 @@ def _measure(task: _Task, batch_size: int, progress: bool) -> RunAccuracy:
         print(f"  MASKING CHECK FAILED: {line}")
     for line in result.gaps:
         print(f"  GAP: {line}")
-    print(*below, f"  stored in {result.path}", sep="\n")
+    print(*foot_lines, f"  stored in {result.path}", sep="\n")
     return result
 
 
-def _lines(run: str, result: RunAccuracy, no_black_box: bool) -> tuple[list[str], list[str]]:
+def _lines(run: str, result: RunAccuracy, lacks_black_box: bool) -> tuple[list[str], list[str]]:
     """What is printed above and below the accuracies of a run."""
     from analysis.scales.run_results import run_config
     from tla_core.dataset_download import other_copy
 
-    above, below = [], []
+    head_lines, foot_lines = [], []
     if other_copy(run_config(run).dataset):
-        above.append(f"  on {_data_of(result)}, another copy of the images than that of the settings")
-    if no_black_box:
-        below.append("  no black-box column: train an independent copy and pass it with --black-box RUN")
-    return above, below
+        head_lines.append(f"  on {_data_of(result)}, another copy of the images than that of the settings")
+    if lacks_black_box:
+        foot_lines.append("  no black-box column: train an independent copy and pass it with --black-box RUN")
+    return head_lines, foot_lines
 
 
 def _data_of(result: RunAccuracy) -> str:

@@ -64,9 +64,9 @@ def explore(
     if len(levels) > 1:
         raise ValueError(f"the models' attacks have different eps: {sorted(levels)}. Choose one with --eps.")
     target = out or folder / f"explorer-eps{levels.pop():g}.html"
-    kept = target.with_suffix(".maps.safetensors")
+    maps_file = target.with_suffix(".maps.safetensors")
     explorer = EmbeddingExplorer(
-        sets, images=images, methods=methods, maps_file=kept, k=k, max_points=points, full_images=full_images,
+        sets, images=images, methods=methods, maps_file=maps_file, k=k, max_points=points, full_images=full_images,
         progress=progress,
     )  # fmt: skip
     for note in explorer.notes:
@@ -93,7 +93,7 @@ def _sets(
     specs: tuple[str, ...], eps: float | None, points: int, layer: str, model: ModelOptions, data: DataOptions,
     device: str, progress: bool,
 ) -> tuple[dict[str, RepresentationSet], Tensor | None, Path]:  # fmt: skip
-    """Representations by the names of the models, with their images where no dataset has them; the page's folder."""
+    """By the models' names their representations; their images, where no dataset has them; the folder of the page."""
     import numpy as np
 
     from analysis.command.measuring import is_own, open_subject, represent
@@ -112,17 +112,17 @@ def _sets(
             subjects[spec] = open_subject(spec, options, data, device=device)
             folders.append(subjects[spec].folder)
             print(subjects[spec])
-    fewest = max(points // 2, 1)  # no more than can be shown, unless more is stored
+    least_images = max(points // 2, 1)  # as many as can be shown; what is stored beyond them is used too
     for spec, name in model_names(specs).items():
         if spec in subjects:
-            options = {"images": fewest, "at_least": True, "progress": progress}
+            options = {"images": least_images, "at_least": True, "progress": progress}
             path = represent(subjects[spec], eps, layers=[layer], **options)[0]
         else:
-            count = None if is_current(*representations_target(spec, eps)) else fewest
+            count = None if is_current(*representations_target(spec, eps)) else least_images
             path = extract_run(spec, eps, images=count, device=device, progress=progress)
         sets[name] = RepresentationSet.load(path)
     shared = functools.reduce(np.intersect1d, [reps.indices for reps in sets.values()])
-    if len(shared) and any(len(reps) != len(shared) for reps in sets.values()):  # of some models more is stored
+    if len(shared) and any(len(reps) != len(shared) for reps in sets.values()):  # more is stored of some models
         sets = {name: reps.subset(np.isin(reps.indices, shared)) for name, reps in sets.items()}
     if subjects:
         images = next(iter(subjects.values())).data.images[next(iter(sets.values())).indices]

@@ -60,8 +60,8 @@ def run_notebook(
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(".running.ipynb")
     command = f"tla notebooks {source.stem} " + " ".join(f"--{k.lower()} {v}" for k, v in parameters.items())
-    # The kernel inherits these: the command for the sidecars of its figures, and the backend that shows figures below
-    # the cells that draw them, whatever this process has.
+    # The kernel inherits these: the command, for the sidecars of its figures, and the backend that shows a figure below
+    # its cell, also where this process has another one.
     environment = {"TLA_COMMAND": command.strip(), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     try:
         with _environment(environment):
@@ -73,10 +73,10 @@ def run_notebook(
     except (PapermillExecutionError, DeadKernelError) as error:
         failed = target.with_suffix(".failed.ipynb")
         os.replace(unfinished, failed)
-        what = "the kernel died, perhaps for want of memory"
+        reason = "the kernel died, perhaps for want of memory"
         if isinstance(error, PapermillExecutionError):
-            what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
-        raise NotebookError(f"{source.name}: {what}. The executed part is in {failed}.") from error
+            reason = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
+        raise NotebookError(f"{source.name}: {reason}. The executed part is in {failed}.") from error
     except BaseException:  # no kernel was to be had, or this process is to end
         unfinished.unlink(missing_ok=True)
         raise
@@ -89,12 +89,12 @@ def run_notebook(
     return target
 
 
-def _move_frames(content: dict[str, Any], before: Path, after: Path) -> None:
-    """Let frames in outputs show the same files from the executed copy's folder as from that of the notebook."""
+def _move_frames(content: dict[str, Any], old_folder: Path, new_folder: Path) -> None:
+    """Let the frames in outputs show the same files from the new folder of a notebook as they did from the old one."""
 
     def moved(match: re.Match) -> str:
-        path = before / match[2]
-        return match[1] + (os.path.relpath(path, after) if path.is_file() else match[2])
+        path = old_folder / match[2]
+        return match[1] + (os.path.relpath(path, new_folder) if path.is_file() else match[2])
 
     for cell in content["cells"]:
         for output in cell.get("outputs", ()):
@@ -104,12 +104,12 @@ def _move_frames(content: dict[str, Any], before: Path, after: Path) -> None:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
+    old_values = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in old_values.items():
             if value is None:
                 del os.environ[name]
             else:

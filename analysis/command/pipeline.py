@@ -47,12 +47,12 @@ def run_pipeline(
     if profile:
         ours = root / "workflow" / "profiles" / profile
         settings += ["--profile", str(ours if ours.is_dir() else profile)]
-    beside_this_python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {**os.environ, "PATH": beside_this_python}  # the rules call `tla`
+    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, "PATH": search_path}  # the rules call `tla`
     with pipeline_lock(root) as lock:
-        # Snakemake inherits our lock, which goes with the last process that holds it. Its own does not: one that is
-        # here now was left by a Snakemake that was killed, as are notebooks that were being executed. A training that
-        # outlived it is not touched: it holds the lock of its own run folder.
+        # Snakemake inherits our lock, which ends with the last process that holds it. Snakemake's own lock does not:
+        # one that exists now was left by a Snakemake that was killed, and so were unfinished notebooks. A training
+        # that outlived it goes on: it holds the lock of its own run folder.
         if any((root / ".snakemake" / "locks").glob("*")):
             unlock = [sys.executable, "-m", "snakemake", *snakemake, "--unlock", "--quiet", "all"]
             subprocess.run(unlock, check=True, env=environment)
@@ -60,8 +60,8 @@ def run_pipeline(
         for unfinished in (settings_of_scale.figures_dir / "notebooks").glob("*.running.ipynb"):
             unfinished.unlink(missing_ok=True)
         arguments = [*snakemake, *settings, *snakemake_arguments(stale_paths(settings_of_scale), extra)]
-        with job_server() if profile in (None, "local") else nullcontext({}) as of_server:
-            status = _run(settings_of_scale, arguments, environment | of_server, lock.fileno(), bool(extra))
+        with job_server() if profile in (None, "local") else nullcontext({}) as server_variables:
+            status = _run(settings_of_scale, arguments, environment | server_variables, lock.fileno(), bool(extra))
     if status:
         raise PipelineError(
             f"the pipeline failed (Snakemake's status {status}); the messages above say where. What was made is kept:"
@@ -90,10 +90,10 @@ def _run(scale: Scale, arguments: Sequence[str], environment: dict[str, str], lo
 
 
 def snakemake_arguments(stale: Sequence[str], extra: Sequence[str]) -> list[str]:
-    """What Snakemake is told of what is stale, with the user's arguments behind it.
+    """Arguments for Snakemake: ours, with the paths that are stale, and then the user's.
 
-    The last option before these takes no values: else it would swallow a target of the user's. Of two ``--forcerun``
-    Snakemake takes the last: what is stale is added to the user's.
+    The last of ours is an option without values, which would otherwise swallow a target of the user's. Snakemake obeys
+    only the last ``--forcerun``, so the stale paths are added to that of the user if there is one.
     """
     extra = list(extra)
     ours = ["--quiet", "host", "reason", "--rerun-triggers", "input"]
@@ -106,11 +106,11 @@ def snakemake_arguments(stale: Sequence[str], extra: Sequence[str]) -> list[str]
 
 
 def stale_paths(scale: Scale) -> list[str]:
-    """What of a scale is there and must be made again, as paths that Snakemake knows."""
+    """Paths, as Snakemake knows them, of what a scale has and must make again."""
     plan, known = Plan(scale), {}
     states = [(each, judge(plan, each, known).name) for each in plan.artefacts.values()]
     stale = [each.path for each, state in states if state == "stale"]
-    # One job makes the maps of pairs and of classes, and declares the latter: it is told of either.
-    of_pairs = [each.path for each, state in states if each.kind == "pair maps" and state != "made"]
-    paths = (path.replace("/pair-maps-", "/class-maps-") for path in [*stale, *of_pairs])
+    # One job makes the maps of pairs and those of classes. It declares only the latter, which stand for both here.
+    pair_maps = [each.path for each, state in states if each.kind == "pair maps" and state != "made"]
+    paths = (path.replace("/pair-maps-", "/class-maps-") for path in [*stale, *pair_maps])
     return list(dict.fromkeys(paths))

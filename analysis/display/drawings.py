@@ -10,7 +10,7 @@ import numpy as np
 from analysis import display as displays
 from analysis.display.style import FigureStyle
 
-# What a file may name: these classes and no others are made from it.
+# A file may name these classes, and no others are made from it.
 _CLASSES = {name: getattr(displays, name) for name in displays.__all__ if inspect.isclass(getattr(displays, name))}
 
 
@@ -21,8 +21,7 @@ class DrawingError(ValueError):
 def drawing_bytes(display: Any) -> bytes:
     """The file of a Display: its arrays, exactly, and the rest of it as JSON that names them, with a checksum.
 
-    What the constructor takes is read from the attributes of the same names, as every Display keeps it. The same
-    Display gives the same bytes.
+    The same Display gives the same bytes.
 
     Parameters
     ----------
@@ -55,8 +54,7 @@ def drawing_bytes(display: Any) -> bytes:
         name = type(value).__name__
         if _CLASSES.get(name) is not type(value):
             raise TypeError(f"a drawing holds Displays, arrays, numbers and text. Got a {name}.")
-        taken = inspect.signature(type(value)).parameters
-        return {"display": name, "arguments": {key: packed(getattr(value, key)) for key in taken}}
+        return {"display": name, "arguments": {key: packed(inner) for key, inner in _arguments(value).items()}}
 
     metadata = {"kind": "drawing", "contents": packed(display)}
     if style := display.style.to_dict():
@@ -66,9 +64,14 @@ def drawing_bytes(display: Any) -> bytes:
 
 def copy_of(display: Any) -> Any:
     """A Display of the same contents and style that is not drawn yet."""
-    copy = type(display)(**{key: getattr(display, key) for key in inspect.signature(type(display)).parameters})
+    copy = type(display)(**_arguments(display))
     copy.style = display.style
     return copy
+
+
+def _arguments(display: Any) -> dict[str, Any]:
+    """What the constructor took, which every Display keeps in attributes of the same names."""
+    return {key: getattr(display, key) for key in inspect.signature(type(display)).parameters}
 
 
 def load_drawing(path: Path | str) -> Any:

@@ -45,10 +45,9 @@ def save_figure(
     Parameters
     ----------
     figure : Display or matplotlib.figure.Figure
-        A Display is drawn anew, into a figure that is closed again, and `tla redraw` can draw the same. Pass its
-        ``figure_`` to save what was changed in it by hand. A Display is saved in the style that it was last drawn in,
-        which `tla redraw` keeps to; shown or drawn before, it may get other bytes, since each
-        layout starts from the one before.
+        A Display is drawn anew, in the style that it was last drawn in, and `tla redraw` draws the same again: a layout
+        starts from the one before, so that a figure that was shown already may get other bytes. Pass its ``figure_``
+        to save what was changed in it by hand.
     path : Path or str
         Without an ending: ``figures/mini/fig1`` gives ``fig1.pdf`` and so on.
     numbers : JSON value
@@ -71,9 +70,9 @@ def save_figure(
 
         from analysis.display.drawings import copy_of, drawing_bytes
 
-        drawn = copy_of(figure).plot().figure_
-        contents = {**_images(drawn, figure.style), "safetensors": drawing_bytes(figure)}
-        plt.close(drawn)
+        clean_figure = copy_of(figure).plot().figure_
+        contents = {**_images(clean_figure, figure.style), "safetensors": drawing_bytes(figure)}
+        plt.close(clean_figure)
     else:
         contents = _images(figure, DEFAULT_STYLE)
     return _save(contents, path, {"numbers": numbers, "shows": list(shows)}, caption, sources, command)
@@ -101,8 +100,8 @@ def save_table(
     numbers = {"records": list(table.rows), **({"more": numbers} if numbers is not None else {})}
     columns = [{key: value for key, value in asdict(column).items() if value is not None} for column in table.columns]
     contents = {ending: text.encode() for ending, text in contents.items()}
-    shown = {"columns": columns, "numbers": numbers, "shows": list(shows)}
-    return _save(contents, path, shown, table.caption, sources, command)
+    record = {"columns": columns, "numbers": numbers, "shows": list(shows)}
+    return _save(contents, path, record, table.caption, sources, command)
 
 
 def _images(figure, style: FigureStyle) -> dict[str, bytes]:
@@ -117,7 +116,7 @@ def _images(figure, style: FigureStyle) -> dict[str, bytes]:
 
 
 def _numbered_clips(svg: bytes) -> bytes:
-    """Clip paths named by their order. matplotlib names them by a hash of all digits, of which the last ones vary."""
+    """Name clip paths by their order. matplotlib names them by a hash of all digits, and the last digits vary."""
     names = re.findall(rb'<clipPath id="(\w+)"', svg)
     numbers = {name: f"clip{place}".encode() for place, name in enumerate(names)}
     return re.sub(
@@ -129,7 +128,7 @@ def _numbered_clips(svg: bytes) -> bytes:
 def _steady_layout(figure) -> Iterator[None]:
     """Lay the figure out once, with rounded positions.
 
-    A layout is solved to the last digits in an order that differs from one to the next.
+    The last digits of a layout differ from one solution to the next.
     """
     engine = figure.get_layout_engine()
     if engine is None:
@@ -146,7 +145,7 @@ def _steady_layout(figure) -> Iterator[None]:
         figure.set_layout_engine(engine)
 
 
-def _save(contents: dict[str, bytes], path, shown: dict[str, Any], caption, sources, command) -> dict[str, Path]:
+def _save(contents: dict[str, bytes], path, record: dict[str, Any], caption, sources, command) -> dict[str, Path]:
     from tla_core.checkpoint import write_atomic, write_json
     from tla_core.runtime import git_commit, package_versions
 
@@ -161,7 +160,7 @@ def _save(contents: dict[str, bytes], path, shown: dict[str, Any], caption, sour
         "files": {
             files[ending].name: hashlib.sha256(content).hexdigest() for ending, content in sorted(contents.items())
         },
-        **plain(shown),
+        **plain(record),
         "sources": sources or [],
         "provenance": {
             "command": command or os.environ.get("TLA_COMMAND") or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),

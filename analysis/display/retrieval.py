@@ -185,8 +185,8 @@ class RetrievalDisplay(Styled):
     def _fitted_names(self, style: FigureStyle) -> tuple[dict[int, str], float]:
         """The names of the classes shown, in lines that fit under an image, and their font size in points."""
         characters = int(self._cell(style) / style.points(0.053))  # of 6.5 points, on average
-        shown = {int(k) for pair in self.strips.values() for strip in pair for k in strip.labels}
-        names = {k: textwrap.fill(self.class_names[k], characters, break_long_words=False) for k in sorted(shown)}
+        classes = {int(k) for pair in self.strips.values() for strip in pair for k in strip.labels}
+        names = {k: textwrap.fill(self.class_names[k], characters, break_long_words=False) for k in sorted(classes)}
         longest = max(len(line) for name in names.values() for line in name.splitlines())
         return names, style.points(6.5) * min(1, characters / longest)
 

@@ -11,7 +11,7 @@ from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled, class_colour
 from analysis.display.texts import Legend, add_legend, show_as_text, show_names_as_text
 from analysis.frames import frame_of_records
 
-# Panel -> key in the rows, name in the legend, place of the colour, and marker: told apart in grey as well.
+# Panel -> its lines: key in the rows, name in the legend, place of the colour, and marker, as grey print needs it.
 _PANELS = {
     "accuracy, %": (
         ("clean", "clean", 0, "o"), ("robust", "PGD100", 1, "s"), ("strongest", "strongest", 2, "^"),
@@ -48,9 +48,9 @@ class SweepDisplay(Styled):
     """
 
     def __init__(self, setting: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        kept = {"value", *(end for panel in _PANELS.values() for key, *_ in panel for end in (key, f"{key} se"))}
+        keys = {"value", *(end for panel in _PANELS.values() for key, *_ in panel for end in (key, f"{key} se"))}
         self.setting = setting
-        self.rows = [{key: _or_none(value) for key, value in row.items() if key in kept} for row in rows]
+        self.rows = [{key: _or_none(value) for key, value in row.items() if key in keys} for row in rows]
         if not self.rows:
             raise ValueError("a SweepDisplay needs at least one value. Got none.")
 
@@ -76,11 +76,11 @@ class SweepDisplay(Styled):
                 _, axes = plt.subplots(1, 3, figsize=size, layout="constrained", width_ratios=ratios)
             for ax, (title, lines) in zip(axes, _PANELS.items(), strict=True):
                 places = np.arange(len(self.rows))
-                shown = [line for line in lines if np.isfinite(self._values(line[0])).any()]
+                visible_lines = [line for line in lines if np.isfinite(self._values(line[0])).any()]
                 handles = []
-                for number, (key, name, colour, marker) in enumerate(shown):
+                for number, (key, name, colour, marker) in enumerate(visible_lines):
                     factor = 100 if title.endswith("%") else 1
-                    shift = 0.12 * (number - (len(shown) - 1) / 2)  # so that error bars do not hide each other
+                    shift = 0.12 * (number - (len(visible_lines) - 1) / 2)  # so that error bars do not hide each other
                     errors = factor * np.nan_to_num(self._values(f"{key} se"))
                     handles.append(ax.errorbar(
                         places + shift, factor * self._values(key), yerr=errors, color=colours[colour % len(colours)],
@@ -93,7 +93,7 @@ class SweepDisplay(Styled):
                 show_names_as_text(ax)
                 ax.spines[["top", "right"]].set_visible(False)
                 if len(lines) > 1:
-                    names = [name for _, name, *_ in shown]
+                    names = [name for _, name, *_ in visible_lines]
                     add_legend(ax, handles, names, legend, loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=2)
         self.axes_, self.figure_ = axes, axes[0].figure
         return self

@@ -36,45 +36,50 @@ class Scale:
         ``clean`` and ``adversarial`` points of each map.
     tsne_iterations : int or "auto"
     analysis_images : dict
-        Dataset -> test images that representations are taken of, evenly spread over the set; by default all. What
-        the maps are drawn from, which is of the first seed, is always taken of all.
+        Dataset -> test images that representations are taken of, evenly spread over the set; by default all. The
+        representations behind the maps, those of the first seed, are always of all images.
     presets : str
         First part of the presets' names; by default the scale's own name.
     overrides : dict
         Method -> fields that differ from its preset.
     variant_overrides : dict
-        Fields that every variant on the dataset of the sweeps has otherwise, such as a shorter training; with
+        Fields that every variant on the dataset of the sweeps has, such as a shorter training; with
         ``fine_tune: true`` it goes on from the AT run of its seed.
     figure_datasets : dict
-        ``maps``, ``landscapes``, ``sweeps`` -> dataset of those figures; by default the first.
+        ``maps``, ``landscapes`` or ``sweeps`` -> dataset of these figures; by default the first.
     neighbour_datasets : tuple of str
-        The datasets that kNN accuracies and detection are shown of; by default all.
+        The datasets for which kNN accuracies and detection are shown; by default all.
     class_pairs : dict
         Dataset -> pairs of class names, of Fig. 4-6.
     pair_points : int
         Clean images of each class of a pair.
     landscape : dict
-        ``images``, ``resolution``, and ``radius`` in units of eps; ``rise``, the ``images`` and ``resolution`` that its
-        mean is taken over.
+        ``images``, ``resolution``, and ``radius`` in units of eps; in ``rise``, the ``images`` and ``resolution`` for
+        the mean rise of the loss.
     sweeps : tuple of str
         See `tla_core.protocol.SWEEPS`.
     sweep_seeds : tuple of int
         Of the sweeps' runs; by default the first of their dataset.
     accuracy : dict
-        ``methods`` of the main table, and ``variant_seeds``, ``first`` or ``all``: of which seeds those of them are
-        that are not among the scale's; ``other_seeds``, the columns of seeds but the first, by default all that need
-        neither AutoAttack nor a copy; ``images`` of every attack, ``long_images`` and ``restarts``, limits of costly
-        ones; ``strongest``, the ``images``, ``steps`` and ``targets`` of APGD, by default 1,000, 100 and 9;
-        ``square``, the queries of Square, by default none; ``sweep_images`` of every attack on the sweeps' runs;
-        ``autoattack``, the number of images for it; ``black_box``, the ``variant``, ``seed`` and, where not all have
-        one, ``methods`` of the copies. Methods, AutoAttack and copies are for all datasets, or for each that they name.
-        Null is no limit, and none.
+        What the accuracy tables hold:
+
+        - ``methods``: of the main table. ``variant_seeds``: ``first`` or ``all``, the seeds of those among them that
+          are not methods of the scale.
+        - ``other_seeds``: columns of all seeds but the first; by default all that need neither AutoAttack nor a copy.
+        - ``images``: for every attack; ``sweep_images``: the same for the runs of sweeps. ``long_images`` and
+          ``restarts``: limits of costly attacks.
+        - ``strongest``: the ``images``, ``steps`` and ``targets`` of APGD, by default 1,000, 100 and 9. ``square``: the
+          queries of Square, by default none. ``autoattack``: images for it.
+        - ``black_box``: the ``variant`` and ``seed`` of the copies, and the ``methods`` that have one, by default all.
+
+        ``methods``, ``autoattack`` and ``black_box`` hold for all datasets, or for each that they name. Null is no
+        limit, and none.
     own_datasets : dict
-        Of those of `datasets` that are folders of images: ``folder``, and ``like``, whose presets they have. In the
-        file ``datasets: {mine: {folder: ...}}``.
+        Those of `datasets` that are folders of images -> ``folder``, and ``like``, the dataset whose presets they have.
+        In the file ``datasets: {mine: {folder: ...}}``.
     own_methods : dict
-        Models that are no methods of ours and not trained: ``model``, as of `tla_core.naming.import_object`, and the
-        ``dataset`` that they classify. In the file ``methods: {mine: {model: file.py:function}}``; see `as_results`.
+        Models that are not trained here -> ``model``, as `tla_core.naming.import_object` takes it, and the ``dataset``
+        that they classify. In the file ``methods: {mine: {model: file.py:function}}``; see `as_results`.
     """
 
     name: str
@@ -115,17 +120,17 @@ class Scale:
         if unknown := sorted(set(self.figure_datasets) - set(FIGURE_KINDS)):
             raise ValueError(f"figure_datasets must be of {', '.join(FIGURE_KINDS)}. Got {', '.join(unknown)}.")
         by_dataset = [value for key in ("autoattack", "methods") if isinstance(value := self.accuracy.get(key), dict)]
-        named = {*(self.accuracy.get("black_box") or {}), *chain(*by_dataset)}
+        dataset_keys = {*(self.accuracy.get("black_box") or {}), *chain(*by_dataset)}
         names = ", ".join(self.datasets)
-        if unknown := sorted(named - {"variant", "seed", "methods", *self.datasets}):
+        if unknown := sorted(dataset_keys - {"variant", "seed", "methods", *self.datasets}):
             raise ValueError(f"black_box, autoattack and methods need datasets of the scale ({names}). Got {unknown}.")
-        of_seeds = self.seeds if isinstance(self.seeds, dict) else dict.fromkeys(self.datasets, self.seeds)
-        if set(of_seeds) != set(self.datasets) or not all(map(len, of_seeds.values())):
+        seeds_by_dataset = self.seeds if isinstance(self.seeds, dict) else dict.fromkeys(self.datasets, self.seeds)
+        if set(seeds_by_dataset) != set(self.datasets) or not all(map(len, seeds_by_dataset.values())):
             raise ValueError(f"seeds must be a list, or one for each dataset ({names}). Got {self.seeds}.")
         if unknown := sorted(set(self.accuracy.get("strongest") or {}) - set(STRONGEST_LIMITS)):
             raise ValueError(f"strongest has {', '.join(STRONGEST_LIMITS)}. Got {', '.join(unknown)}.")
-        if (wanted := self.accuracy.get("variant_seeds", "first")) not in ("first", "all"):
-            raise ValueError(f"variant_seeds must be first or all. Got {wanted!r}.")
+        if (variant_seeds := self.accuracy.get("variant_seeds", "first")) not in ("first", "all"):
+            raise ValueError(f"variant_seeds must be first or all. Got {variant_seeds!r}.")
         if unknown := sorted(set(self.sweep_seeds) - set(self.seeds_of(self.dataset_of("sweeps")))):
             raise ValueError(f"sweep_seeds must be among the seeds of {self.dataset_of('sweeps')}. Got {unknown}.")
         copy = self.copy_of(self.dataset_of("sweeps"), self.methods[0])
@@ -229,17 +234,17 @@ class Scale:
         return self.root / "runs" / self.name / dataset / method / f"seed{seed}"
 
     def images_at(self, dataset: str, method: str, eps: float | None = None, seed: int | None = None) -> int | None:
-        """How many test images representations at a perturbation level are of; None for all.
+        """The number of test images of the representations at a perturbation level; None for all.
 
-        Of all are those that the maps are drawn from: of the methods' first seed, at the main level.
+        The representations behind the maps are of all images: those of the methods' first seed, at the main level.
         """
         main = analysis_attack(self.config(dataset, self.methods[0])).eps
-        of_maps = dataset == self.dataset_of("maps") and (eps is None or f"{eps:g}" == f"{main:g}")
+        is_mapped = dataset == self.dataset_of("maps") and (eps is None or f"{eps:g}" == f"{main:g}")
         first = method in self.methods and seed in (None, self.seeds_of(dataset)[0])
-        return None if of_maps and first else self.analysis_images.get(dataset)
+        return None if is_mapped and first else self.analysis_images.get(dataset)
 
     def landscape_of(self, dataset: str, seed: int | None = None) -> dict[str, Any]:
-        """What this scale passes to `landscape_run`: of seeds but the first, none that are drawn."""
+        """What this scale passes to `landscape_run`; landscapes are drawn for the first seed only."""
         first = seed is None or seed == self.seeds_of(dataset)[0]
         return self.landscape if first else {**self.landscape, "images": 0}
 
@@ -254,10 +259,10 @@ class Scale:
         return {"pairs": pairs, "n_clean": self.pair_points, "n_iter": self.tsne_iterations} if pairs else None
 
     def accuracy_options(self, dataset: str, method: str, seed: int) -> dict[str, Any]:
-        """What `accuracy_attacks.run_attacks` is told of a run; ``black_box`` is (method, seed) of the copy, or None.
+        """Options of `accuracy_attacks.run_attacks` for a run; ``black_box`` is (method, seed) of the copy, or None.
 
-        All columns of the first seed's runs of the main table, of its other seeds those that the scale names for them,
-        and of others those that sweeps are compared by.
+        A run of the main table has all columns where it is of the first seed, and those of ``other_seeds`` otherwise.
+        Any other run has the columns that sweeps are compared by.
         """
         limits = {name: self.accuracy.get(name) for name in ("images", "long_images", "restarts")}
         strongest = self.accuracy.get("strongest") or {}
@@ -287,12 +292,13 @@ def project_root(start: Path | str | None = None) -> Path:
     """
     if start is None and os.environ.get("TLA_ROOT"):
         return Path(os.environ["TLA_ROOT"])
-    here = Path(start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
+    start_folder = Path(start or Path.cwd()).resolve()
+    for folder in (start_folder, *start_folder.parents):
         if is_project(folder):
             return folder
     raise FileNotFoundError(
-        f"no project above {here}: expected a folder with workflow/scales. Work inside a clone, or set TLA_ROOT to it."
+        f"no project above {start_folder}: expected a folder with workflow/scales. Work inside a clone, or set TLA_ROOT"
+        " to it."
     )
 
 
@@ -352,17 +358,17 @@ def override_flags(config: TrainConfig, preset: TrainConfig) -> list[str]:
     return flags
 
 
-def replaced_settings(settings: Any, changes: dict[str, Any], what: str) -> Any:
-    """Settings with fields replaced, an attack's one by one. Numbers may be text: 8/255, or 1e-4 as YAML reads it."""
+def replaced_settings(settings: Any, changes: dict[str, Any], source: str) -> Any:
+    """Settings with fields replaced, of an attack one by one. Numbers may be text: 8/255, or 1e-4 as YAML reads it."""
     known = [f.name for f in dataclasses.fields(settings) if f.name not in ("method", "seed")]
     if unknown := sorted(set(changes) - set(known)):
-        raise ValueError(f"{what} hold an unknown field: {', '.join(unknown)}. There are: {', '.join(known)}.")
+        raise ValueError(f"{source} hold an unknown field: {', '.join(unknown)}. There are: {', '.join(known)}.")
     values = {}
     for name, value in changes.items():
-        before = getattr(settings, name)
-        if isinstance(before, AttackConfig) and isinstance(value, dict):
-            value = replaced_settings(before, value, f"{what}, {name},")
-        elif isinstance(before, float) and isinstance(value, str):
+        old_value = getattr(settings, name)
+        if isinstance(old_value, AttackConfig) and isinstance(value, dict):
+            value = replaced_settings(old_value, value, f"{source}, {name},")
+        elif isinstance(old_value, float) and isinstance(value, str):
             value = parse_number(value)
         values[name] = value
     return dataclasses.replace(settings, **values)
