@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from analysis.frames import grid
 from analysis.landscape_directions import (
     filter_directions,
     given_filter_directions,
     image_directions,
     seeded_generator,
 )
+from analysis.loss_grid import LossGrid
 from analysis.stored import load_groups, save_groups
 from tla_core.chunks import forward_in_chunks, images_at_once
 from tla_core.folding import folded_if_equal
@@ -36,7 +36,7 @@ GPU_BLOCK_PIXELS = 1024 * 32 * 32
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Landscape:
+class Landscape(LossGrid):
     """The loss over a plane: that of the point ``centre + axis[i] * directions[0] + axis[j] * directions[1]``.
 
     Attributes
@@ -61,21 +61,6 @@ class Landscape:
     centre_loss: float
     space: str
     params: dict[str, Any]
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """Lowest and highest finite loss of the grid; NaN where none is finite."""
-        finite = self.loss[np.isfinite(self.loss)]
-        return (float(finite.min()), float(finite.max())) if len(finite) else (math.nan, math.nan)
-
-    @property
-    def rise(self) -> float:
-        """How far the highest finite loss of the grid lies above that of the centre."""
-        return self.range[1] - self.centre_loss
-
-    def to_dataframe(self):
-        """One row for each point: ``first`` and ``second``, how far along each direction, and ``loss``."""
-        return grid(self.loss, self.axis, "loss")
 
     def __repr__(self) -> str:
         low, high = self.range

@@ -12,7 +12,8 @@ import numpy as np
 from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled
 from analysis.display.surfaces import surfaces
 from analysis.display.texts import points_of, show_as_text, show_names_as_text, wrapped
-from analysis.frames import grid, stacked
+from analysis.frames import stacked
+from analysis.loss_grid import LossGrid
 
 if TYPE_CHECKING:  # torch and plotly take seconds to import, and drawing needs neither
     import plotly.graph_objects as go
@@ -26,7 +27,7 @@ _BESIDE = 0.45  # inches, of the labels on the left of a grid
 
 
 @dataclass(repr=False)
-class LandscapeDisplay(Styled):
+class LandscapeDisplay(Styled, LossGrid):
     """The loss over a plane as a heat map with contour lines; a cross marks the centre.
 
     Parameters
@@ -104,17 +105,6 @@ class LandscapeDisplay(Styled):
         return "rise of cross-entropy" if self.relative else "cross-entropy"
 
     @property
-    def range(self) -> tuple[float, float]:
-        """Lowest and highest finite loss; NaN where none is finite."""
-        finite = self.loss[np.isfinite(self.loss)]
-        return (float(finite.min()), float(finite.max())) if len(finite) else (math.nan, math.nan)
-
-    @property
-    def rise(self) -> float:
-        """How far the highest finite loss lies above that of the centre."""
-        return self.range[1] - self.centre_loss
-
-    @property
     def rise_text(self) -> str:
         return f"loss rises by {self.rise:.3g}"
 
@@ -169,10 +159,6 @@ class LandscapeDisplay(Styled):
         ax.set_title(title, pad=3, **title_options)
         show_names_as_text(ax)
         return image, contours
-
-    def to_dataframe(self):
-        """One row for each point: ``first`` and ``second``, how far along each direction in `unit`, and ``loss``."""
-        return grid(self.loss, self.axis, "loss")
 
     def __repr__(self) -> str:
         n = len(self.axis)
