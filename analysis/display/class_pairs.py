@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.display.panel import Panel
+from analysis.display.panel import Panel, PanelGrid, map_axes
 from analysis.display.projection import finish_map
-from analysis.display.style import FigureStyle, Styled
+from analysis.display.style import FigureStyle
 from analysis.display.texts import Legend, add_legend, columns_that_fit, points_of, show_names_as_text, wrapped
 from analysis.frames import names_of, points, stacked
 from analysis.maps import PairMap
@@ -55,7 +55,7 @@ class ClassPairPanel(Panel):
             pair_map.mistaken_share, title,
         )  # fmt: skip
 
-    def _draw_alone(self, ax, style: FigureStyle, legend: Legend) -> None:
+    def _draw_alone(self, ax, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
         self._draw(ax, style, self.title or self.share_text)
         handles, names = pair_legend(self.classes, self.class_names, style)
         add_legend(ax, handles, names, legend, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -90,7 +90,7 @@ class ClassPairPanel(Panel):
         return f"ClassPairPanel({first!r} to {second!r}, {len(self.adv_coords)} adversarial examples)"
 
 
-class ClassPairDisplay(Styled):
+class ClassPairDisplay(PanelGrid):
     """A row of `ClassPairPanel` of one pair of classes, one for each model, with one legend.
 
     Parameters
@@ -123,40 +123,24 @@ class ClassPairDisplay(Styled):
         """The constructor by the name that Displays have."""
         return cls(panels, column_titles)
 
-    def plot(self, axes=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> "ClassPairDisplay":
-        """Draw into a row of axes, or into a new figure of text width.
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (len(self.panels),)
 
-        Parameters
-        ----------
-        axes : array of Axes, optional
-        style : FigureStyle or "rc", optional
-            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
-            is set to.
-        legend : bool, str or mapping
-            By default below the axes of the figure; a place of matplotlib's such as ``"upper right"``, or keyword
-            arguments for its legend; False for none. A figure with ``layout="constrained"`` makes room for it.
-        """
-        import matplotlib.pyplot as plt
+    def _new_axes(self, style: FigureStyle) -> np.ndarray:
+        return map_axes(1, len(self.panels), style, legend_height=0.6)
 
-        n = len(self.panels)
-        with self._drawing(style) as style:
-            width = style.grid_width(n)
-            panel_width = width / max(n, 2)
-            if axes is None:
-                size = (width, panel_width + style.points(0.6))
-                figure, axes = plt.subplots(1, n, figsize=size, squeeze=False, layout="constrained")
-                figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
-            axes = np.asarray(axes).reshape(-1)
-            handles, names = pair_legend(self.panels[0].classes, self.panels[0].class_names, style)
-            add_legend(
-                axes[0].figure, handles, names, legend, loc="outside lower center", handletextpad=0.1,
-                columnspacing=1.2, ncols=columns_that_fit(names, width, style.points(6.5), limit=3),
-            )  # fmt: skip
-            for panel, title, ax in zip(self.panels, self.column_titles, axes, strict=True):
-                head = wrapped(title, panel_width, points_of("axes.titlesize"))
-                panel._draw(ax, style, f"{head}\n{panel.title or panel.share_text}", linespacing=1.4)
-        self.axes_, self.figure_ = axes, axes[0].figure
-        return self
+    def _draw_all(self, axes: np.ndarray, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
+        width = style.grid_width(len(axes))
+        panel_width = width / max(len(axes), 2)
+        handles, names = pair_legend(self.panels[0].classes, self.panels[0].class_names, style)
+        add_legend(
+            axes[0].figure, handles, names, legend, loc="outside lower center", handletextpad=0.1,
+            columnspacing=1.2, ncols=columns_that_fit(names, width, style.points(6.5), limit=3),
+        )  # fmt: skip
+        for panel, title, ax in zip(self.panels, self.column_titles, axes, strict=True):
+            head = wrapped(title, panel_width, points_of("axes.titlesize"))
+            panel._draw(ax, style, f"{head}\n{panel.title or panel.share_text}", linespacing=1.4)
 
     def numbers(self) -> list[dict]:
         """What the figure shows, as records: for each panel the points and the share that is mistaken."""

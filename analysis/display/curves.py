@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.display.style import FigureStyle, Styled, class_colour
+from analysis.display.panel import Panel
+from analysis.display.style import FigureStyle, class_colour
 from analysis.display.texts import Legend, add_legend, show_names_as_text
 from analysis.frames import frame, stacked
 
@@ -57,7 +58,7 @@ class RocCurve:
                 raise ValueError(f"the rates of {self.name!r} must rise from 0 to 1. Got {rate[0]:g} to {rate[-1]:g}.")
 
 
-class RocDisplay(Styled):
+class RocDisplay(Panel):
     """ROC curves of several models, with their areas in the legend.
 
     Parameters
@@ -76,6 +77,8 @@ class RocDisplay(Styled):
         If there are no curves.
     """
 
+    _size = 2.75, 3.6
+
     def __init__(self, curves, *, title: str = "") -> None:
         self.curves, self.title = list(curves), title
         if not self.curves:
@@ -90,43 +93,24 @@ class RocDisplay(Styled):
         ]
         return cls(curves, title=title)
 
-    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> RocDisplay:
-        """Draw into `ax`, or into a new figure.
-
-        Parameters
-        ----------
-        ax : Axes, optional
-        style : FigureStyle or "rc", optional
-            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
-            is set to.
-        legend : bool, str or mapping
-            By default below the axes; a place within them, such as ``"upper left"``, or keyword arguments for
-            matplotlib's legend; False for none.
-        """
-        import matplotlib.pyplot as plt
-
-        with self._drawing(style) as style:
-            if ax is None:
-                _, ax = plt.subplots(figsize=style.figure_size(2.75, 3.6), layout="constrained")
-            lines, colours = [], style.colours(_COLOURS)
-            for number, curve in enumerate(self.curves):
-                lines += ax.plot(
-                    curve.false_positive_rate, curve.true_positive_rate, color=colours[number % len(colours)],
-                    linestyle=_LINE_STYLES[number % len(_LINE_STYLES)], linewidth=1.2, zorder=2,
-                )  # fmt: skip
-            lines += ax.plot([0, 1], [0, 1], color="#bdbdbd", linewidth=0.8, zorder=1)
-            ax.set(
-                xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", title=self.title,
-                xlabel="correctly classified inputs that are flagged", ylabel="misclassified inputs that are flagged",
+    def _draw_alone(self, ax, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
+        lines, colours = [], style.colours(_COLOURS)
+        for number, curve in enumerate(self.curves):
+            lines += ax.plot(
+                curve.false_positive_rate, curve.true_positive_rate, color=colours[number % len(colours)],
+                linestyle=_LINE_STYLES[number % len(_LINE_STYLES)], linewidth=1.2, zorder=2,
             )  # fmt: skip
-            ax.spines[["top", "right"]].set_visible(False)
-            # Below the axes: a curve may run anywhere within them.
-            legend_y = -0.17 * style.points(2.75) / (style.width or 2.75)  # of the height of the axes
-            names = [f"{curve.name} (AUC {curve.auc:.3f})" for curve in self.curves] + ["chance (AUC 0.500)"]
-            add_legend(ax, lines, names, legend, loc="upper center", bbox_to_anchor=(0.5, legend_y), handlelength=2.6)
-            show_names_as_text(ax)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
+        lines += ax.plot([0, 1], [0, 1], color="#bdbdbd", linewidth=0.8, zorder=1)
+        ax.set(
+            xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", title=self.title,
+            xlabel="correctly classified inputs that are flagged", ylabel="misclassified inputs that are flagged",
+        )  # fmt: skip
+        ax.spines[["top", "right"]].set_visible(False)
+        # Below the axes: a curve may run anywhere within them.
+        legend_y = -0.17 * style.points(self._size[0]) / (style.width or self._size[0])  # of the height of the axes
+        names = [f"{curve.name} (AUC {curve.auc:.3f})" for curve in self.curves] + ["chance (AUC 0.500)"]
+        add_legend(ax, lines, names, legend, loc="upper center", bbox_to_anchor=(0.5, legend_y), handlelength=2.6)
+        show_names_as_text(ax)
 
     def numbers(self) -> list[dict]:
         """What the figure shows, as records: each area, and the true positive rate within some false positive rates."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.display.panel import Panel
+from analysis.display.panel import Panel, PanelGrid, map_axes
 from analysis.display.projection import finish_map, scatter_class
-from analysis.display.style import CLEAN_COLOUR, FigureStyle, Styled
+from analysis.display.style import CLEAN_COLOUR, FigureStyle
 from analysis.display.texts import Legend, add_legend, columns_that_fit, points_of, show_names_as_text, wrapped
 from analysis.frames import names_of, points, stacked
 from analysis.maps import ClassMap
@@ -60,7 +60,7 @@ class FalseClassPanel(Panel):
         """Share of the adversarial examples that are taken for a false class."""
         return float((self.adv_predictions != self.true_class).mean()) if len(self.adv_predictions) else float("nan")
 
-    def _draw_alone(self, ax, style: FigureStyle, legend: Legend) -> None:
+    def _draw_alone(self, ax, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
         self._draw(ax, style, self.panel_title)
         handles, names = legend_entries(self.class_names, np.unique(self.adv_predictions), style)
         add_legend(ax, handles, names, legend, loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
@@ -97,7 +97,7 @@ class FalseClassPanel(Panel):
         return f"FalseClassPanel({name!r}, {len(self.adv_coords)} adversarial examples, {self.false_share:.1%} false)"
 
 
-class FalseClassesDisplay(Styled):
+class FalseClassesDisplay(PanelGrid):
     """A grid of `FalseClassPanel`, one row per true class and one column per model, with one legend.
 
     Parameters
@@ -135,51 +135,30 @@ class FalseClassesDisplay(Styled):
         """The constructor by the name that Displays have."""
         return cls(rows, column_titles)
 
-    def plot(
-        self, axes=None, *, style: FigureStyle | str | None = None, legend: Legend = True
-    ) -> "FalseClassesDisplay":
-        """Draw into a grid of axes (rows x columns), or into a new figure of text width.
-
-        Parameters
-        ----------
-        axes : array of Axes, optional
-        style : FigureStyle or "rc", optional
-            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
-            is set to.
-        legend : bool, str or mapping
-            By default below the axes of the figure; a place of matplotlib's such as ``"upper right"``, or keyword
-            arguments for its legend; False for none. A figure with ``layout="constrained"`` makes room for it.
-        """
-        n_rows, n_columns = len(self.rows), len(self.column_titles)
-        with self._drawing(style) as style:
-            axes = self._new_axes(style) if axes is None else np.asarray(axes).reshape(n_rows, n_columns)
-            figure, width = axes[0, 0].figure, style.grid_width(n_columns)
-            panel_width = width / max(n_columns, 2)
-            classes = np.unique(np.concatenate([p.adv_predictions for row in self.rows for p in row]))
-            handles, names = legend_entries(self.rows[0][0].class_names, classes, style)
-            add_legend(
-                figure, handles, names, legend, loc="outside lower center", handletextpad=0.1, columnspacing=1.2,
-                ncols=columns_that_fit(names, width, style.points(6.5), limit=6),
-                title="adversarial examples by predicted class", title_fontsize=style.points(6.5),
-            )  # fmt: skip
-            for place, (row, row_axes) in enumerate(zip(self.rows, axes, strict=True)):
-                for panel, ax, title in zip(row, row_axes, self.column_titles, strict=True):
-                    head = "" if place else f"{wrapped(title, panel_width, points_of('axes.titlesize'))}\n"
-                    panel._draw(ax, style, f"{head}{panel.panel_title}", **({"linespacing": 1.4} if head else {}))
-                name = wrapped(row[0].class_names[row[0].true_class], panel_width, style.points(8))
-                row_axes[0].set_ylabel(name, fontsize=style.points(8), fontweight="bold")
-        self.axes_, self.figure_ = axes, figure
-        return self
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return len(self.rows), len(self.column_titles)
 
     def _new_axes(self, style: FigureStyle) -> np.ndarray:
-        import matplotlib.pyplot as plt
+        return map_axes(*self._shape, style, legend_height=0.75)
 
-        n_rows, n_columns = len(self.rows), len(self.column_titles)
+    def _draw_all(self, axes: np.ndarray, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
+        n_columns = len(self.column_titles)
         width = style.grid_width(n_columns)
-        size = width, n_rows * width / max(n_columns, 2) + style.points(0.75)
-        figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
-        return axes
+        panel_width = width / max(n_columns, 2)
+        classes = np.unique(np.concatenate([p.adv_predictions for row in self.rows for p in row]))
+        handles, names = legend_entries(self.rows[0][0].class_names, classes, style)
+        add_legend(
+            axes[0, 0].figure, handles, names, legend, loc="outside lower center", handletextpad=0.1, columnspacing=1.2,
+            ncols=columns_that_fit(names, width, style.points(6.5), limit=6),
+            title="adversarial examples by predicted class", title_fontsize=style.points(6.5),
+        )  # fmt: skip
+        for place, (row, row_axes) in enumerate(zip(self.rows, axes, strict=True)):
+            for panel, ax, title in zip(row, row_axes, self.column_titles, strict=True):
+                head = "" if place else f"{wrapped(title, panel_width, points_of('axes.titlesize'))}\n"
+                panel._draw(ax, style, f"{head}{panel.panel_title}", **({"linespacing": 1.4} if head else {}))
+            name = wrapped(row[0].class_names[row[0].true_class], panel_width, style.points(8))
+            row_axes[0].set_ylabel(name, fontsize=style.points(8), fontweight="bold")
 
     def numbers(self) -> list[dict]:
         """What the figure shows, as records: for each panel the share and the counts of the predicted classes."""

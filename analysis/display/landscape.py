@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled
+from analysis.display.panel import Panel, PanelGrid
+from analysis.display.style import TEXT_WIDTH, FigureStyle
 from analysis.display.surfaces import surfaces
-from analysis.display.texts import points_of, show_as_text, show_names_as_text, wrapped
+from analysis.display.texts import Legend, points_of, show_as_text, show_names_as_text, wrapped
 from analysis.frames import stacked
 from analysis.loss_grid import LossGrid
 
@@ -27,7 +28,7 @@ _BESIDE = 0.45  # inches, of the labels on the left of a grid
 
 
 @dataclass(repr=False)
-class LandscapeDisplay(Styled, LossGrid):
+class LandscapeDisplay(Panel, LossGrid):
     """The loss over a plane as a heat map with contour lines; a cross marks the centre.
 
     Parameters
@@ -64,6 +65,8 @@ class LandscapeDisplay(Styled, LossGrid):
     title: str = ""
     scale: tuple[float, float] | None = None
     relative: bool = False
+
+    _size = 3.05, 2.4
 
     def __post_init__(self) -> None:
         n = len(self.axis)
@@ -108,30 +111,12 @@ class LandscapeDisplay(Styled, LossGrid):
     def rise_text(self) -> str:
         return f"loss rises by {self.rise:.3g}"
 
-    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: bool = True) -> LandscapeDisplay:
-        """Draw into `ax`, or into a new figure.
-
-        Parameters
-        ----------
-        ax : Axes, optional
-        style : FigureStyle or "rc", optional
-            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
-            is set to.
-        legend : bool
-            Whether there is a colour bar, on the right of the axes.
-        """
-        import matplotlib.pyplot as plt
-
-        with self._drawing(style) as style:
-            if ax is None:
-                _, ax = plt.subplots(figsize=style.figure_size(3.05, 2.4), layout="constrained")
-            scale = self.scale or _scale_of([self])
-            self.image_, self.contours_ = self._draw(ax, style, scale, self.title or self.rise_text)
-            ax.set(xlabel=f"first direction ({self.unit})", ylabel=f"second direction ({self.unit})")
-            if legend:
-                _add_colour_bar([ax], scale, "right", self.quantity)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
+    def _draw_alone(self, ax, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
+        scale = self.scale or _scale_of([self])
+        self.image_, self.contours_ = self._draw(ax, style, scale, self.title or self.rise_text)
+        ax.set(xlabel=f"first direction ({self.unit})", ylabel=f"second direction ({self.unit})")
+        if legend:
+            _add_colour_bar([ax], scale, "right", self.quantity)
 
     def _draw(self, ax, style: FigureStyle, scale: tuple[float, float], title: str, **title_options) -> tuple:
         """The image, and the contours where the landscape is not flat."""
@@ -165,7 +150,7 @@ class LandscapeDisplay(Styled, LossGrid):
         return f"LandscapeDisplay({n} x {n} points to {self.axis[-1]:.4g} {self.unit}, {self.rise_text})"
 
 
-class LandscapesDisplay(Styled):
+class LandscapesDisplay(PanelGrid):
     """A grid of `LandscapeDisplay`, one row per model and one column per image, with one colour bar for each column.
 
     Parameters
@@ -229,39 +214,26 @@ class LandscapesDisplay(Styled):
         }
         return cls(rows, column_titles, images=images)
 
-    def plot(self, axes=None, *, style: FigureStyle | str | None = None, legend: bool = True) -> LandscapesDisplay:
-        """Draw into a grid of axes (models x images), or into a new figure of text width, which has the images above.
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return len(self.rows), len(self.column_titles)
 
-        Parameters
-        ----------
-        axes : array of Axes, optional
-        style : FigureStyle or "rc", optional
-            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
-            is set to.
-        legend : bool
-            Whether there is a colour bar, below each column.
-        """
-        with self._drawing(style) as style:
-            header, axes = self._new_axes(style) if axes is None else (None, np.asarray(axes))
-            axes = axes.reshape(len(self.rows), len(self.column_titles))
-            fitting = {"inches": self._panel_width(style), "points": points_of("axes.titlesize")}
-            titles = [wrapped(title, **fitting) for title in self.column_titles]
-            for place, ((name, row), row_axes) in enumerate(zip(self.rows.items(), axes, strict=True)):
-                first = header is None and place == 0
-                for panel, scale, ax, title in zip(row, self.scales, row_axes, titles, strict=True):
-                    own = wrapped(f"{name}: {panel.rise_text}", **fitting)
-                    head = {"title": f"{title}\n{own}", "linespacing": 1.4} if first else {"title": own}
-                    panel._draw(ax, style, scale, **head)
-                    ax.tick_params(labelbottom=ax in axes[-1], labelleft=ax is row_axes[0])
-                row_axes[0].set_ylabel(f"second direction ({row[0].unit})", labelpad=1)
-            for column, scale, column_axes in zip(self._columns(), self.scales, axes.T, strict=True):
-                column_axes[-1].set_xlabel(f"first direction ({column[0].unit})", labelpad=1)
-                if legend:
-                    _add_colour_bar(list(column_axes), scale, "bottom", column[0].quantity)
-            for title, ax in zip(titles, () if header is None else header, strict=header is not None):
-                show_as_text(ax.set_title(title, pad=3, linespacing=1.4))
-        self.axes_, self.figure_ = axes, axes[0, 0].figure
-        return self
+    def _draw_all(self, axes: np.ndarray, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
+        has_header = in_new_figure and self.images is not None
+        for place, ((name, row), row_axes) in enumerate(zip(self.rows.items(), axes, strict=True)):
+            has_titles = place == 0 and not has_header
+            for panel, scale, ax, title in zip(row, self.scales, row_axes, self.column_titles, strict=True):
+                own = self._wrapped(f"{name}: {panel.rise_text}", style)
+                head = {"title": own}
+                if has_titles:
+                    head = {"title": f"{self._wrapped(title, style)}\n{own}", "linespacing": 1.4}
+                panel._draw(ax, style, scale, **head)
+                ax.tick_params(labelbottom=ax in axes[-1], labelleft=ax is row_axes[0])
+            row_axes[0].set_ylabel(f"second direction ({row[0].unit})", labelpad=1)
+        for column, scale, column_axes in zip(self._columns(), self.scales, axes.T, strict=True):
+            column_axes[-1].set_xlabel(f"first direction ({column[0].unit})", labelpad=1)
+            if legend:
+                _add_colour_bar(list(column_axes), scale, "bottom", column[0].quantity)
 
     def surface(self) -> go.Figure:
         """The same grid as surfaces to turn by hand: height and colour are the loss, with one range for each column.
@@ -314,8 +286,11 @@ class LandscapesDisplay(Styled):
         """Inches of a panel in a new figure."""
         return min(((style.width or TEXT_WIDTH) - _BESIDE) / len(self.column_titles), style.width or 1.8)
 
-    def _new_axes(self, style: FigureStyle):
-        """The axes for the images, or None, and those for the panels."""
+    def _wrapped(self, title: str, style: FigureStyle) -> str:
+        return wrapped(title, self._panel_width(style), points_of("axes.titlesize"))
+
+    def _new_axes(self, style: FigureStyle) -> np.ndarray:
+        """The axes of the panels; above them the images are drawn, with the titles."""
         import matplotlib.pyplot as plt
 
         n_rows, n_columns = len(self.rows), len(self.column_titles)
@@ -328,12 +303,13 @@ class LandscapesDisplay(Styled):
         )  # fmt: skip
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
         if self.images is None:
-            return None, axes
-        for image, ax in zip(self.images, axes[0], strict=True):
+            return axes
+        for image, title, ax in zip(self.images, self.column_titles, axes[0], strict=True):
             pixels = image.transpose(1, 2, 0) if image.shape[0] > 1 else image[0]
             ax.imshow(pixels, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
             ax.set_axis_off()
-        return axes[0], axes[1:]
+            show_as_text(ax.set_title(self._wrapped(title, style), pad=3, linespacing=1.4))
+        return axes[1:]
 
     def __repr__(self) -> str:
         return f"LandscapesDisplay({', '.join(self.rows)} x {len(self.column_titles)} images)"

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from analysis.display.style import FigureStyle, Styled, class_colour
+from analysis.display.panel import Panel
+from analysis.display.style import FigureStyle, class_colour
 from analysis.display.texts import Legend, add_legend, columns_that_fit, points_of, show_as_text, show_names_as_text
 from analysis.frames import frame_of_records
 
@@ -16,8 +17,10 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 
 
-class LinesDisplay(Styled):
+class LinesDisplay(Panel):
     """Lines, or points beside each other, one for each model.
+
+    The legend of several models is below the axes of a new figure, and within axes that are given.
 
     Parameters
     ----------
@@ -49,6 +52,8 @@ class LinesDisplay(Styled):
         If there are no models, or not one value and error for each tick.
     """
 
+    _size = 2.55, 2.6
+
     def __init__(
         self, values: Mapping[str, Sequence[float | None]], ticks: Sequence[str], *,
         places: Sequence[float] | None = None, errors: Mapping[str, Sequence[float | None]] | None = None,
@@ -63,48 +68,28 @@ class LinesDisplay(Styled):
         if not self.values or lengths != {len(self.ticks)} or not self.ticks:
             raise ValueError(f"expected models, and {len(self.ticks)} values for each. Got {sorted(lengths)}.")
 
-    def plot(self, ax=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> LinesDisplay:
-        """Draw into `ax`, or into a new figure.
-
-        Parameters
-        ----------
-        ax : Axes, optional
-        style : FigureStyle or "rc", optional
-            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
-            is set to.
-        legend : bool, str or mapping
-            Of several models by default below the axes of a new figure, and within `ax`; a place within the axes, such
-            as ``"upper left"``, or keyword arguments for matplotlib's legend; False for none.
-        """
-        import matplotlib.pyplot as plt
-
-        with self._drawing(style) as style:
-            in_new_figure = ax is None
-            if ax is None:
-                _, ax = plt.subplots(figsize=style.figure_size(2.55, 2.6), layout="constrained")
-            if self.reference is not None:
-                ax.axhline(self.reference, color="#bdbdbd", linewidth=0.8, zorder=1)
-            lines = [self._line(ax, number, style) for number in range(len(self.values))]
-            is_long = max(len(tick) for tick in self.ticks) * len(self.ticks) > 30
-            turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
-            ax.set_xticks(self.places, self.ticks, **turned)
-            ax.set(xlabel=self.along, ylabel=self.quantity, title=self.title)
-            show_as_text(*ax.get_xticklabels())
-            show_names_as_text(ax)
-            ax.spines[["top", "right"]].set_visible(False)
-            ax.margins(y=0.08)
-            if self.limits is not None:
-                margin = 0.03 * (self.limits[1] - self.limits[0])
-                ax.set_ylim(self.limits[0] - margin, self.limits[1] + margin)
-            if len(lines) > 1:
-                is_below = in_new_figure and legend is True
-                width, points = ax.figure.get_figwidth(), points_of("legend.fontsize")
-                columns = columns_that_fit(list(self.values), width, points, limit=3) if is_below else 1
-                host, loc = (ax.figure, "outside lower center") if is_below else (ax, "best")
-                where = {"loc": loc, "ncols": columns, "handlelength": 2.4, "columnspacing": 1.2}
-                add_legend(host, lines, list(self.values), legend, **where)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
+    def _draw_alone(self, ax, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
+        if self.reference is not None:
+            ax.axhline(self.reference, color="#bdbdbd", linewidth=0.8, zorder=1)
+        lines = [self._line(ax, number, style) for number in range(len(self.values))]
+        is_long = max(len(tick) for tick in self.ticks) * len(self.ticks) > 30
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
+        ax.set_xticks(self.places, self.ticks, **turned)
+        ax.set(xlabel=self.along, ylabel=self.quantity, title=self.title)
+        show_as_text(*ax.get_xticklabels())
+        show_names_as_text(ax)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.margins(y=0.08)
+        if self.limits is not None:
+            margin = 0.03 * (self.limits[1] - self.limits[0])
+            ax.set_ylim(self.limits[0] - margin, self.limits[1] + margin)
+        if len(lines) > 1:
+            is_below = in_new_figure and legend is True
+            width, points = ax.figure.get_figwidth(), points_of("legend.fontsize")
+            columns = columns_that_fit(list(self.values), width, points, limit=3) if is_below else 1
+            host, loc = (ax.figure, "outside lower center") if is_below else (ax, "best")
+            where = {"loc": loc, "ncols": columns, "handlelength": 2.4, "columnspacing": 1.2}
+            add_legend(host, lines, list(self.values), legend, **where)
 
     def _line(self, ax, number: int, style: FigureStyle):
         """The line of one model, or its points beside those of the others: error bars must not hide each other."""

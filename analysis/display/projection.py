@@ -48,7 +48,7 @@ class ProjectionDisplay(Panel):
             raise ValueError(f"labels must have the shape ({len(projection.coords)},). Got {labels.shape}.")
         return cls(projection.coords, labels, tuple(class_names), title)
 
-    def _draw_alone(self, ax, style: FigureStyle, legend: Legend) -> None:
+    def _draw_alone(self, ax, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
         classes = np.unique(self.labels)
         handles = [scatter_class(ax, self.coords[self.labels == k], int(k), style, size=6) for k in classes]
         finish_map(ax)

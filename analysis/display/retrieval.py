@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled
+from analysis.display.panel import PanelGrid
+from analysis.display.style import TEXT_WIDTH, FigureStyle
 from analysis.display.texts import Legend, add_legend, show_names_as_text, wrapped
 from analysis.frames import frame_of_records
 
@@ -61,7 +62,7 @@ class RetrievalStrip:
         return self.labels[1:] != self.labels[0]
 
 
-class RetrievalDisplay(Styled):
+class RetrievalDisplay(PanelGrid):
     """One row per model: left a clean query and its neighbours, right the adversarial query and its neighbours.
 
     Neighbours of another class than the query have a red frame and a cross. Below each image stands its true class.
@@ -129,38 +130,26 @@ class RetrievalDisplay(Styled):
             )
         return cls(strips, class_names)
 
-    def plot(self, axes=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> RetrievalDisplay:
-        """Draw into a grid of axes (models x 2 (1 + k)), or into a new figure of text width.
+    _has_subfigures = True
 
-        Parameters
-        ----------
-        axes : array of Axes, optional
-        style : FigureStyle or "rc", optional
-            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
-            is set to.
-        legend : bool, str or mapping
-            By default below the axes of the figure; a place of matplotlib's such as ``"upper right"``, or keyword
-            arguments for its legend; False for none. A figure with ``layout="constrained"`` makes room for it.
-        """
-        with self._drawing(style) as style:
-            names, name_size = self._fitted_names(style)
-            axes = self._new_axes(style) if axes is None else np.asarray(axes)
-            axes = axes.reshape(len(self.strips), 2 * self._n_images)
-            figure = axes[0, 0].get_figure(root=True)
-            mark = _mark(style)
-            add_legend(figure, [mark], [_WRONG], legend, loc="outside lower center", handletextpad=0.2)
-            for (name, pair), row_axes in zip(self.strips.items(), axes, strict=True):
-                for strip, block in zip(pair, np.split(row_axes, 2), strict=True):
-                    self._draw(strip, block, names, name_size, style)
-                name = wrapped(name, self._cell(style), style.points(8))
-                row_axes[0].set_ylabel(name, fontsize=style.points(8), fontweight="bold")
-                show_names_as_text(row_axes[0])
-            titles = [_ordinal(n) for n in range(1, self._n_images)]
-            for kind, block in zip(_BLOCKS, np.split(axes[0], 2), strict=True):
-                for ax, title in zip(block, [f"{kind}\nquery", *titles], strict=True):
-                    ax.set_title(title, pad=3, fontsize=style.points(6.5))
-        self.axes_, self.figure_ = axes, figure
-        return self
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return len(self.strips), 2 * self._n_images
+
+    def _draw_all(self, axes: np.ndarray, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
+        names, name_size = self._fitted_names(style)
+        figure = axes[0, 0].get_figure(root=True)
+        add_legend(figure, [_mark(style)], [_WRONG], legend, loc="outside lower center", handletextpad=0.2)
+        for (name, pair), row_axes in zip(self.strips.items(), axes, strict=True):
+            for strip, block in zip(pair, np.split(row_axes, 2), strict=True):
+                self._draw(strip, block, names, name_size, style)
+            name = wrapped(name, self._cell(style), style.points(8))
+            row_axes[0].set_ylabel(name, fontsize=style.points(8), fontweight="bold")
+            show_names_as_text(row_axes[0])
+        titles = [_ordinal(n) for n in range(1, self._n_images)]
+        for kind, block in zip(_BLOCKS, np.split(axes[0], 2), strict=True):
+            for ax, title in zip(block, [f"{kind}\nquery", *titles], strict=True):
+                ax.set_title(title, pad=3, fontsize=style.points(6.5))
 
     def _new_axes(self, style: FigureStyle) -> np.ndarray:
         import matplotlib.pyplot as plt

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled, class_colour
+from analysis.display.panel import PanelGrid
+from analysis.display.style import TEXT_WIDTH, FigureStyle, class_colour
 from analysis.display.texts import Legend, add_legend, show_as_text, show_names_as_text
 from analysis.frames import frame_of_records
 
@@ -23,7 +24,7 @@ _PANELS = {
 _COLOURS = tuple(class_colour(k) for k in (0, 6, 3, 9))
 
 
-class SweepDisplay(Styled):
+class SweepDisplay(PanelGrid):
     """Accuracies, r′ and r against the values of a setting, with error bars.
 
     Values are evenly spaced: those of the supplement go over orders of magnitude, and some are words.
@@ -54,49 +55,39 @@ class SweepDisplay(Styled):
         if not self.rows:
             raise ValueError("a SweepDisplay needs at least one value. Got none.")
 
-    def plot(self, axes=None, *, style: FigureStyle | str | None = None, legend: Legend = True) -> SweepDisplay:
-        """Draw into three axes, or into a new figure.
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (len(_PANELS),)
 
-        Parameters
-        ----------
-        axes : array of Axes, optional
-        style : FigureStyle or "rc", optional
-            By default the one that it was drawn in before, which at first is the paper's; ``"rc"`` is what matplotlib
-            is set to.
-        legend : bool, str or mapping
-            By default below the first of the axes; a place of matplotlib's such as ``"upper right"``, or keyword
-            arguments for its legend; False for none.
-        """
+    def _new_axes(self, style: FigureStyle) -> np.ndarray:
         import matplotlib.pyplot as plt
 
-        with self._drawing(style) as style:
-            colours = style.colours(_COLOURS)
-            if axes is None:
-                size, ratios = style.figure_size(TEXT_WIDTH, 2.6), (2, 1, 1)
-                _, axes = plt.subplots(1, 3, figsize=size, layout="constrained", width_ratios=ratios)
-            for ax, (title, lines) in zip(axes, _PANELS.items(), strict=True):
-                places = np.arange(len(self.rows))
-                visible_lines = [line for line in lines if np.isfinite(self._values(line[0])).any()]
-                handles = []
-                for number, (key, name, colour, marker) in enumerate(visible_lines):
-                    factor = 100 if title.endswith("%") else 1
-                    shift = 0.12 * (number - (len(visible_lines) - 1) / 2)  # so that error bars do not hide each other
-                    errors = factor * np.nan_to_num(self._values(f"{key} se"))
-                    handles.append(ax.errorbar(
-                        places + shift, factor * self._values(key), yerr=errors, color=colours[colour % len(colours)],
-                        marker=marker, markersize=style.markers(4), linewidth=0.8, elinewidth=0.8, capsize=2,
-                        linestyle="none" if key == "paper" else "-", label=name,
-                    ))  # fmt: skip
-                ax.set_xticks(places, [str(row["value"]) for row in self.rows], rotation=45)
-                show_as_text(*ax.get_xticklabels())
-                ax.set(xlabel=self.setting, title=title)
-                show_names_as_text(ax)
-                ax.spines[["top", "right"]].set_visible(False)
-                if len(lines) > 1:
-                    names = [name for _, name, *_ in visible_lines]
-                    add_legend(ax, handles, names, legend, loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=2)
-        self.axes_, self.figure_ = axes, axes[0].figure
-        return self
+        size = style.figure_size(TEXT_WIDTH, 2.6)
+        return plt.subplots(1, len(_PANELS), figsize=size, layout="constrained", width_ratios=(2, 1, 1))[1]
+
+    def _draw_all(self, axes: np.ndarray, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
+        colours = style.colours(_COLOURS)
+        for ax, (title, lines) in zip(axes, _PANELS.items(), strict=True):
+            places = np.arange(len(self.rows))
+            visible_lines = [line for line in lines if np.isfinite(self._values(line[0])).any()]
+            handles = []
+            for number, (key, name, colour, marker) in enumerate(visible_lines):
+                factor = 100 if title.endswith("%") else 1
+                shift = 0.12 * (number - (len(visible_lines) - 1) / 2)  # so that error bars do not hide each other
+                errors = factor * np.nan_to_num(self._values(f"{key} se"))
+                handles.append(ax.errorbar(
+                    places + shift, factor * self._values(key), yerr=errors, color=colours[colour % len(colours)],
+                    marker=marker, markersize=style.markers(4), linewidth=0.8, elinewidth=0.8, capsize=2,
+                    linestyle="none" if key == "paper" else "-", label=name,
+                ))  # fmt: skip
+            ax.set_xticks(places, [str(row["value"]) for row in self.rows], rotation=45)
+            show_as_text(*ax.get_xticklabels())
+            ax.set(xlabel=self.setting, title=title)
+            show_names_as_text(ax)
+            ax.spines[["top", "right"]].set_visible(False)
+            if len(lines) > 1:
+                names = [name for _, name, *_ in visible_lines]
+                add_legend(ax, handles, names, legend, loc="upper center", bbox_to_anchor=(0.5, -0.32), ncols=2)
 
     def _values(self, key: str) -> np.ndarray:
         return np.array([np.nan if row.get(key) is None else row[key] for row in self.rows], dtype=np.float64)
