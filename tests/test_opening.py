@@ -269,7 +269,7 @@ FGSM = ["--attack.name", "fgsm", "--no-progress"]
 
 
 WRONG = {
-    ("nowhere",): "nowhere holds no run: there is no config.json.*Expected a run or checkpoint folder, file.py",
+    ("nowhere",): "nowhere holds no run: there is no config.json.*Expected a run or checkpoint folder, FILE.py",
     ("nets.py",): r"nets.py is a file: name a function in it, nets.py:FUNCTION. It has: net, sized, Named",
     ("three.npz",): "is a file. If it holds weights, name the model, and the file as --weights three.npz",
     ("nets.py:nett",): r"nets.py has no nett. Did you mean net\? It has: net, sized",
@@ -280,7 +280,7 @@ WRONG = {
     ("nets.py:text",): "nets.py:text must give a torch.nn.Module, or a function of images. Got str",
     ("nets.py:Silent",): r"nets.py:Silent: the model must return logits of the shape \(2, classes\). Got NoneType",
     ("nets.py:Named",): r"nets.py:Named: which of the model's outputs are the logits",
-    ("nets.py:nan",): "returns NaN or infinite logits for the first images of three.npz",
+    ("nets.py:nan",): "returns NaN or infinite logits for 2 of 2 images",
     ("nets.py:one",): r"nets.py:one: labels must be in 0..0, since the model has 1 outputs",
     ("nets.py:colour",): "nets.py:colour does not take the images of three.npz, 1x28x28: RuntimeError: .*3 channels",
     ("nets.py:net", "--weights", "gone.pt"): "there is no file gone.pt",
@@ -317,9 +317,9 @@ def test_a_folder_of_one_class_is_no_task(here, capsys):
     (here / "pets/test/cat").mkdir(parents=True)
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(here / "pets/test/cat/0.png")
     assert main(["evaluate", "nets.py:net", "--data", "pets"]) == 1
-    assert "nets.py:net has 3 outputs, and pets has 1 classes: say which outputs they are" in capsys.readouterr().err
+    assert "nets.py:net has 3 outputs, and the images have 1 classes: say which outputs" in capsys.readouterr().err
     assert main(["evaluate", "nets.py:net", "--data", "pets", "--classes", "2"]) == 1
-    assert "nets.py:net has one output. Expected at least two classes" in capsys.readouterr().err
+    assert "nets.py:net has one output; expected two classes or more" in capsys.readouterr().err
 
 
 def test_classes_in_another_order_are_no_silent_mistake(here, capsys):
@@ -329,7 +329,7 @@ def test_classes_in_another_order_are_no_silent_mistake(here, capsys):
     words = ["nets.py:Named", "--output", "scores", "--data", "pets", *FGSM]
     for given in ([], ["--classes", "cat", "dog", "owl", "eel"]):
         assert main(["evaluate", *words, *given]) == 1
-        assert "classes of pets in another order: say --classes eel cat dog owl." in capsys.readouterr().err
+        assert "classes of the images in another order: say --classes eel cat dog owl." in capsys.readouterr().err
     assert main(["evaluate", *words, "--classes", "eel", "cat", "dog", "owl"]) == 0
 
 

@@ -325,15 +325,6 @@ def output_names(model: nn.Module) -> list[str]:
 # The door -------------------------------------------------------------------------------------------------------------
 
 
-def names_in_order(model: nn.Module, class_names: Sequence[str]) -> list[str] | None:
-    """The model's names of its outputs in the order of the classes; None where these agree, or cannot be told."""
-    names = {name.casefold(): name for name in output_names(see_through(model))}
-    wanted_order = [name.casefold() for name in class_names]
-    if sorted(names) != sorted(wanted_order) or list(names) == wanted_order:
-        return None
-    return [names[name] for name in wanted_order]
-
-
 def as_classifier(
     model: nn.Module | Callable, images: Tensor, labels: Tensor | None = None, *, n_classes: int | None = None
 ) -> nn.Module:

@@ -6,7 +6,6 @@ from tyro.conf import Positional, arg
 
 from analysis.command.arguments import (
     MODEL_AS_IT_IS,
-    MODEL_HELP,
     OWN_DATA,
     Device,
     OfData,
@@ -15,10 +14,11 @@ from analysis.command.arguments import (
     Progress,
     RunDir,
 )
+from analysis.command.model_names import MODEL_FORMS
 
 
 def extract(
-    spec: Positional[Annotated[str, arg(metavar="MODEL", help=MODEL_HELP)]],
+    spec: Positional[Annotated[str, arg(metavar="MODEL", help=f"What to open: {MODEL_FORMS}.")]],
     eps: Annotated[tuple[float, ...], arg(help="Perturbation levels; by default all that the dataset has.")] = (),
     layer: Annotated[
         tuple[str, ...],

@@ -18,10 +18,6 @@ Out = Annotated[
         " MODEL that is no run, or other images, a folder named after both, which is printed."
     ),
 ]
-MODEL_HELP = (
-    "Run or checkpoint folder, FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION, torchvision:NAME[@WEIGHTS],"
-    " timm:NAME[@pretrained], or a folder of transformers."
-)
 
 
 @dataclass(frozen=True, kw_only=True)

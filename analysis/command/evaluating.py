@@ -13,7 +13,6 @@ from tyro.conf import Positional, arg
 
 from analysis.command.arguments import (
     MODEL_AS_IT_IS,
-    MODEL_HELP,
     OWN_DATA,
     DataOptions,
     Device,
@@ -24,6 +23,7 @@ from analysis.command.arguments import (
     Progress,
     value_of,
 )
+from analysis.command.model_names import MODEL_FORMS
 from tla_core.attack_config import AttackConfig
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def evaluate_command(model_spec: str | None, args: Sequence[str]) -> Callable[..
         default = analysis_attack(config_for(model_spec, value_of(args, "--data")))
 
     def evaluate(
-        models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=MODEL_HELP)]],
+        models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=f"Each is {MODEL_FORMS}.")]],
         table: Annotated[AccuracyOptions, arg(name="")] = AccuracyOptions(),
         model: OfModel = MODEL_AS_IT_IS,
         data: OfData = OWN_DATA,

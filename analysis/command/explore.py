@@ -11,7 +11,6 @@ from tyro.conf import Positional, arg
 
 from analysis.command.arguments import (
     MODEL_AS_IT_IS,
-    MODEL_HELP,
     OWN_DATA,
     DataOptions,
     Device,
@@ -20,7 +19,7 @@ from analysis.command.arguments import (
     OfModel,
     Progress,
 )
-from analysis.command.model_names import is_run, model_names
+from analysis.command.model_names import MODEL_FORMS, is_run, model_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def explore(
-    specs: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=f"One to six: {MODEL_HELP}")]],
+    specs: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=f"One to six, each {MODEL_FORMS}.")]],
     eps: Annotated[float | None, arg(help="Perturbation level; by default that of the dataset's attack.")] = None,
     points: Annotated[int, arg(help="The most points of a panel, an image with its attacked one being two.")] = 2000,
     methods: Annotated[tuple[Literal["tsne", "umap", "pca"], ...], arg(help="Maps to switch between.")] = (

@@ -6,6 +6,11 @@ from pathlib import Path
 
 from tla_core.presets import METHODS, VARIANTS
 
+MODEL_FORMS = (
+    "a run or checkpoint folder, FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION, torchvision:NAME[@WEIGHTS],"
+    " timm:NAME[@pretrained], or a folder of transformers"
+)
+
 
 def is_run(spec: str) -> bool:
     """Whether it is a folder, and none of transformers."""

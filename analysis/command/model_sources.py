@@ -30,7 +30,7 @@ def open_network(spec: str, weights: Path | None, n_classes: int | None) -> Netw
     Parameters
     ----------
     spec : str
-        A folder of transformers, ``torchvision:NAME[@WEIGHTS]``, ``timm:NAME[@pretrained]``, or a function.
+        One of `analysis.command.model_names.MODEL_FORMS`, but no run.
     weights : Path, optional
     n_classes : int, optional
         Of the data, if they are known: a network of a library is made for its own number of classes, and where the file

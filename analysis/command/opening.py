@@ -12,22 +12,18 @@ from torch import nn
 
 from analysis.command.arguments import MODEL_AS_IT_IS, ModelOptions
 from analysis.command.errors import is_ours
-from analysis.command.model_names import is_run, is_transformers_folder, model_names
+from analysis.command.model_names import MODEL_FORMS, is_run, is_transformers_folder, model_names
 from analysis.command.model_sources import open_network
 from analysis.command.user_code import functions_of, source_of
 from analysis.scales.run_results import run_config
 from tla_core.checkpoint import state_digest
 from tla_core.config import TrainConfig, canonical_json
 from tla_core.datasets import DATASET_NAMES, ImageDataset
+from tla_core.fitting import check_outputs
 from tla_core.modes import attack_mode
 from tla_core.runtime import pick_device
 from tla_core.training import load_model
-from tla_core.wrapping import as_classifier, names_in_order, wrap
-
-FORMS = (
-    "a run or checkpoint folder, file.py:function, package.module:function, torchvision:NAME, timm:NAME, or a folder of"
-    " transformers"
-)
+from tla_core.wrapping import as_classifier, wrap
 
 
 @dataclass(frozen=True)
@@ -72,10 +68,7 @@ def open_model(spec: str, options: ModelOptions, *, n_classes: int | None = None
     Parameters
     ----------
     spec : str
-        A run or checkpoint folder; ``file.py:function`` or ``package.module:function``, which is called without
-        arguments, or with ``num_classes`` where it needs that; ``torchvision:NAME``, with ``@WEIGHTS`` for a download
-        that is asked for; ``timm:NAME``, likewise with ``@pretrained``; a folder that transformers'
-        ``AutoModelForImageClassification`` reads.
+        One of `MODEL_FORMS`. A function is called without arguments, or with ``num_classes`` where it needs that.
     options : ModelOptions
     n_classes : int, optional
         Of the data, where they were opened first.
@@ -133,8 +126,7 @@ def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
     Raises
     ------
     ValueError
-        If it does not take the images, or returns no logits, less than two of them, NaN, more or fewer than there are
-        classes, or those in another order; with what to do.
+        If it does not take the images or returns no logits; and as `tla_core.fitting.check_outputs`.
     """
     shape = "x".join(map(str, data.images.shape[1:]))
     # Arrays without names may lack the images of some classes; what has names has all classes.
@@ -151,20 +143,10 @@ def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
         raise ValueError(
             f"{opened.spec} does not take the images of {data.name}, {shape}: {type(error).__name__}: {first}"
         ) from error
-    if not torch.isfinite(logits).all():
-        raise ValueError(f"{opened.spec} returns NaN or infinite logits for the first images of {data.name}.")
-    outputs, classes = logits.shape[1], len(data.class_names)
-    if has_names and outputs != classes:
-        raise ValueError(
-            f"{opened.spec} has {outputs} outputs, and {data.name} has {classes} classes: say which outputs they are,"
-            f" --classes with {classes} numbers, or names that the model knows."
-        )
-    if order := names_in_order(opened.model, data.class_names):
-        raise ValueError(
-            f"{opened.spec} has the classes of {data.name} in another order: say --classes {shlex.join(order)}."
-        )
-    if outputs < 2:
-        raise ValueError(f"{opened.spec} has one output. Expected at least two classes to tell apart.")
+    check_outputs(
+        opened.spec, opened.model, logits, data.class_names, has_names=has_names,
+        choose=lambda names: f"--classes {shlex.join(names)}",
+    )  # fmt: skip
 
 
 def _tensors(model: nn.Module):
@@ -194,7 +176,7 @@ def _no_model(spec: str) -> Exception:
         return ValueError(f"{spec} is a file. If it holds weights, name the model, and the file as --weights {spec}.")
     return FileNotFoundError(
         f"{spec} holds no run: there is no config.json. Train one with `tla train`, or name another model. Expected"
-        f" {FORMS}."
+        f" {MODEL_FORMS}."
     )
 
 

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from analysis.command.arguments import MODEL_AS_IT_IS, MODEL_HELP, OWN_DATA, OfData, OfModel
+from analysis.command.arguments import MODEL_AS_IT_IS, OWN_DATA, OfData, OfModel
+from analysis.command.model_names import MODEL_FORMS
 
 
 def report(
-    specs: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=f"One to six: {MODEL_HELP}")]],
+    specs: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=f"One to six, each {MODEL_FORMS}.")]],
     *,
     eps: Annotated[float, arg(help="Radius of the attacks in pixel units, such as 8/255.")],
     out: Annotated[Path, arg(help="Folder of report.html, report.json and explorer.html; it goes on what lies there.")],

@@ -17,6 +17,7 @@ from tla_core.chunks import forward_in_chunks
 from tla_core.config import canonical_json
 from tla_core.datasets import ImageDataset
 from tla_core.decoded_cache import dataset_checksum
+from tla_core.fitting import check_outputs
 from tla_core.given import given_images
 from tla_core.layers import model_device
 from tla_core.modes import attack_mode
@@ -24,7 +25,7 @@ from tla_core.probe import is_same, probe
 from tla_core.runtime import full_precision
 from tla_core.training import load_model
 from tla_core.validation import as_class_names, check_whole, scale_images
-from tla_core.wrapping import as_classifier, names_in_order
+from tla_core.wrapping import as_classifier
 
 MOST_MODELS = 6
 _SEED = 0
@@ -158,7 +159,7 @@ def checked_subjects(
     Raises
     ------
     TypeError, ValueError
-        For what is no model, NaN or infinite outputs, outputs that are not the classes, or a single one.
+        For what is no model; and as `tla_core.fitting.check_outputs`.
     """
     subjects, outputs = [], {}
     for name, source in models.items():
@@ -175,21 +176,11 @@ def checked_subjects(
                 [forward_in_chunks(model, scale_images(data.images[part].to(device))).float().cpu()
                  for part in torch.arange(len(data)).split(256)]
             )  # fmt: skip
-        if bad := int((~logits.isfinite()).any(1).sum()):
-            raise ValueError(
-                f"{name} returns NaN or infinite logits for {bad} of {len(data)} images; expected numbers. Was it"
-                " trained to an end?"
-            )
         outputs[name] = logits.shape[1]
-        if logits.shape[1] < 2:
-            raise ValueError(f"{name} has one output; expected two classes or more to tell apart.")
-        if has_names and logits.shape[1] != len(data.class_names):
-            raise ValueError(
-                f"{name} has {logits.shape[1]} outputs, and there are {len(data.class_names)} classes: say which they"
-                " are, tla.wrap(model, classes=[...]), or leave the other classes' names out."
-            )
-        if has_names and (order := names_in_order(model, data.class_names)):
-            raise ValueError(f"{name} has the classes in another order: say tla.wrap(model, classes={order!r}).")
+        check_outputs(
+            name, model, logits, data.class_names, has_names=has_names,
+            choose=lambda names: f"tla.wrap(model, classes={names!r})",
+        )  # fmt: skip
         slug = re.sub(r"[^\w.-]+", "-", name)[:40] + "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
         weights = state_digest(model)
         where = folder / "parts" / slug
