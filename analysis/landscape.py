@@ -1,6 +1,5 @@
 """Loss landscapes: the cross-entropy over a plane through an image, or through the weights of a model."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from tla_core.given import given_images
 from tla_core.layers import model_device
 from tla_core.modes import attack_mode, copy_of
 from tla_core.runtime import full_precision
-from tla_core.validation import as_images, as_labels, check_whole, scale_images
+from tla_core.validation import as_images, as_labels, check_number, check_whole, scale_images
 from tla_core.wrapping import as_classifier
 
 # On a GPU points of so many pixels are made and forwarded at once, 1024 of 32 x 32: the 160 channels of the published
@@ -303,10 +302,8 @@ def _points_at_once(image: Tensor, n_points: int) -> int:
 
 
 def _axis(radius: float, resolution: int) -> np.ndarray:
-    if isinstance(resolution, bool) or not isinstance(resolution, int | np.integer) or resolution < 2:
-        raise ValueError(f"resolution must be a whole number of points along an axis, 2 or more. Got {resolution!r}.")
-    if isinstance(radius, bool) or not isinstance(radius, int | float | np.number) or not 0 < radius < math.inf:
-        raise ValueError(f"radius must be a finite number above 0, such as 2 * eps. Got {radius!r}.")
+    check_whole("resolution, the number of points along an axis,", resolution, 2)
+    check_number("radius", radius, 0.0, open_low=True)
     # linspace misses 0, and with it the centre, by a rounding error.
     return float(radius) * ((2 * np.arange(resolution) - (resolution - 1)) / (resolution - 1))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import isfinite
 
 import numpy as np
 
 from analysis.features import check_features, check_metric, check_nonzero_rows, unit_rows
 from analysis.frames import points
+from tla_core.validation import check_number, check_whole
 
 METHODS = ("tsne", "umap", "pca")
 METRICS = ("cosine", "euclidean")
@@ -99,8 +99,8 @@ def project(
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; expected one of {', '.join(METHODS)}.")
     check_metric(metric, METRICS)
-    _check_int(random_state, "random_state", at_least=0, at_most=2**32 - 1)
-    _check_int(n_jobs, "n_jobs", at_least=1)
+    check_whole("random_state", random_state, 0, 2**32 - 1)
+    check_whole("n_jobs", n_jobs, 1)
     features = check_features(features, "features")
     if features.shape[1] < 2:
         raise ValueError(f"features has {features.shape[1]} column; expected 2 or more. Plot a single one directly.")
@@ -220,7 +220,7 @@ def _tsne(features, perplexity, n_iter, metric, random_state, n_jobs):
 
 def _umap(features, n_neighbors, n_iter, metric, random_state):
     n_points = len(features)
-    _check_int(n_neighbors, "n_neighbors", at_least=2)
+    check_whole("n_neighbors", n_neighbors, 2)
     if n_points <= n_neighbors:
         raise ValueError(
             f"features has {n_points} rows, too few for n_neighbors={n_neighbors}; expected more rows than neighbours. "
@@ -290,22 +290,13 @@ def _versions(*packages):
     return {package: version(package) for package in packages}
 
 
-def _check_int(value, name, *, at_least, at_most=None):
-    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_int or value < at_least or (at_most is not None and value > at_most):
-        bound = "" if at_most is None else f" and at most {at_most}"
-        raise ValueError(f"{name}={value!r}; expected an integer of at least {at_least}{bound}.")
-
-
 def _check_n_iter(n_iter, at_least, note):
     if not isinstance(n_iter, int | np.integer) or isinstance(n_iter, bool) or n_iter < at_least:
         raise ValueError(f"n_iter={n_iter!r}; expected 'auto' or an integer of at least {at_least}. {note}")
 
 
 def _check_perplexity(perplexity, n_points):
-    number = isinstance(perplexity, int | float | np.integer | np.floating) and not isinstance(perplexity, bool)
-    if not number or not isfinite(perplexity) or perplexity < 1:
-        raise ValueError(f"perplexity={perplexity!r}; expected a number of at least 1.")
+    check_number("perplexity", perplexity, 1.0)
     if n_points - 1 < 3 * perplexity:
         largest = (n_points - 1) / 3
         advice = (

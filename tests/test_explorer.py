@@ -225,7 +225,7 @@ def test_nan_raises():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "k must be an integer of at least 1. Got 0"),
+        ({"k": 0}, "k must be a whole number of at least 1. Got 0"),
         ({"max_points": 1}, "max_points must be at least 2. Got 1"),
         ({"methods": ("mds",)}, "projections by mds; expected some of tsne, umap, pca"),
         ({"projections": {"AT": {}}}, "projections are of AT; expected models: UM"),

@@ -20,13 +20,14 @@ from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
 
 from analysis.command import main as cli
 from analysis.command.notebook_runner import run_notebook
+from analysis.scales import targets
 from analysis.scales.accuracy import evaluate_run
 from analysis.scales.accuracy_attacks import run_attacks
 from analysis.scales.cleaning import CATEGORIES, _remove, clean
 from analysis.scales.costs import duration_text, seconds_per_step, size_text
 from analysis.scales.lock import PipelineError
 from analysis.scales.plan import Plan
-from analysis.scales.run_results import maps_target, representations_target
+from analysis.scales.run_results import representations_target, target_of_run
 from analysis.scales.runs import list_runs, run_entries
 from analysis.scales.scale import load_scale
 from analysis.scales.states import fingerprints
@@ -79,7 +80,8 @@ def made(tmp_path_factory):
         for method in scale.methods:
             run = scale.run_dir("mnist", method)
             train(scale.config("mnist", method), run, progress=False)
-            for path, expected in (representations_target(run, 0.3), maps_target(run, 0.3, scale.map_settings())):
+            maps = targets.class_maps(scale.config("mnist", method), 0.3, scale.map_settings())
+            for path, expected in (representations_target(run, 0.3), target_of_run(run, maps)):
                 save_tensors(path, {"nothing": torch.zeros(1)}, {"meta": expected})
     for folder in ("notebooks", "figures/mini/notebooks"):
         (root / folder).mkdir(parents=True)
@@ -472,9 +474,7 @@ def test_nothing_is_removed_while_a_pipeline_is_at_work_and_listing_goes_on(proj
     with (project / ".snakemake" / "tla.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = files_of(project)
-        with pytest.raises(
-            PipelineError, match=r"another pipeline is at work in .*\. Wait for it, or end it"
-        ):
+        with pytest.raises(PipelineError, match=r"another pipeline is at work in .*\. Wait for it, or end it"):
             clean(project, remove=True)
         assert files_of(project) == before
         assert paths_by_category(clean(project)) == expected

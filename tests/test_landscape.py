@@ -349,15 +349,15 @@ def test_a_model_that_breaks_down_gives_nan_and_its_repr_says_so(data):
 
 @pytest.mark.parametrize("resolution", [0, 1, -3, 2.5, True, "10"])
 def test_a_resolution_must_span_a_grid(model, data, resolution):
-    with pytest.raises(ValueError, match=r"resolution must be a whole number of points along an axis, 2 or more\. Got"):
+    with pytest.raises(ValueError, match=r"points along an axis, must be a whole number of at least 2\. Got"):
         around(model, data, resolution=resolution)
-    with pytest.raises(ValueError, match="resolution must be"):
+    with pytest.raises(ValueError, match="resolution, the number of points along an axis, must be"):
         weight_landscape(model, data.images, data.labels, resolution=resolution)
 
 
 @pytest.mark.parametrize("radius", [0, -0.1, float("nan"), float("inf"), "0.1", True])
 def test_a_radius_must_be_finite_and_above_0(model, data, radius):
-    with pytest.raises(ValueError, match=r"radius must be a finite number above 0, such as 2 \* eps\. Got"):
+    with pytest.raises(ValueError, match=r"radius must be a finite number, more than 0\. Got"):
         around(model, data, radius=radius)
 
 

@@ -18,17 +18,16 @@ from analysis.explore.items import match_items
 from analysis.paper.ablation import Ablation
 from analysis.publish.model_cards import CARD, publish_run, published_runs
 from analysis.representations import RepresentationSet
+from analysis.scales import targets
 from analysis.scales.accuracy import evaluate_run, stored_outcomes
 from analysis.scales.results import MissingResultError, Results
 from analysis.scales.run_results import (
     extract_run,
     is_current,
-    landscapes_target,
-    maps_target,
     representations_target,
     run_config,
     run_images,
-    train_representations_target,
+    target_of_run,
 )
 from tla_core import dataset_files
 from tla_core.attack_config import AttackConfig
@@ -238,16 +237,17 @@ def test_accuracies_of_one_copy_are_not_those_of_the_other(use, run, capsys):
 
 @pytest.mark.filterwarnings("ignore:cifar10-jpeg is not at")
 def test_representations_and_what_is_made_of_them_are_those_of_the_copy_that_is_here(use, run, project):
-    targets = [
-        lambda: representations_target(run), lambda: train_representations_target(run),
-        lambda: maps_target(run, None, {}), lambda: landscapes_target(run, {}),
-    ]  # fmt: skip
     use("jpeg")
-    of_jpeg = [target()[1] for target in targets]
+    config = run_config(run)
+    results = [
+        targets.representations(config), targets.train_representations(), targets.class_maps(config, None, {}),
+        targets.landscapes(config, {}),
+    ]  # fmt: skip
+    of_jpeg = [target_of_run(run, target)[1] for target in results]
     assert is_current(*representations_target(run))
     use("official")
-    for target, theirs in zip(targets, of_jpeg, strict=True):
-        path, expected = target()
+    for target, theirs in zip(results, of_jpeg, strict=True):
+        path, expected = target_of_run(run, target)
         save_tensors(path, {"x": np.zeros(1)}, theirs)
         assert not is_current(path, expected)
         save_tensors(path, {"x": np.zeros(1)}, expected)

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 # Settings -------------------------------------------------------------------------------------------------------------
 
 
-def check_whole(name: str, value: Any, least: int) -> int:
-    """Return `value` as an int; ValueError unless it is a whole number of at least `least` (True and 2.0 are none)."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}. Got {value!r}.")
+def check_whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    """Return `value` as an int; ValueError unless it is a whole number from `least` to `most` (2.0 is none)."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= value <= most:
+        bound = "" if most == math.inf else f" and at most {most}"
+        raise ValueError(f"{name} must be a whole number of at least {least}{bound}. Got {value!r}.")
     return int(value)
 
 

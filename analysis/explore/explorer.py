@@ -18,6 +18,7 @@ from analysis.explore.measures import measure
 from analysis.explore.payload import Contents, pack
 from analysis.explore.view import ViewRules
 from analysis.projection import METHODS
+from tla_core.validation import check_one_of, check_whole
 
 # A reader may choose to see this many neighbours, and the page compares models by all of them.
 _FEWEST_STORED = 10
@@ -115,12 +116,9 @@ class EmbeddingExplorer:
         progress: bool = True,
     ) -> None:
         # Arguments.
-        if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-            raise ValueError(f"k must be an integer of at least 1. Got {k!r}.")
-        if not isinstance(max_points, int | np.integer) or isinstance(max_points, bool):
-            raise ValueError(f"max_points must be an integer. Got {max_points!r}.")
-        if full_images not in _FULL_IMAGES:
-            raise ValueError(f"full_images must be one of {', '.join(_FULL_IMAGES)}. Got {full_images!r}.")
+        check_whole("k", k, 1)
+        check_whole("max_points", max_points, 1)
+        check_one_of("full_images", full_images, _FULL_IMAGES)
         # What the page shows: images, the reader's columns, maps, and what is measured of each model.
         limit = MOST_STEPS if steps else MOST_MODELS
         if isinstance(sets, Mapping) and any(isinstance(one, (str, Path)) or callable(one) for one in sets.values()):

@@ -141,6 +141,12 @@ def is_current(path: Path, expected: dict[str, Any]) -> bool:
     return not different_settings(metadata.get("meta", metadata), expected)
 
 
+def target_of_run(run_dir: Path | str, target: targets.Target) -> tuple[Path, dict[str, Any]]:
+    """Path of a result of a run, and what its metadata must say."""
+    data_of_run(run_dir)  # refuses a run on the user's own images, even if it has results already
+    return results_dir(run_dir) / target.file, {**of_checkpoint(run_dir), **target.settings}
+
+
 # Representations ------------------------------------------------------------------------------------------------------
 
 
@@ -148,12 +154,7 @@ def representations_target(
     run_dir: Path | str, eps: float | None = None, images: int | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """Path of a run's test representations, and what their metadata must say: this checkpoint, attack and images."""
-    return _of_run(run_dir, targets.representations(run_config(run_dir), eps, images))
-
-
-def train_representations_target(run_dir: Path | str) -> tuple[Path, dict[str, Any]]:
-    """The same of the clean training images."""
-    return _of_run(run_dir, targets.train_representations())
+    return target_of_run(run_dir, targets.representations(run_config(run_dir), eps, images))
 
 
 def extract_run(
@@ -183,7 +184,8 @@ def extract_run(
     from tla_core.training import load_model
 
     test = split == "test"
-    path, expected = representations_target(run_dir, eps, images) if test else train_representations_target(run_dir)
+    target = targets.representations(run_config(run_dir), eps, images) if test else targets.train_representations()
+    path, expected = target_of_run(run_dir, target)
     with process_group(pick_device(device)):
         first = rank_and_size()[0] == 0
         if first_says(first and is_current(path, expected)):
@@ -214,16 +216,6 @@ def extract_run(
 # Maps -----------------------------------------------------------------------------------------------------------------
 
 
-def maps_target(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Path of a run's class maps, and what their metadata must say."""
-    return _of_run(run_dir, targets.class_maps(run_config(run_dir), eps, settings))
-
-
-def pair_maps_target(run_dir: Path | str, eps: float | None, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Path of a run's maps of class pairs, and what their metadata must say."""
-    return _of_run(run_dir, targets.pair_maps(run_config(run_dir), eps, settings))
-
-
 def project_run(
     run_dir: Path | str, eps: float | None, settings: dict[str, Any], *, n_jobs: int = 1, progress: bool = True
 ) -> Path:
@@ -231,7 +223,7 @@ def project_run(
     from analysis.maps import map_classes, save_maps
 
     source, _ = representations_target(run_dir, eps)
-    path, expected = maps_target(run_dir, eps, settings)
+    path, expected = target_of_run(run_dir, targets.class_maps(run_config(run_dir), eps, settings))
     if not is_current(path, expected):
         maps = map_classes(RepresentationSet.load(source), n_jobs=n_jobs, progress=progress, **settings)
         save_maps(path, maps, expected)
@@ -243,7 +235,7 @@ def project_pairs_run(run_dir: Path | str, eps: float | None, settings: dict[str
     from analysis.maps import map_pair, save_pair_maps
 
     source, _ = representations_target(run_dir, eps)
-    path, expected = pair_maps_target(run_dir, eps, settings)
+    path, expected = target_of_run(run_dir, targets.pair_maps(run_config(run_dir), eps, settings))
     if not is_current(path, expected):
         reps = RepresentationSet.load(source)
         projection = {key: value for key, value in settings.items() if key != "pairs"}
@@ -255,11 +247,6 @@ def project_pairs_run(run_dir: Path | str, eps: float | None, settings: dict[str
 
 
 OF_RISE = "rise/"  # the names of coarser landscapes, which are not drawn, begin with it
-
-
-def landscapes_target(run_dir: Path | str, settings: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Path of a run's loss landscapes, and what their metadata must say."""
-    return _of_run(run_dir, targets.landscapes(run_config(run_dir), settings))
 
 
 def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str = "auto") -> Path:
@@ -281,7 +268,7 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
     from analysis.landscape import input_landscape, save_landscapes
     from tla_core.training import load_model
 
-    path, expected = landscapes_target(run_dir, settings)
+    path, expected = target_of_run(run_dir, targets.landscapes(run_config(run_dir), settings))
     if is_current(path, expected):
         return path
     data = run_images(run_dir, "test")
@@ -295,8 +282,3 @@ def landscape_run(run_dir: Path | str, settings: dict[str, Any], *, device: str 
             landscapes[f"{prefix}{row}"] = input_landscape(model, image, label, random_state=place, **shape)
     save_landscapes(path, landscapes, expected)
     return path
-
-
-def _of_run(run_dir: Path | str, target: targets.Target) -> tuple[Path, dict[str, Any]]:
-    data_of_run(run_dir)  # refuses a run on the user's own images, even if it has results already
-    return results_dir(run_dir) / target.file, {**of_checkpoint(run_dir), **target.settings}
