@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -62,6 +63,22 @@ def pytest_sessionfinish(session, exitstatus):
     whole = not config.option.keyword and config.args == config.getini("testpaths")
     if config.getoption("--confirm") == "always" and whole and not exitstatus and not hasattr(config, "workerinput"):
         CONFIRMED.write_text(json.dumps({"sources": digest_of_sources()}) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium; for the tests of the explorer."""
+    from explorer_sets import launched
+
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

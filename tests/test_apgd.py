@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import linear_robust_correct
-from tiny import classified_right, mnist_images, trained
+from tiny import Linear, classified_right, mnist_images, trained
 from torch import nn
 
 import tla_core as tla
@@ -80,16 +80,6 @@ def test_targets_are_the_largest_wrong_logits_in_turn(model, batch):
 
 
 # exact where the answer is known -------------------------------------------------------------------------------------
-
-
-class Linear(nn.Module):
-    def __init__(self, weight, bias):
-        super().__init__()
-        self.layer = nn.Linear(weight.shape[1], len(weight))
-        self.layer.weight.data, self.layer.bias.data = torch.tensor(weight), torch.tensor(bias)
-
-    def forward(self, x):
-        return self.layer(x.flatten(1))
 
 
 @pytest.mark.parametrize("norm, eps", [("linf", 0.015), ("l2", 0.08)])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import linear_robust_correct
+from tiny import Linear
 from torch import nn
 
 import tla_core as tla
@@ -38,16 +39,6 @@ def trained():
 def batch():
     data = tla.load_dataset("mnist-mini", "test").subset(torch.arange(0, 5000, 125))
     return data.images.float() / 255, data.labels
-
-
-class Linear(nn.Module):
-    def __init__(self, weight, bias):
-        super().__init__()
-        self.layer = nn.Linear(weight.shape[1], len(weight))
-        self.layer.weight.data, self.layer.bias.data = torch.tensor(weight), torch.tensor(bias)
-
-    def forward(self, x):
-        return self.layer(x.flatten(1))
 
 
 # equal to peers ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@ import errno
 import hashlib
 import os
 import pickle
-import resource
 import signal
 import time
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tiny import file_size_limit
 
 from tla_core.checkpoint import (
     CheckpointError,
@@ -206,17 +206,6 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 # ---- writing
-
-
-@contextlib.contextmanager
-def file_size_limit(n_bytes):
-    """Files cannot grow beyond this, as on a full disk; the limit is the operating system's."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_leaves_the_file_that_was_there(path):

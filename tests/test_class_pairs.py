@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from test_display import drawn_points, legend_labels
 
 from analysis.display import ClassPairDisplay, ClassPairPanel
 from analysis.display.figures import save_figure
@@ -13,12 +14,6 @@ from analysis.maps import PairMap
 
 NAMES = ("frog", "horse", "truck")
 BLUE, GREEN, RED = "#4477aa", "#228833", "#ee6677"
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def make_map(seed=0, n=30, m=5, classes=(0, 1)):
@@ -38,15 +33,6 @@ def make_panel(title="", **changes):
 def make_row(**changes):
     titles = ["UM\nrobust 0.0 %", "AT\nrobust 80.0 %", "TLA"]
     return ClassPairDisplay([make_panel(seed=k, m=m, **changes) for k, m in enumerate((20, 5, 0))], titles)
-
-
-def drawn_points(ax):
-    """Colour and points of each scatter, in drawing order."""
-    return [(to_hex(c.get_facecolor()[0]), np.asarray(c.get_offsets())) for c in ax.collections if len(c.get_offsets())]
-
-
-def legend_labels(legend):
-    return [text.get_text() for text in legend.get_texts()]
 
 
 LEGEND = ["frog, clean", "horse, clean", "frog, adversarial, taken for horse"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import tiny_config as tiny
+from tiny import unfinish
 
 import tla_core as tla
 from analysis.command import main as cli
@@ -57,13 +58,6 @@ def finished_files(folder):
     """What a finished run consists of; config.json without the machine, which nothing beside it knows."""
     files = contents(folder)
     return {**files, "config.json": {**json.loads(files["config.json"]), "environment": None}}
-
-
-def unfinish(run):
-    """Take the model away, and set the state back to the end of the first epoch."""
-    run.model_path.unlink()
-    tensors, metadata = load_tensors(run.state_path)
-    save_tensors(run.state_path, tensors, {**metadata, "step": 3, "finished": False})
 
 
 def edit(path, **fields):
@@ -145,7 +139,7 @@ def test_a_training_restores_damaged_weights_from_the_state_and_says_so(damage, 
 @either
 def test_damaged_weights_beside_an_unfinished_state_are_trained_to_the_end(damage, run, whole, digits):
     model = run.model_path.read_bytes()
-    unfinish(run)
+    unfinish(run, 3)
     run.model_path.write_bytes(model)
     damage(run.model_path)
     with pytest.raises(CheckpointError, match=r"model\.safetensors .*`tla repair "):
@@ -219,7 +213,7 @@ def test_a_damaged_or_edited_config_is_named_and_the_command_of_the_message_rest
 @pytest.mark.parametrize("damage", TEXTS.values(), ids=TEXTS)
 def test_a_training_writes_a_damaged_config_again_and_says_so(damage, finished, run, whole, digits):
     if not finished:
-        unfinish(run)
+        unfinish(run, 3)
     damage(run.config_path)
     with pytest.warns(UserWarning, match=r"run/config\.json .*written again from (model|state)\.safetensors"):
         fit(run.path, digits)
@@ -287,7 +281,7 @@ def test_a_bad_line_of_the_metrics_is_named_and_nothing_behind_it_is_lost(finish
     first, *rest = run.metrics_path.read_bytes().splitlines(keepends=True)
     run.metrics_path.write_bytes(first + line + b"\n" + b"".join(rest))
     if not finished:
-        unfinish(run)
+        unfinish(run, 3)
     with pytest.warns(UserWarning, match=r"run/metrics\.jsonl: line 2 .*left out.*`tla repair ") as warned:
         result = fit(run.path, digits)
     assert [record["step"] for record in result.metrics] == [record["step"] for record in good]
@@ -340,7 +334,7 @@ def test_a_finished_run_can_be_looked_at_where_nothing_can_be_written(public, wh
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(public, digits, no_step):
-    unfinish(RunFolder(public))
+    unfinish(RunFolder(public), 3)
     message = rf"could not write {public}/lock: Permission denied.*check the permissions, or use a folder \(--out\)"
     with read_only(public), pytest.raises(OSError, match=message):
         fit(public, digits)
@@ -419,7 +413,7 @@ def test_another_torch_at_a_resumption_is_told(run, digits):
     versions = record["environment"]["versions"] | {"torch": "1.0"}
     edit(run.config_path, environment=record["environment"] | {"versions": versions, "cpu_capability": "ABACUS"})
     fit(run.path, digits)  # it is finished
-    unfinish(run)
+    unfinish(run, 3)
     with pytest.warns(UserWarning, match=r"begun with torch 1\.0, .*ABACUS.*goes on .*from step 3.*bit for bit"):
         result = fit(run.path, digits)
     assert [record["step"] for record in result.metrics if "note" in record] == [3]

@@ -1,6 +1,4 @@
 import copy
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,12 +13,6 @@ from analysis.projection import Projection
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAMES = ("cat", "dog", "deer", "frog")
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def make_panel(true_class=1, seed=0, n=30, **changes):
@@ -196,19 +188,6 @@ def test_drawing_changes_no_data_and_no_style():
             for name, value in vars(original).items():
                 np.testing.assert_array_equal(getattr(panel, name), value)
     assert dict(plt.rcParams) == before_style
-
-
-def test_drawing_needs_nothing_that_computes():
-    code = """
-import sys
-import numpy as np
-from analysis.display import FalseClassPanel
-panel = FalseClassPanel(np.zeros((2, 2)), np.ones((1, 2)), np.array([1]), 0, ("a", "b"))
-panel.plot().figure_.canvas.draw()
-print(sorted({"torch", "openTSNE", "sklearn", "umap", "tla_core.attacks"} & set(sys.modules)))
-"""
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert found.stdout.strip() == "[]"
 
 
 # What they refuse -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ from explorer_sets import (
     CHROMIUM,
     HOSTILE,
     lasso,
-    launched,
     made_set,
     open_page,
     place,
@@ -20,12 +19,6 @@ from analysis import EmbeddingExplorer, ratio_r_prime
 pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium, or CHROMIUM=")
 NAMES = (HOSTILE, *(f"class {k}" for k in range(1, 10)))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
 
 
 def made_sets(n):

@@ -2,19 +2,13 @@
 
 import numpy as np
 import pytest
-from explorer_sets import CHROMIUM, HOSTILE, launched, made_set, open_page, place, random_maps, wait_until
+from explorer_sets import CHROMIUM, HOSTILE, made_set, open_page, place, random_maps, wait_until
 
 from analysis import EmbeddingExplorer
 
 pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium, or CHROMIUM=")
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
 
 
 def made_file(path, models=4, classes=10, n=200, **options):

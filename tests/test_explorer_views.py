@@ -9,7 +9,6 @@ from explorer_sets import (
     CHROMIUM,
     HOSTILE,
     lasso,
-    launched,
     made_set,
     open_page,
     place,
@@ -24,12 +23,6 @@ pytest.importorskip("playwright", reason="playwright is not installed: pip insta
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium, or CHROMIUM=")
 NAMES = (HOSTILE, *(f"class {k}" for k in range(1, 5)))
 PICTURES = "explorer.maps.panels.map((panel) => panel.points.toDataURL())"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
 
 
 def made_explorer(**changes):

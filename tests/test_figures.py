@@ -16,12 +16,6 @@ IMAGES = ("pdf", "png", "svg")
 NUMBERS = {"false_share": 0.6, "points": [30, 20]}
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("figures") / "fig1"

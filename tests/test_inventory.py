@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from filelock import FileLock
-from tiny import REPOSITORY, project_folder, tiny_training, use_few_images
+from tiny import REPOSITORY, change_scale, files_of, project_folder, tiny_training, unfinish, use_few_images
 
 from analysis.command import main as cli
 from analysis.command.notebook_runner import run_notebook
@@ -102,25 +102,8 @@ NOTEBOOK = {
 }  # fmt: skip
 
 
-def change_scale(root, name="mini", **changes):
-    path = root / "workflow" / "scales" / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
-
-
 def states(root, **options):
     return {record.artefact.path: record.state for record in scale_status("mini", root, **options).records}
-
-
-def unfinish(root, run, step):
-    """Take a run's model away, and set its state back to a step."""
-    folder = RunFolder(root / run)
-    folder.model_path.unlink()
-    tensors, metadata = load_tensors(folder.state_path)
-    save_tensors(folder.state_path, tensors, {**metadata, "step": step, "finished": False})
-
-
-def files_of(root):
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def move_aside(root, run=AT):
@@ -179,7 +162,7 @@ def test_an_unfinished_training_says_how_far_it_is_and_what_the_rest_takes(proje
     shutil.rmtree(project / AT)
     scale = load_scale("mini", project)
     train(scale.config("mnist", "at"), scale.run_dir("mnist", "at"), progress=False)
-    unfinish(project, AT, 1)
+    unfinish(RunFolder(project / AT), 1)
     lines = [{"step": 25 * k, "time": 100.0 + 50 * k} for k in range(1, 5)]
     (project / AT / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     status = scale_status("mini", project)
@@ -193,7 +176,7 @@ def test_an_unfinished_training_says_how_far_it_is_and_what_the_rest_takes(proje
 
 
 def test_a_run_that_a_living_process_holds_says_so_and_one_of_a_dead_process_does_not(project):
-    unfinish(project, AT, 0)
+    unfinish(RunFolder(project / AT), 0)
     owner = project / AT / "process.json"
     owner.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}))
     assert states(project)[f"{AT}/model.safetensors"][1] == f"at step 0 of 1, in use by process {os.getpid()}"
@@ -309,7 +292,7 @@ def test_all_runs_are_listed_with_what_their_scale_makes_of_them(project):
     shutil.copytree(project / UM, project / "runs/mine/one")
     shutil.copytree(project / UM, project / "runs/mini/mnist/um@short/seed1")
     shutil.copytree(project / UM, project / "runs/mini/mnist/um/seed3")
-    unfinish(project, "runs/mine/one", 1)
+    unfinish(RunFolder(project / "runs/mine/one"), 1)
     shutil.copytree(project / UM, project / "runs/mini/broken")
     (project / "runs/mini/broken/config.json").write_text("{")
     entries = {entry.path.as_posix(): entry for entry in run_entries(project)}

@@ -1,7 +1,5 @@
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,12 +14,6 @@ from analysis.landscape import Landscape
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODELS = ("AT", "ALP", "TLA")
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def make_landscape(steepness=1.0, n=9, radius=0.6, **changes):
@@ -221,18 +213,6 @@ def test_drawing_changes_no_data_and_no_style():
             for name, value in vars(panel_before).items():
                 np.testing.assert_array_equal(getattr(panel, name), value)
     assert dict(plt.rcParams) == before_style
-
-
-def test_drawing_needs_nothing_that_computes():
-    code = """
-import sys
-import numpy as np
-from analysis.display.landscape import LandscapeDisplay
-LandscapeDisplay(np.eye(3), np.array([-1.0, 0.0, 1.0]), 1.0).plot().figure_.canvas.draw()
-print(sorted({"torch", "plotly", "analysis.landscape"} & set(sys.modules)))
-"""
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert found.stdout.strip() == "[]"
 
 
 # Surfaces -------------------------------------------------------------------------------------------------------------

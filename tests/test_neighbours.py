@@ -1,4 +1,3 @@
-import doctest
 import os
 import subprocess
 import sys
@@ -7,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 from oracles import neighbours
+from tiny import changed
 
 from analysis import neighbours as module
 from analysis.features import METRICS
@@ -199,10 +199,6 @@ def test_result_unpacks_and_reads():
     assert repr(result) == "NeighbourResult(1 queries, k=2, distances 0 to 0.2929)"
 
 
-def test_docstring_example():
-    assert doctest.testmod(module).failed == 0
-
-
 def test_inputs_are_not_mutated():
     rng = np.random.default_rng(8)
     gallery, queries, exclude = rng.normal(size=(30, 4)), rng.normal(size=(5, 4)), np.arange(5)
@@ -260,12 +256,6 @@ def test_missing_faiss_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"pip install 'tla-toolkit\[cpu\]'.*'tla-toolkit\[gpu\]'.*never both"):
         nearest_neighbours(np.eye(3), np.eye(3), 1)
-
-
-def changed(array, index, value):
-    array = array.copy()
-    array[index] = value
-    return array
 
 
 X = np.arange(1.0, 16.0).reshape(5, 3)

@@ -1,9 +1,7 @@
 """Models of any origin, and any images, on the command line."""
 
-import contextlib
 import json
 import re
-import resource
 import subprocess
 import sys
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tiny import REPOSITORY, mnist_images, project_folder, tiny_config, use_few_images
+from tiny import REPOSITORY, file_size_limit, mnist_images, project_folder, tiny_config, use_few_images
 
 import tla_core as tla
 from analysis.command.arguments import MODEL_AS_IT_IS, OWN_DATA, DataOptions, ModelOptions
@@ -73,17 +71,6 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "nets.py").write_text(NETS)
     np.savez(tmp_path / "three.npz", images=mnist_images(12).images.numpy(), labels=np.arange(12) % 3)
     return tmp_path
-
-
-@contextlib.contextmanager
-def full_disk(n_bytes):
-    """No file may be larger."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def opened(spec="nets.py:net", **options):
@@ -453,12 +440,12 @@ def test_a_full_disk_is_said_first_and_loses_nothing(here, capsys, monkeypatch):
     before = {path: path.read_bytes() for path in (here / "mine").iterdir()}
     capsys.readouterr()
     slower = ["--attack.steps", "3", "--no-progress"]
-    with full_disk(100):  # there is room for the trial, and none for the result
+    with file_size_limit(100):  # there is room for the trial, and none for the result
         assert main(["evaluate", *words, *slower]) == 1
     assert "could not write mine/accuracy-test" in capsys.readouterr().err
     monkeypatch.setattr("analysis.scales.accuracy.evaluate", lambda *_, **__: pytest.fail("this takes time"))
     monkeypatch.setattr("analysis.command.measuring.extract", lambda *_, **__: pytest.fail("this takes time"))
-    with full_disk(0):
+    with file_size_limit(0):
         for command in (["evaluate", *words, *slower], ["extract", *words], ["explore", *words[:3], "--no-open"]):
             assert main(command) == 1
             assert "could not write" in capsys.readouterr().err

@@ -16,8 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
-from tiny import REPOSITORY, project_folder
+from tiny import REPOSITORY, change_scale, project_folder
 
 from analysis.command import main as cli
 from analysis.command.pipeline import PipelineError, run_pipeline, snakemake_arguments
@@ -122,11 +121,6 @@ def note_what_was_made(root, log):
 
 def by_command(calls):
     return dict(Counter(call.split()[0] for call in calls))
-
-
-def change_scale(checkout, **changes):
-    path = checkout / "workflow" / "scales" / "mini.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
 
 
 def jobs_of_a_dry_run(capfd):

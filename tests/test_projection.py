@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from tiny import changed
 
 from analysis import tsne_gradient
 from analysis.projection import align, project
@@ -160,12 +161,6 @@ def test_pca_of_unit_rows_by_default():
     np.testing.assert_allclose(
         project(features * 7, method="pca").coords, project(features, method="pca").coords, atol=1e-6
     )
-
-
-def changed(array, index, value):
-    array = array.copy()
-    array[index] = value
-    return array
 
 
 X = np.random.default_rng(4).normal(size=(60, 5)).astype(np.float32)

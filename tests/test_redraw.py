@@ -1,7 +1,6 @@
 import json
 import shutil
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from test_display import make_panel
@@ -27,12 +26,6 @@ from tla_core.checkpoint import CheckpointError, save_tensors
 
 RNG = np.random.default_rng(0)
 NAMES = ("cat", "dog")
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def pair_panel():

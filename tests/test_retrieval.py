@@ -1,13 +1,7 @@
-import doctest
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from oracles import neighbours
-from tiny import REPOSITORY
 
-from analysis import retrieval as module
 from analysis.features import METRICS
 from analysis.representations import RepresentationSet
 from analysis.retrieval import knn_accuracy, knn_predict, retrieve
@@ -197,13 +191,3 @@ def test_inputs_stay_as_they_are():
     knn_accuracy(reps.features, reps.labels, reps.adv_features, reps.labels)
     for array, copy in zip((reps.features, reps.adv_features, reps.labels), before, strict=True):
         np.testing.assert_array_equal(array, copy)
-
-
-def test_docstring_example():
-    assert doctest.testmod(module).failed == 0
-
-
-def test_importing_it_imports_nothing_heavy():
-    code = "import sys, analysis.retrieval; print(sorted({'torch', 'sklearn', 'faiss'} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert found.stdout.strip() == "[]"

@@ -1,8 +1,6 @@
 """The displays of retrieval (Fig. 7) and of detection (ROC curves)."""
 
 import io
-import subprocess
-import sys
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -10,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
-from tiny import REPOSITORY
 
 from analysis.detection import DetectionResult, detect
 from analysis.display.curves import RocCurve, RocDisplay
@@ -19,12 +16,6 @@ from analysis.representations import RepresentationSet
 from analysis.retrieval import retrieve
 
 NAMES = ("cat", "dog", "golden retriever")
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def make_display(channels=1, k=3, row=4, models=("AT", "TLA"), dtype=np.uint8):
@@ -257,18 +248,3 @@ def test_drawing_leaves_data_and_style_alone():
     np.testing.assert_array_equal(images, before)
     np.testing.assert_array_equal(found["UM"].true_positive_rate, curve)
     assert isinstance(found["UM"], DetectionResult) and dict(plt.rcParams) == style
-
-
-def test_drawing_needs_nothing_that_computes():
-    code = """
-import sys
-import numpy as np
-from analysis.display.curves import RocCurve, RocDisplay
-from analysis.display.retrieval import RetrievalDisplay, RetrievalStrip
-RocDisplay([RocCurve("AT", np.array([0, 1]), np.array([0, 1]), 0.5)]).plot().figure_.canvas.draw()
-strip = RetrievalStrip(np.zeros((2, 1, 4, 4)), np.array([0, 1]), np.arange(2), np.zeros(1))
-RetrievalDisplay({"AT": (strip, strip)}, ("a", "b")).plot().figure_.canvas.draw()
-print(sorted({"torch", "sklearn", "scipy", "faiss"} & set(sys.modules)))
-"""
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert found.stdout.strip() == "[]"

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_manifest import make_table
-from tiny import REPOSITORY, project_folder
+from tiny import REPOSITORY, files_of, project_folder
 
 import analysis
 import tla_core
@@ -34,10 +34,6 @@ def write_notebook(path, *outputs, text="# Figure 1\n\nSee [the method](../docs/
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
     nbformat.write(new_notebook(cells=[new_markdown_cell(text), code], metadata=metadata), path)
-
-
-def files_of(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def text_of(path):

@@ -34,12 +34,6 @@ HOSTILE = ("_private", "$5 to $10", "x^2_\\alpha", "a class of many words, longe
 SWEEP = [{"value": "_0", "clean": 0.9, "robust": 0.8, "r_prime": 1.2, "r": 1.0}]
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 def roc(names=("AT", "TLA")):
     return RocDisplay(
         [RocCurve(name, np.array([0, 0.5, 1]), np.array([0, 0.7, 1]), 0.6) for name in names], title="$x$"

@@ -1,6 +1,8 @@
 """Small models, images and project folders that several test files share."""
 
+import contextlib
 import functools
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,11 @@ import yaml
 from torch import Tensor, nn
 
 from tla_core.attack_config import AttackConfig
+from tla_core.checkpoint import load_tensors, save_tensors
 from tla_core.config import TrainConfig
 from tla_core.datasets import ImageDataset, load_dataset
 from tla_core.models import LeNet
+from tla_core.run_folder import RunFolder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -102,3 +106,51 @@ def tiny_config(method="um", **overrides):
         "selection_attack": attack, "learning_rate": 0.006, "averaging": 0.0,
     }  # fmt: skip
     return TrainConfig.preset(f"mini/mnist/{method}", **{**settings, **overrides})
+
+
+class Linear(nn.Module):
+    """A linear classifier, whose exact robust accuracy `oracles.linear_robust_correct` knows."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.layer = nn.Linear(weight.shape[1], len(weight))
+        self.layer.weight.data, self.layer.bias.data = torch.tensor(weight), torch.tensor(bias)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+def changed(array: np.ndarray, index, value) -> np.ndarray:
+    """A copy of an array in which some entries are others."""
+    array = array.copy()
+    array[index] = value
+    return array
+
+
+@contextlib.contextmanager
+def file_size_limit(n_bytes: int):
+    """Files cannot grow beyond this, as on a full disk; the limit is the operating system's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def change_scale(root: Path, name: str = "mini", **changes) -> None:
+    """Give a scale of a project other settings."""
+    path = root / "workflow" / "scales" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+
+def unfinish(run: RunFolder, step: int) -> None:
+    """Take a run's model away, and set its state back to a step."""
+    run.model_path.unlink()
+    tensors, metadata = load_tensors(run.state_path)
+    save_tensors(run.state_path, tensors, {**metadata, "step": step, "finished": False})
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
