@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.display.panel import Panel
-from analysis.display.style import FigureStyle, class_colour
+from analysis.display.style import LINE_COLOURS, LINE_STYLES, FigureStyle
 from analysis.display.texts import Legend, add_legend, show_names_as_text
 from analysis.frames import frame, stacked
 
 if TYPE_CHECKING:
     from analysis.detection import DetectionResult
 
-# Dark blue, rose, green, olive, wine, black of the class colours: with the line styles, told apart in grey as well.
-_COLOURS = tuple(class_colour(k) for k in (0, 6, 3, 4, 7, 9))
-_LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 _FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -94,11 +91,11 @@ class RocDisplay(Panel):
         return cls(curves, title=title)
 
     def _draw_alone(self, ax, style: FigureStyle, legend: Legend, in_new_figure: bool) -> None:
-        lines, colours = [], style.colours(_COLOURS)
+        lines, colours = [], style.colours(LINE_COLOURS)
         for number, curve in enumerate(self.curves):
             lines += ax.plot(
                 curve.false_positive_rate, curve.true_positive_rate, color=colours[number % len(colours)],
-                linestyle=_LINE_STYLES[number % len(_LINE_STYLES)], linewidth=1.2, zorder=2,
+                linestyle=LINE_STYLES[number % len(LINE_STYLES)], linewidth=1.2, zorder=2,
             )  # fmt: skip
         lines += ax.plot([0, 1], [0, 1], color="#bdbdbd", linewidth=0.8, zorder=1)
         ax.set(

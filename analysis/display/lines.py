@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from analysis.display.panel import Panel
-from analysis.display.style import FigureStyle, class_colour
+from analysis.display.style import LINE_COLOURS, LINE_STYLES, FigureStyle
 from analysis.display.texts import Legend, add_legend, columns_that_fit, points_of, show_as_text, show_names_as_text
 from analysis.frames import frame_of_records
 
-# As the ROC curves: told apart in grey by the line styles and markers as well.
-_COLOURS = tuple(class_colour(k) for k in (0, 6, 3, 4, 7, 9))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 
 
 class LinesDisplay(Panel):
@@ -93,13 +90,13 @@ class LinesDisplay(Panel):
 
     def _line(self, ax, number: int, style: FigureStyle):
         """The line of one model, or its points beside those of the others: error bars must not hide each other."""
-        name, colours = list(self.values)[number], style.colours(_COLOURS)
+        name, colours = list(self.values)[number], style.colours(LINE_COLOURS)
         gap = min(np.diff(sorted(self.places)), default=1.0)
         shift = 0 if self.joined else 0.7 * gap * ((number + 0.5) / len(self.values) - 0.5)
         return ax.errorbar(
             np.add(self.places, shift), _floats(self.values[name]), yerr=self._errors(name),
             color=colours[number % len(colours)], marker=_MARKERS[number % len(_MARKERS)],
-            linestyle=_LINE_STYLES[number % len(_LINE_STYLES)] if self.joined else "none",
+            linestyle=LINE_STYLES[number % len(LINE_STYLES)] if self.joined else "none",
             markersize=style.markers(3), linewidth=1.1, elinewidth=0.8, capsize=1.5, zorder=2,
         )  # fmt: skip
 

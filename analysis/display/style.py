@@ -238,3 +238,9 @@ def class_colour(k: int) -> str:
 def class_marker(k: int) -> str:
     """Marker of class k in our own style."""
     return DEFAULT_STYLE.class_marker(k)
+
+
+# Of lines, one for each model. Dark blue, rose, green, olive, wine and black of the class colours; with the line styles
+# they are told apart in grey as well.
+LINE_COLOURS = tuple(class_colour(k) for k in (0, 6, 3, 4, 7, 9))
+LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))

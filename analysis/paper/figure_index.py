@@ -71,9 +71,7 @@ def write_index(scale_dir: Path | str) -> Path:
         menu += f'<a href="{EXPLORER}">Explorer</a>'
     body = "".join(_section(sidecar, folder) for sidecar in sidecars)
     if missing:
-        lines = "".join(
-            f"<li>{title_of((name,))}: {html.escape(made_by(name, folder))}</li>" for name in missing
-        )
+        lines = "".join(f"<li>{title_of((name,))}: {html.escape(made_by(name, folder))}</li>" for name in missing)
         body += f"<section><h2>Not made yet</h2><ul>{lines}</ul></section>"
     text = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -107,12 +105,12 @@ def _title(sidecar: Sidecar) -> str:
 
 
 def _section(sidecar: Sidecar, folder: Path) -> str:
-    title, anchor = _title(sidecar), _attribute(sidecar.stem)
+    title, anchor = _title(sidecar), html.escape(sidecar.stem)
     problems = [f"{name} {problem}" for name in sidecar.files if (problem := sidecar.problem(folder, name))]
     problems += [sidecar.fault] if sidecar.fault else []
     warnings = "".join(f'<p class="bad">{html.escape(problem)}</p>' for problem in problems)
     images = "".join(
-        f'<img src="{quote(name)}" alt="{_attribute(f"{title}. {sidecar.caption}")}" loading="lazy">'
+        f'<img src="{quote(name)}" alt="{html.escape(f"{title}. {sidecar.caption}")}" loading="lazy">'
         for name in sorted(sidecar.files)
         if name.endswith(".png") and (folder / name).is_file()
     )
@@ -171,7 +169,3 @@ class _TableParser(HTMLParser):
     def handle_data(self, data) -> None:
         if not self._skipping:
             self.parts.append(html.escape(data))
-
-
-def _attribute(text: str) -> str:
-    return html.escape(text, quote=True)
