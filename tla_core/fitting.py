@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tla_core.wrapping import output_names, see_through
 
 
-def check_outputs(
+def check_classes(
     name: str, model: nn.Module, logits: Tensor, class_names: Sequence[str], *, has_names: bool,
     choose: Callable[[Sequence[str]], str],
 ) -> None:  # fmt: skip

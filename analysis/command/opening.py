@@ -19,7 +19,7 @@ from analysis.scales.run_results import run_config
 from tla_core.checkpoint import state_digest
 from tla_core.config import TrainConfig, canonical_json
 from tla_core.datasets import DATASET_NAMES, ImageDataset
-from tla_core.fitting import check_outputs
+from tla_core.fitting import check_classes
 from tla_core.modes import attack_mode
 from tla_core.runtime import pick_device
 from tla_core.training import load_model
@@ -126,7 +126,7 @@ def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
     Raises
     ------
     ValueError
-        If it does not take the images or returns no logits; and as `tla_core.fitting.check_outputs`.
+        If it does not take the images or returns no logits; and as `tla_core.fitting.check_classes`.
     """
     shape = "x".join(map(str, data.images.shape[1:]))
     # Arrays without names may lack the images of some classes; what has names has all classes.
@@ -143,7 +143,7 @@ def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
         raise ValueError(
             f"{opened.spec} does not take the images of {data.name}, {shape}: {type(error).__name__}: {first}"
         ) from error
-    check_outputs(
+    check_classes(
         opened.spec, opened.model, logits, data.class_names, has_names=has_names,
         choose=lambda names: f"--classes {shlex.join(names)}",
     )  # fmt: skip

@@ -17,7 +17,7 @@ from tla_core.chunks import forward_in_chunks
 from tla_core.config import canonical_json
 from tla_core.datasets import ImageDataset
 from tla_core.decoded_cache import dataset_checksum
-from tla_core.fitting import check_outputs
+from tla_core.fitting import check_classes
 from tla_core.given import given_images
 from tla_core.layers import model_device
 from tla_core.modes import attack_mode
@@ -159,7 +159,7 @@ def checked_subjects(
     Raises
     ------
     TypeError, ValueError
-        For what is no model; and as `tla_core.fitting.check_outputs`.
+        For what is no model; and as `tla_core.fitting.check_classes`.
     """
     subjects, outputs = [], {}
     for name, source in models.items():
@@ -177,7 +177,7 @@ def checked_subjects(
                  for part in torch.arange(len(data)).split(256)]
             )  # fmt: skip
         outputs[name] = logits.shape[1]
-        check_outputs(
+        check_classes(
             name, model, logits, data.class_names, has_names=has_names,
             choose=lambda names: f"tla.wrap(model, classes={names!r})",
         )  # fmt: skip
