@@ -89,5 +89,6 @@ def _directive(package, name: str) -> str:
     kind = "function"
     if inspect.isclass(value):
         kind = "exception" if issubclass(value, BaseException) else "class"
-    options = "   :members:\n" if kind == "class" else ""
+    # What a class has from ours, such as `plot`, is its own to a reader; what it has from torch's Module is not.
+    options = "   :members:\n   :inherited-members: Module\n" if kind == "class" else ""
     return f".. auto{kind}:: {package.__name__}.{name}\n{options}\n"

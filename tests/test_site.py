@@ -89,6 +89,12 @@ def test_the_reference_has_every_public_object(site, package):
     assert not missing
 
 
+def test_the_reference_has_what_a_class_inherits_from_ours(site):
+    text = (site / "api" / "analysis.html").read_text(encoding="utf-8")
+    displays = [name for name in analysis._PUBLIC if name.endswith("Display")]
+    assert not [name for name in displays if f'id="analysis.{name}.plot"' not in text]
+
+
 def test_executed_notebooks_are_shown_with_outputs_that_need_no_kernel(site):
     text = (site / "figures/mini/notebooks/table3_distance_ratios.html").read_text(encoding="utf-8")
     assert text.count("_static/plotly.min.js") == 1
