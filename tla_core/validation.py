@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 # Settings -------------------------------------------------------------------------------------------------------------
 
 
-def check_whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
-    """Return `value` as an int; ValueError unless it is a whole number from `least` to `most` (2.0 is none)."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= value <= most:
-        bound = "" if most == math.inf else f" and at most {most}"
+def check_whole(name: str, value: Any, least: int, highest: float = math.inf) -> int:
+    """Return `value` as an int; ValueError unless it is a whole number from `least` to `highest` (2.0 is none)."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= value <= highest:
+        bound = "" if highest == math.inf else f" and at most {highest}"
         raise ValueError(f"{name} must be a whole number of at least {least}{bound}. Got {value!r}.")
     return int(value)
 
