@@ -76,7 +76,7 @@ def function_identity(path: Path, parts: Sequence[str], current: dict[str, Tenso
     Parameters
     ----------
     path : Path
-        Where the probe of the model is stored, which the next one is compared with. One of another function replaces it.
+        Where the probe of the model is stored, which the next one is compared with; another function's replaces it.
     parts : sequence of str
         What the function depends on beside that, such as the digests of the weights and of the images.
     current : dict of str to Tensor

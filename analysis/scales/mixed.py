@@ -1,4 +1,4 @@
-"""Models of anybody's beside the methods of a scale, or alone: for figures and tables results like all others."""
+"""Models of anybody's beside the methods of a scale: measured as these are, on the same images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,63 +11,12 @@ from analysis.extraction import extract
 from analysis.representations import RepresentationSet
 from analysis.scales.accuracy import RunAccuracy, evaluate_run
 from analysis.scales.accuracy_attacks import run_attacks
-from analysis.scales.given_results import GivenResults, OwnResults, attack_if_ours
+from analysis.scales.given_results import GivenResults, attack_if_ours
 from analysis.scales.own_accuracy import accuracy_of_model, accuracy_of_representations
 from analysis.scales.results import Results, Run
 from analysis.scales.run_results import run_config, run_images
 from tla_core.attack_config import AttackConfig
-from tla_core.datasets import load_dataset
-from tla_core.naming import import_object
-
-
-def as_results(
-    results: Results | str | Mapping[str, Any],
-    methods: Mapping[str, Any] | None = None,
-    *,
-    dataset: str | None = None,
-    images: Any = None,
-    labels: Any = None,
-    attack: AttackConfig | None = None,
-) -> Results:
-    """What every figure and table takes: results of a scale, models of one's own beside its methods, or these alone.
-
-    Parameters
-    ----------
-    results : Results, str or mapping of str to method
-        A method is a `RepresentationSet`, a file of one, a model (any `nn.Module`), or the folder of a run. The name of
-        a scale stands for its results, with the models of one's own that its file names.
-    methods : mapping of str to method, optional
-        Beside those of `results`. Models are attacked and looked at as the scale's methods are, on the same images.
-    dataset : str, optional
-        The scale's dataset that `methods` are of; by default its first.
-    images, labels, attack : optional
-        Of models without results of a scale, as of `as_representations`.
-
-    Returns
-    -------
-    Results
-
-    Raises
-    ------
-    TypeError, ValueError
-        For what is no method; for one of other images than the others; for a name that there is already.
-    """
-    if isinstance(results, str):
-        results = _with_own_methods(Results(results))
-    if isinstance(results, Mapping):
-        return OwnResults({**results, **(methods or {})}, images=images, labels=labels, attack=attack)
-    return MixedResults(results, methods, dataset=dataset) if methods else results
-
-
-def _with_own_methods(results: Results) -> Results:
-    """The models that a scale's file names are made, and stand beside its methods."""
-    from torch import nn
-
-    for name, options in results.scale.own_methods.items():
-        model = import_object(options["model"], root=results.scale.root)
-        model = model if isinstance(model, nn.Module) else model()
-        results = MixedResults(results, {name: model}, dataset=options["dataset"])
-    return results
+from tla_core.datasets import ImageDataset, load_dataset
 
 
 class MixedResults(GivenResults):
@@ -139,19 +88,29 @@ class MixedResults(GivenResults):
     def representations(self, method: str, eps=None, *, dataset=None, seed=None) -> RepresentationSet:
         if method not in self.own_methods:
             return self.base.representations(method, eps, dataset=dataset, seed=seed)
-        one, attack = self.own_methods[method], self.attack(eps, self.dataset)
+        one = self.own_methods[method]
         if isinstance(one, RepresentationSet):
             if not self._has_level(one, eps):
+                attack = self.attack(eps, self.dataset)
                 raise ValueError(f"{method!r} is attacked by {attack_if_ours(one)}; it has none of {attack}.")
             return one
+        return self._of_model(method, eps)
+
+    def _of_model(self, method: str, eps: float | None) -> RepresentationSet:
+        """Representations of a model, which this object keeps."""
+        attack = self.attack(eps, self.dataset)
         if (method, attack.eps) not in self._extracted:
-            rows = self.base.representations(self.base.methods[0], eps, dataset=self.dataset).indices
-            data = self.test_images(self.dataset)
-            self._extracted[method, attack.eps] = extract(
-                self.model(method), data.images[rows], data.labels[rows], attack=attack, indices=rows,
-                class_names=data.class_names, meta={"dataset": data.name, "split": "test"}, progress=self.progress,
-            )  # fmt: skip
+            self._extracted[method, attack.eps] = self._extract(method, eps)
         return self._extracted[method, attack.eps]
+
+    def _extract(self, method: str, eps: float | None) -> RepresentationSet:
+        rows = self.base.representations(self.base.methods[0], eps, dataset=self.dataset).indices
+        data = self.test_images(self.dataset)
+        return extract(
+            self.model(method), data.images[rows], data.labels[rows], attack=self.attack(eps, self.dataset),
+            indices=rows, class_names=data.class_names, meta={"dataset": data.name, "split": "test"},
+            progress=self.progress,
+        )  # fmt: skip
 
     def representations_of_seeds(self, method: str, *, dataset=None, seeds=()) -> dict[int, RepresentationSet]:
         if method not in self.own_methods:
@@ -184,7 +143,13 @@ class MixedResults(GivenResults):
         data = self.test_images(self.dataset)
         attacks, limits = run_attacks(self.run(first, dataset=self.dataset), **options)
         attacks = {name: attack for name, attack in attacks.items() if isinstance(attack, AttackConfig)}
-        return accuracy_of_model(one, data.images, data.labels, attacks, limits=limits)
+        return self._measured(method, data, attacks, limits)
+
+    def _measured(
+        self, method: str, data: ImageDataset, attacks: Mapping[str, AttackConfig], limits: Mapping[str, int]
+    ) -> RunAccuracy:
+        """The accuracies of a model."""
+        return accuracy_of_model(self.own_methods[method], data.images, data.labels, attacks, limits=limits)
 
     def attack_note(self, dataset=None, methods: Sequence[str] | None = None) -> str:
         return self.base.attack_note(dataset, self._of_scale(methods))
