@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.display.style import TEXT_WIDTH, FigureStyle, Styled
-from analysis.display.surfaces import surfaces
+from analysis.display.surfaces import surface_bundle, surfaces
 from analysis.display.texts import points_of, show_as_text, show_names_as_text, wrapped
 from analysis.frames import grid, stacked
 
@@ -292,6 +292,12 @@ class LandscapesDisplay(Styled):
             For more than 16 panels, of which a browser would show the last 16.
         """
         return surfaces(self.rows, self.column_titles, self.scales, self.style)
+
+    def show_surface(self) -> None:
+        """Show `surface` below a notebook's cell, and a picture of it for pages that run no code of plotly's."""
+        from IPython.display import display
+
+        display(surface_bundle(self.surface(), self.rows, self.column_titles, self.scales, self.style), raw=True)
 
     def numbers(self) -> list[dict[str, Any]]:
         """What the figure shows, as records: for each panel its losses, its axes, and the scale of its colours."""
