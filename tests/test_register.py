@@ -42,8 +42,8 @@ def nothing(model, source, step, config, attack):
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    use_few_images(monkeypatch, n_test=200)
-    few = {"n_clean": 20, "n_adversarial": 12, "method": "pca"}
+    use_few_images(monkeypatch, n_test=100)
+    few = {"n_clean": 10, "n_adversarial": 6, "method": "pca"}
     monkeypatch.setattr(Scale, "map_settings", lambda scale: few)
     monkeypatch.setattr("analysis.scales.results.os.cpu_count", lambda: 1)
     yield
@@ -55,7 +55,7 @@ def root(tmp_path, monkeypatch):
     """A project whose scale trains in a second; its folder is where one works."""
     strongest = {"images": 5, "steps": 2, "targets": 1}
     project_folder(
-        tmp_path, analysis_images={"mnist": 100}, class_pairs={"mnist": [["4", "9"]]},
+        tmp_path, analysis_images={"mnist": 50}, class_pairs={"mnist": [["4", "9"]]},
         accuracy={"images": 10, "long_images": 5, "restarts": 1, "strongest": strongest},
         landscape={"images": 2, "resolution": 3, "radius": 2, "rise": {"images": 2, "resolution": 3}},
     )  # fmt: skip

@@ -151,10 +151,10 @@ class NamedResults(MixedResults):
 
     def _identity(self, method: str) -> str:
         """Asked for each time: a model in memory may have been trained on meanwhile."""
-        model, data = self.model(method), self.test_images(self.dataset)
-        classifier = as_classifier(model, data.images[:PROBED], data.labels[:PROBED])
+        data = self.test_images(self.dataset)
+        model = as_classifier(self.model(method), data.images[:PROBED], data.labels[:PROBED])
         parts = [state_digest(model), repr(model), data.checksum]
-        return function_identity(self._folder(method) / "identity.safetensors", parts, probe(classifier, data.images))
+        return function_identity(self._folder(method) / "identity.safetensors", parts, probe(model, data.images))
 
     def _kept(
         self, method: str, target: targets.Target, make: Callable[[], Value],
