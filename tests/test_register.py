@@ -102,8 +102,8 @@ def test_a_model_that_is_registered_is_measured_once_and_again_when_it_has_chang
         analysis.register_method("My model", tiny_lenet(3))
         again = analysis.as_results("mini")
         np.testing.assert_array_equal(again.representations("My model").adv_features, first.adv_features)
-        np.testing.assert_array_equal(again.class_maps("My model", classes=[3])[3].adv_points, maps[3].adv_points)
-        np.testing.assert_array_equal(again.pair_maps("My model")[0].points, pairs[0].points)
+        np.testing.assert_array_equal(again.class_maps("My model", classes=[3])[3].adv_coords, maps[3].adv_coords)
+        np.testing.assert_array_equal(again.pair_maps("My model")[0].adv_coords, pairs[0].adv_coords)
         np.testing.assert_array_equal(again.landscapes("My model")[0].loss, landscapes[0].loss)
         np.testing.assert_array_equal(again.train_representations("My model").features, train.features)
         assert again.accuracy("My model").accuracy == accuracy.accuracy
@@ -112,7 +112,7 @@ def test_a_model_that_is_registered_is_measured_once_and_again_when_it_has_chang
         next(model.parameters()).mul_(1.5)
     changed = results.representations("My model")
     assert not np.array_equal(changed.features, first.features)
-    assert not np.array_equal(results.class_maps("My model")[3].adv_points, maps[3].adv_points)
+    assert not np.array_equal(results.class_maps("My model")[3].adv_coords, maps[3].adv_coords)
     np.testing.assert_array_equal(
         analysis.RepresentationSet.load(folder / "representations-eps0.3.safetensors").features, changed.features
     )
@@ -130,9 +130,9 @@ class Scaled(nn.Module):
 
 
 def test_another_function_of_the_same_weights_is_measured_again(root):
-    analysis.register_method("Mine", Scaled(1.0))
+    analysis.register_method("Mine", Scaled(1.0).eval())
     first = analysis.as_results("mini").representations("Mine")
-    analysis.register_method("Mine", Scaled(2.0))
+    analysis.register_method("Mine", Scaled(2.0).eval())
     doubled = analysis.as_results("mini").representations("Mine")
     np.testing.assert_allclose(doubled.logits, 2 * first.logits, rtol=1e-4, atol=1e-5)
 
@@ -277,7 +277,7 @@ def test_images_in_memory_are_a_dataset_of_a_scale_and_other_images_another(root
 
 
 def test_a_folder_that_is_registered_is_what_the_file_would_name(root):
-    analysis.example_image_folder(root / "shapes")
+    analysis.example_image_folder(root / "shapes", n_train=20, n_test=20)
     source = analysis.register_dataset("shapes", "shapes", like="mnist")
     scale = load_scale("mini")
     assert scale.own_datasets == {"shapes": {"folder": source, "like": "mnist"}} and source == str(root / "shapes")
