@@ -78,10 +78,10 @@ def surface_bundle(
     import matplotlib.pyplot as plt
 
     with style.applied():
-        drawn = _picture(rows, column_titles, scales, style)
+        picture = _picture(rows, column_titles, scales, style)
         content = io.BytesIO()
-        drawn.savefig(content, format="png", dpi=110)
-        plt.close(drawn)
+        picture.savefig(content, format="png", dpi=110)
+        plt.close(picture)
     return {
         "application/vnd.plotly.v1+json": {**json.loads(figure.to_json()), "config": SURFACE_CONFIG},
         "image/png": base64.b64encode(content.getvalue()).decode(),

@@ -76,11 +76,13 @@ def _with_own_methods(results: Results) -> Results:
     return results
 
 
-def named_method(named: Any, root: Path) -> Any:
+def named_method(source: Any, root: Path) -> Any:
     """What a scale's file or `register_method` names: of code the model that it makes; anything else as it is."""
-    if not isinstance(named, str | Path) or (root / named).exists():
-        return root / named if isinstance(named, str | Path) else named
-    model = import_object(str(named), root=root)
+    if not isinstance(source, str | Path):
+        return source
+    if (root / source).exists():
+        return root / source
+    model = import_object(str(source), root=root)
     return model if isinstance(model, nn.Module) else model()
 
 
