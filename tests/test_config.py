@@ -210,8 +210,8 @@ OTHER_TRAINING = {
     "margin": 0.06, "pool_size": 51, "positives": "own+class", "own_margin_factor": 2.0, "norm_term": "mean-square",
     "mining": "cosine", "negatives": "semi-hard", "noise": "own", "lambda_feature": 0.1,
     "statistics": "adversarial", "layer": "logits", "attack": AttackConfig(steps=21), "eps_ramp": 0.5, "holdout": 1,
-    "selection_attack": AttackConfig(steps=21), "averaging": 0.9, "precision": "bf16", "fine_tune": True, "seed": 1,
-    "version": 1,
+    "selection_attack": AttackConfig(steps=21), "averaging": 0.9, "precision": "bf16", "fine_tune": True,
+    "step": "a:b", "seed": 1, "version": 1,
 }  # fmt: skip
 OTHER_ATTACK = {
     "name": "cw", "norm": "l2", "eps": 0.1, "step_size": 0.01, "steps": 21, "restarts": 2, "random_start": False,

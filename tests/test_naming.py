@@ -1,8 +1,9 @@
+import hashlib
 import sys
 
 import pytest
 
-from tla_core.naming import import_object
+from tla_core.naming import import_object, source_digest, spec_of
 
 
 def test_a_file_and_a_module_give_their_objects(tmp_path):
@@ -67,3 +68,17 @@ def test_what_an_environment_below_a_folder_holds_is_imported_once(tmp_path, mon
     first, second = (import_object(f"{tmp_path}/{folder}/net.py:third_party_of_tests") for folder in "ab")
     assert first is second
     assert [import_object(f"{tmp_path}/{folder}/net.py:parts_of_tests.NAME") for folder in "ab"] == ["a", "b"]
+
+
+def test_a_function_in_a_file_has_a_name_and_the_digest_of_that_file(tmp_path):
+    path = tmp_path / "steps.py"
+    path.write_text("def step():\n    return 3\n\nclass Net:\n    def build(self):\n        return 4\n")
+    spec = spec_of(import_object(f"{path}:step"))
+    assert spec == f"{path}:step" and import_object(spec)() == 3
+    assert source_digest(spec) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert source_digest("tla_core.naming:spec_of") == source_digest(spec_of(spec_of))
+    for nowhere in (lambda: 0, len, import_object(f"{path}:Net.build")):
+        with pytest.raises(ValueError, match="expected a function that stands in a file"):
+            spec_of(nowhere)
+    with pytest.raises(FileNotFoundError, match=r"there is no file gone\.py"):
+        source_digest("gone.py:step")

@@ -446,3 +446,35 @@ def test_a_frame_shows_the_same_file_from_the_executed_copy(tmp_path):
     run_notebook(tmp_path / "notebooks" / "frame.ipynb", target, parameters={}, root=tmp_path)
     (output,) = nbformat.read(target, as_version=4).cells[-1].outputs
     assert 'src="../explorer.html"' in output["data"]["text/html"]
+
+
+INTERACTIVE = (
+    """import sys
+sys.path.insert(0, {tests!r})
+import numpy as np
+from explorer_sets import made_set, random_maps
+from analysis import EmbeddingExplorer, LandscapeDisplay, LandscapesDisplay""",
+    """axis = np.linspace(-1, 1, 5)
+panel = LandscapeDisplay(axis[:, None] ** 2 + axis**2, axis, 0.0)
+LandscapesDisplay({{"TLA": [panel]}}, ["a digit"]).show_surface()""",
+    """sets = {{"UM": made_set(), "TLA": made_set(seed=1)}}
+EmbeddingExplorer(sets, images=sets["UM"].adv_images, projections=random_maps(sets), methods=("pca",)).widget()""",
+)
+
+
+def test_what_is_interactive_has_a_picture_where_a_page_of_nbconverts_shows_it(tmp_path):
+    """Surfaces stay beside their picture; the widget, which has no kernel in the copy, gives its place to its own."""
+    pytest.importorskip("anywidget", reason="anywidget is not installed")
+    from nbconvert import HTMLExporter
+
+    cells = [new_code_cell(code.format(tests=str(REPOSITORY / "tests"))) for code in INTERACTIVE]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "mine.ipynb")
+    target = tmp_path / "out" / "mine.ipynb"
+    run_notebook(tmp_path / "mine.ipynb", target, parameters={}, root=REPOSITORY)
+    copy = nbformat.read(target, as_version=4)
+    surface, widget = (output["data"] for cell in copy.cells for output in cell.get("outputs", []))
+    assert set(surface) == {"application/vnd.plotly.v1+json", "image/png", "text/plain"}
+    assert surface["application/vnd.plotly.v1+json"]["config"]["showSendToCloud"] is False
+    assert set(widget) == {"image/png", "text/plain"}
+    page, _ = HTMLExporter().from_notebook_node(copy)
+    assert page.count('src="data:image/png;base64,') == 2 and "widget-view" not in page

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tla_core.probe import agrees_with_stored, is_same, probe
+from tla_core.probe import agrees_with_stored, function_identity, is_same, probe
 
 IMAGES = torch.randint(0, 256, (12, 1, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -56,3 +56,14 @@ def test_the_first_one_is_stored_where_that_is_asked_for(tmp_path):
     assert agrees_with_stored(path, probe(Net(), IMAGES), keep=True) and path.exists()
     assert not agrees_with_stored(path, probe(Net(scale=2.0), IMAGES), keep=True)
     assert agrees_with_stored(path, probe(Net(), IMAGES))
+
+
+def test_an_identity_is_that_of_one_function_of_the_same_parts(tmp_path):
+    path = tmp_path / "identity.safetensors"
+    first = function_identity(path, ["weights"], probe(Net(), IMAGES))
+    rounding = {name: tensor + 1e-6 for name, tensor in probe(Net(), IMAGES).items()}
+    assert function_identity(path, ["weights"], rounding) == first
+    assert function_identity(path, ["others"], probe(Net(), IMAGES)) != first
+    assert function_identity(path, ["weights"], probe(Net(scale=2.0), IMAGES)) != first
+    path.write_bytes(b"damaged")
+    assert function_identity(path, ["weights"], probe(Net(), IMAGES)) == first

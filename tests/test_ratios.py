@@ -118,6 +118,8 @@ def test_classes_without_a_ratio_are_left_out():
     assert np.isnan(result.cross[[2, 3, 5]]).all() and result.cross[1] > 0
     assert result.value == pytest.approx(result.per_class[[0, 4]].mean())
     assert repr(result).endswith("2 of 6 classes, left out: 1, 2, 3, 5)")
+    many = ratio(x[:4] + 1, [0, 1, 3, 4], x, labels, n_classes=1000)
+    assert repr(many).endswith("2 of 1000 classes, left out: 1, 2, 3, 5, 6, 7, 8, 9 and 990 more)")
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -219,6 +219,7 @@ def test_a_missing_result_names_the_command_that_makes_it(tmp_path, monkeypatch,
     for ask in (getattr(nothing_made, kind) for kind in kinds):
         with pytest.raises(MissingResultError, match=r"is missing\. Make it, in .*`tla .*SCALE=mini make fig") as e:
             ask("at")
+        assert "restored in seconds by `tla restore --scale mini`" in str(e.value)
         command = shlex.split(str(e.value).split("`")[1])
         # What the pipeline would run.
         assert shlex.join(command) in planned

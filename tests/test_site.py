@@ -52,6 +52,8 @@ def site(tmp_path_factory):
     for name in ("tla_core", "analysis", "README.md"):
         (root / name).symlink_to(REPOSITORY / name)
     figures = root / "figures" / "mini"
+    figures.mkdir(parents=True)
+    (root / "figures" / "small").symlink_to(REPOSITORY / "figures" / "small")
     make_table(figures, "table3", command="tla notebooks table3_distance_ratios --scale mini")
     (figures / "explorer.html").write_text("<!doctype html><title>explorer</title>")
     plot = {"application/vnd.plotly.v1+json": PLOT}
@@ -118,6 +120,32 @@ def test_figures_and_their_page_are_on_the_site(site):
     assert '<a href="notebooks/table3_distance_ratios.html">' in index and (site / "figures/mini/table3.csv").is_file()
     assert "<li>Figure 2: Made by: tla notebooks fig1_3_false_classes --scale mini</li>" in index
     assert 'href="figures/mini/index.html"' in (site / "notebooks.html").read_text(encoding="utf-8")
+
+
+def test_the_site_opens_with_figures_of_natural_images_and_an_explorer(site):
+    """The explorer is that of natural images where there is one, else the scale's own, which says so."""
+    index = (site / "index.html").read_text(encoding="utf-8")
+    images = re.findall(r'<img[^>]*src="([^"]+)"', index)
+    assert {Path(image).name for image in images} >= {"fig1.png", "fig7.png"}
+    for name in ("fig1.png", "fig7.png"):
+        (shown,) = [site / image for image in images if Path(image).name == name]
+        assert shown.read_bytes() == (REPOSITORY / "figures" / "small" / name).read_bytes()
+    assert '<iframe src="figures/mini/explorer.html"' in index
+    assert "tla notebooks explore_embeddings --scale small" in index
+    assert (site / "figures/small/index.html").is_file()
+    assert 'href="figures/small/index.html"' in (site / "notebooks.html").read_text(encoding="utf-8")
+
+
+def test_the_front_page_has_the_explorer_of_natural_images_first_and_without_any_a_picture(small):
+    from analysis.publish.site import explorer_frame
+    from analysis.scales.scale import load_scale
+
+    scale = load_scale("mini", small)
+    assert "explorer-light.png" in explorer_frame(scale) and "make demo" in explorer_frame(scale)
+    for name in ("mini", "small"):
+        (small / "figures" / name).mkdir(parents=True)
+        (small / "figures" / name / "explorer.html").write_text("<title>explorer</title>")
+        assert f'src="figures/{name}/explorer.html"' in explorer_frame(scale)
 
 
 # Small sites ----------------------------------------------------------------------------------------------------------

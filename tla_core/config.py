@@ -124,6 +124,9 @@ class TrainConfig:
         fp32.
     fine_tune : bool
         The training must start from another run's weights (`init_from`).
+    step : str
+        A training step of the user's in place of the method's, ``file.py:function`` or ``package.module:function``,
+        with the arguments of `um_step`; it returns a mapping of terms, whose sum is the loss. "" is the method's own.
     seed : int
     version : int
         Raised when the training code changes what the same settings give.
@@ -173,6 +176,7 @@ class TrainConfig:
     averaging: float = 0.0
     precision: str = "fp32"
     fine_tune: bool = False
+    step: str = ""
     seed: int = 0
     version: Literal[1] = 1
 
@@ -198,6 +202,8 @@ class TrainConfig:
         for count in self.blocks:
             check_whole("blocks", count, 1)
         check_flag("fine_tune", self.fine_tune)
+        if not isinstance(self.step, str) or (self.step and ":" not in self.step):
+            raise ValueError(f"step must be file.py:function or package.module:function. Got {self.step!r}.")
         for name in ("attack", "selection_attack"):
             if not isinstance(getattr(self, name), AttackConfig):
                 raise ValueError(f"{name} must be an AttackConfig. Got {getattr(self, name)!r}.")
@@ -321,6 +327,7 @@ def fields_in_use(config: TrainConfig) -> tuple[str, ...]:
         "mining": not tla or config.method == "tla-rn",
         "negatives": not tla or config.method == "tla-rn",
         "own_margin_factor": not tla or config.positives != "own+class",
+        "step": not config.step,
         **dict.fromkeys(_OF_TRIPLETS, not tla),
     }
     return tuple(field.name for field in dataclasses.fields(config) if not unused.get(field.name, False))

@@ -38,6 +38,8 @@ __all__ = [
 
 SPLITS = ("train", "test")
 DATASET_NAMES = ("mnist-mini", *FOLDERS)
+# Datasets that `name_dataset` has named in this process: name -> split -> images.
+_NAMED: dict[str, dict[str, "ImageDataset"]] = {}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -157,6 +159,44 @@ class ImageDataset:
         return ImageDataset(images, labels, self.class_names, self.name, self.split, source)
 
 
+def name_dataset(name: str, train: ImageDataset, test: ImageDataset) -> str:
+    """Let `load_dataset` know images in memory by a name, in this process.
+
+    Parameters
+    ----------
+    name : str
+    train, test : ImageDataset
+        Of the same classes, images of one size.
+
+    Returns
+    -------
+    str
+        The name with a digest of the images behind it: other images are another dataset, for runs and their results.
+
+    Raises
+    ------
+    DatasetError
+        If the two do not belong together, or are the same images.
+    """
+    shapes = [(tuple(part.images.shape[1:]), part.class_names) for part in (train, test)]
+    if shapes[0] != shapes[1] or train.checksum == test.checksum:
+        raise DatasetError(
+            f"{name}: train and test must be other images of one size, of the same classes. Got {train} and {test}."
+        )
+    digest = hashlib.sha256(f"{train.checksum}{test.checksum}".encode()).hexdigest()[:8]
+    full_name = f"{name}-{digest}"
+    _NAMED[full_name] = {
+        split: ImageDataset(part.images, part.labels, part.class_names, full_name, split, name, part.checksum)
+        for split, part in zip(SPLITS, (train, test), strict=True)
+    }
+    return full_name
+
+
+def is_named(name: str) -> bool:
+    """Whether images are known by this name, which `name_dataset` returned."""
+    return name in _NAMED
+
+
 def load_dataset(
     name: str | os.PathLike, split: str, *, root: str | os.PathLike | None = None, download: bool = False,
     resize: int | tuple[int, int] | None = None, crop: int | tuple[int, int] | None = None,
@@ -210,6 +250,8 @@ def load_dataset(
     if shape and name in DATASET_NAMES and name not in ("cifar10-jpeg", "tiny-imagenet"):
         raise ValueError(f"resize and crop are for image files. Got them for {name}, whose images have one size.")
     # What needs no dataset on disk, and folders of images.
+    if is_named(name):
+        return _NAMED[name][split]
     if name == "mnist-mini":
         images, labels = read_mnist_mini(split)
         return ImageDataset(images, labels, DIGITS, name, split, "MNIST (5,000 + 5,000 subset)")

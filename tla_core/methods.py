@@ -3,6 +3,7 @@
 A step returns its loss with the graph attached; the training loop differentiates it and updates the weights.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,24 @@ class StepLoss:
     triplets: tuple[Triplets, ...] = ()
 
 
+def as_step_loss(terms: StepLoss | Mapping[str, Tensor]) -> StepLoss:
+    """The loss of a step that returns its terms by their names.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if isinstance(terms, StepLoss):
+        return terms
+    if not isinstance(terms, Mapping) or not terms or not all(isinstance(each, Tensor) for each in terms.values()):
+        raise TypeError(
+            'a training step must return its terms by their names, such as {"cross_entropy": loss}, whose sum is the'
+            f" loss. Got {type(terms).__name__}."
+        )
+    return StepLoss(sum(terms.values()), {name: term.detach() for name, term in terms.items()})
+
+
 def um_step(model: nn.Module, source: BatchSource, step: int, config: TrainConfig, attack: AttackConfig) -> StepLoss:
     """Undefended: cross-entropy on the clean images. `attack` is not used.
 
@@ -53,14 +72,14 @@ def um_step(model: nn.Module, source: BatchSource, step: int, config: TrainConfi
     StepLoss
     """
     batch = source.batch(step)
-    return _sum_of(cross_entropy=_cross_entropy(model(batch.images), batch, config))
+    return as_step_loss({"cross_entropy": _cross_entropy(model(batch.images), batch, config)})
 
 
 def at_step(model: nn.Module, source: BatchSource, step: int, config: TrainConfig, attack: AttackConfig) -> StepLoss:
     """Adversarial training (Madry et al. 2018): cross-entropy on the adversarial images. See `um_step`."""
     batch = source.batch(step)
     x_adv = _adversarial(model, batch, step, config, attack)
-    return _sum_of(cross_entropy=_cross_entropy(model(x_adv), batch, config))
+    return as_step_loss({"cross_entropy": _cross_entropy(model(x_adv), batch, config)})
 
 
 def alp_step(model: nn.Module, source: BatchSource, step: int, config: TrainConfig, attack: AttackConfig) -> StepLoss:
@@ -70,9 +89,11 @@ def alp_step(model: nn.Module, source: BatchSource, step: int, config: TrainConf
     logits_adv = model(x_adv)
     with _clean_passes(model, config):
         logits_clean = model(batch.images)
-    return _sum_of(
-        cross_entropy=_cross_entropy(logits_adv, batch, config),
-        logit_pairing=config.lambda_alp * logit_pairing_loss(logits_clean.float(), logits_adv.float()),
+    return as_step_loss(
+        {
+            "cross_entropy": _cross_entropy(logits_adv, batch, config),
+            "logit_pairing": config.lambda_alp * logit_pairing_loss(logits_clean.float(), logits_adv.float()),
+        }
     )
 
 
@@ -103,7 +124,7 @@ def tla_step(model: nn.Module, source: BatchSource, step: int, config: TrainConf
     if config.lambda_feature:
         terms["feature_pairing"] = config.lambda_feature * logit_pairing_loss(h_clean["own"], h_adv)
     detached = tuple(Triplets(*(h.detach() for h in triplet[:-1]), triplet.margin) for triplet in triplets)
-    return replace(_sum_of(**terms), triplets=detached)
+    return replace(as_step_loss(terms), triplets=detached)
 
 
 STEPS = {
@@ -208,7 +229,3 @@ def _noisy(images: Tensor, eps: float) -> Tensor:
     if not eps:
         return images
     return (images + (2 * torch.rand_like(images) - 1) * eps).clamp_(0, 1)
-
-
-def _sum_of(**terms: Tensor) -> StepLoss:
-    return StepLoss(sum(terms.values()), {name: term.detach() for name, term in terms.items()})

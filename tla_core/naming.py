@@ -4,8 +4,9 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,6 +60,42 @@ def import_object(spec: str, *, root: Path | str = ".") -> Any:
             )
         value = getattr(value, part)
     return value
+
+
+def source_digest(spec: str) -> str:
+    """sha256 of the file that `import_object` finds a name in; of what that imports nothing is known.
+
+    Raises
+    ------
+    FileNotFoundError, ImportError, ValueError
+        As `import_object`, and for a module that has no file.
+    """
+    where = str(spec).rpartition(":")[0]
+    path = Path(where).expanduser() if where.endswith(".py") else Path(getattr(_module(where), "__file__", None) or "")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}, of which {spec!r} names a function.")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def spec_of(function: Callable[..., Any]) -> str:
+    """``file.py:function`` of a function, as `import_object` finds it again in any process.
+
+    Raises
+    ------
+    ValueError
+        If it stands in no file, as those of a notebook's cells, or inside another function.
+    """
+    name = getattr(function, "__qualname__", "")
+    try:
+        path = Path(inspect.getsourcefile(function) or "")
+    except TypeError:
+        path = Path()
+    if not name.isidentifier() or not path.is_file():
+        raise ValueError(
+            f"expected a function that stands in a file, so that other processes find it. Got {function!r}: put it into"
+            " a file of yours, and name it file.py:function."
+        )
+    return f"{path.resolve()}:{name}"
 
 
 def _module(name: str) -> ModuleType:

@@ -27,6 +27,7 @@ from tla_core.checkpoint import (
 from tla_core.config import TrainConfig, identity_of
 from tla_core.dataset_download import OTHER_COPIES
 from tla_core.datasets import ImageDataset
+from tla_core.naming import source_digest
 from tla_core.run_records import check_numbers, check_record, describe_differences, record_of
 from tla_core.runtime import environment_record
 from tla_core.wrapping import core
@@ -350,6 +351,7 @@ def run_record(
         "start": {
             "network": "preset" if model is None else describe_model(model),
             "init_from": None if init_from is None else file_sha256(RunFolder(init_from).finished_model()),
+            **({"step_sha256": source_digest(config.step)} if config.step else {}),
         },
     }
     return {

@@ -26,7 +26,8 @@ from tla_core.distributed import (
     share_of_rows,
 )
 from tla_core.evaluation import evaluate
-from tla_core.methods import STEPS, StepLoss
+from tla_core.methods import STEPS, StepLoss, as_step_loss
+from tla_core.naming import import_object
 from tla_core.run_folder import RunFolder
 from tla_core.run_records import not_a_number
 from tla_core.runtime import derive_seed, end_asked, full_precision, torch_threads
@@ -60,6 +61,7 @@ class TrainingLoop:
         self.n_classes = len(dataset.class_names)
         self.total_steps = config.iterations or config.epochs * self.source.steps_per_epoch
         self.optimizer = make_optimizer(model, config)
+        self.step_function = import_object(config.step) if config.step else STEPS[config.method]
         self.average = _moving_average(model, config.averaging) if config.averaging else None
         self.step = 0
         self.best: dict[str, Tensor] = {}
@@ -127,7 +129,7 @@ class TrainingLoop:
         self.model.train()
         attack = ramped_attack(config, self.step, self.total_steps)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = STEPS[config.method](self.model, self.source, self.step, config, attack)
+            loss = as_step_loss(self.step_function(self.model, self.source, self.step, config, attack))
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         # A GPU is not waited for at each step; what diverges in between is found before it is saved.

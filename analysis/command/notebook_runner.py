@@ -82,11 +82,23 @@ def run_notebook(
         raise
     content = json.loads(unfinished.read_text(encoding="utf-8"))
     content["metadata"]["tla_read"] = read()
+    _drop_dead_widgets(content)
     _move_frames(content, source.parent, target.parent)
     write_atomic(target, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
     unfinished.unlink()
     target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     return target
+
+
+def _drop_dead_widgets(content: dict[str, Any]) -> None:
+    """Where a widget has a picture that stands in its place, that is kept alone: in the copy it has no kernel.
+
+    A page that nbconvert makes would show nothing there, since it prefers the widget to the picture.
+    """
+    for cell in content["cells"]:
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                output["data"].pop("application/vnd.jupyter.widget-view+json", None)
 
 
 def _move_frames(content: dict[str, Any], old_folder: Path, new_folder: Path) -> None:

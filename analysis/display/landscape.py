@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.display.panel import Panel, PanelGrid
 from analysis.display.style import TEXT_WIDTH, FigureStyle
-from analysis.display.surfaces import surfaces
+from analysis.display.surfaces import surface_bundle, surfaces
 from analysis.display.texts import Legend, points_of, show_as_text, show_names_as_text, wrapped
 from analysis.frames import stacked
 from analysis.loss_grid import LossGrid
@@ -250,6 +250,12 @@ class LandscapesDisplay(PanelGrid):
             For more than 16 panels, of which a browser would show the last 16.
         """
         return surfaces(self.rows, self.column_titles, self.scales, self.style)
+
+    def show_surface(self) -> None:
+        """Show `surface` below a notebook's cell, and a picture of it for pages that run no code of plotly's."""
+        from IPython.display import display
+
+        display(surface_bundle(self.surface(), self.rows, self.column_titles, self.scales, self.style), raw=True)
 
     def numbers(self) -> list[dict[str, Any]]:
         """What the figure shows, as records: for each panel its losses, its axes, and the scale of its colours."""

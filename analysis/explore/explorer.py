@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -210,13 +211,32 @@ class EmbeddingExplorer:
         """
         from analysis.explore.widget import make_widget
 
-        widget = make_widget(self.payload, self._selection.tolist(), self._view, self._full_image)
+        widget = make_widget(self.payload, self._selection.tolist(), self._view, self._full_image, self._picture)
         self._widgets.append(widget)
         widget.observe(self._follow, names=("selection", "view"))
         return widget
 
     def _follow(self, change) -> None:
         setattr(self, change["name"], change["new"])
+
+    def _picture(self) -> bytes:
+        """The first map of every model as PNG, clean and attacked points alike by their class."""
+        import matplotlib.pyplot as plt
+
+        from analysis.display.projection import ProjectionDisplay
+        from analysis.display.style import FigureStyle
+
+        reps, rows = self._items.first, self._items.rows
+        (method, coords_by_model), *_ = self.maps.items()
+        content = io.BytesIO()
+        with FigureStyle().applied():
+            figure, axes = plt.subplots(1, len(coords_by_model), figsize=(3 * len(coords_by_model), 3), squeeze=False)
+            for (name, coords), ax in zip(coords_by_model.items(), axes[0], strict=True):
+                labels = np.tile(reps.labels[rows], len(coords) // len(rows))
+                ProjectionDisplay(coords, labels, reps.class_names, f"{name}, {method}").plot(ax, legend=False)
+            figure.savefig(content, format="png", dpi=110)
+            plt.close(figure)
+        return content.getvalue()
 
     def _sheet(self, number: int) -> np.ndarray | None:
         """Images as the page numbers them: 0 the clean ones, m + 1 the adversarial ones of model m."""

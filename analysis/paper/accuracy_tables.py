@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis.paper.seeds import OverSeeds, error_words, images_words, is_over_seeds
 from analysis.scales.accuracy import APGD_COLUMNS, STRONGEST, RunAccuracy, accuracy_table, images_note, with_strongest
-from analysis.scales.mixed import as_results
+from analysis.scales.named import as_results
 from analysis.scales.results import Results
 from analysis.scales.variants import PLAIN, split_variant
 from analysis.tables import Column, Table

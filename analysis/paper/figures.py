@@ -18,21 +18,24 @@ from analysis.maps import align_maps, align_pair_maps, map_pair
 from analysis.paper.neighbour_tables import query_to_show
 from analysis.representations import RepresentationSet
 from analysis.retrieval import retrieve
-from analysis.scales.mixed import as_results
+from analysis.scales.named import as_results
 from analysis.scales.results import Results
 
 Methods = Results | Mapping[str, Any]
 
 
 def false_class_figures(
-    results: Methods, methods: Mapping[str, Any] | None = None, *, classes: Sequence[str] = (), figures: int = 3
-) -> list[FalseClassesDisplay]:
+    results: Methods, methods: Mapping[str, Any] | None = None, *, dataset: str | None = None,
+    classes: Sequence[str] = (), figures: int = 3,
+) -> list[FalseClassesDisplay]:  # fmt: skip
     """Figures 1 to 3: where the adversarial examples of each class go, a column for each method.
 
     Parameters
     ----------
     results, methods
         As of `as_results`.
+    dataset : str, optional
+        Of the scale; by default the one that it draws maps of.
     classes : sequence of str
         Names of the classes to show; by default all.
     figures : int
@@ -43,7 +46,7 @@ def false_class_figures(
     ValueError
         For a class that there is not, and as `as_results`.
     """
-    results, dataset, sets = _of_maps(results, methods)
+    results, dataset, sets = _of_maps(results, methods, dataset)
     names = next(iter(sets.values())).class_names
     if unknown := [name for name in classes if name not in names]:
         raise ValueError(f"there is no class {unknown[0]!r}; expected some of {', '.join(names)}.")
@@ -60,6 +63,7 @@ def class_pair_figures(
     results: Methods,
     methods: Mapping[str, Any] | None = None,
     *,
+    dataset: str | None = None,
     pairs: Sequence[tuple[str, str]] = (),
     **settings: Any,
 ) -> list[ClassPairDisplay]:  # fmt: skip
@@ -69,6 +73,8 @@ def class_pair_figures(
     ----------
     results, methods
         As of `as_results`.
+    dataset : str, optional
+        Of the scale; by default the one that it draws maps of.
     pairs : sequence of (str, str)
         Names of the class that is attacked and of the one that it is taken for; by default those of the scale.
     **settings
@@ -79,7 +85,7 @@ def class_pair_figures(
     ValueError
         Where no pairs are known.
     """
-    results, dataset, sets = _of_maps(results, methods)
+    results, dataset, sets = _of_maps(results, methods, dataset)
     names = next(iter(sets.values())).class_names
     if settings and not pairs:
         raise ValueError(f"settings are of pairs that are passed. Got {', '.join(settings)} without pairs=.")
@@ -105,6 +111,7 @@ def retrieval_figure(
     results: Methods,
     methods: Mapping[str, Any] | None = None,
     *,
+    dataset: str | None = None,
     row: int | None = None,
     k: int = 3,
     images: Any = None,
@@ -115,6 +122,8 @@ def retrieval_figure(
     ----------
     results, methods
         As of `as_results`; with the adversarial images of each, which `extract` keeps.
+    dataset : str, optional
+        Of the scale; by default the one that it draws maps of.
     row : int, optional
         Of the query, in the sets; by default the first on which the methods differ most.
     k : int
@@ -122,7 +131,7 @@ def retrieval_figure(
     images : optional
         The clean images, row by row those of the sets; by default those of the dataset that these name.
     """
-    results, dataset, sets = _of_maps(results, methods)
+    results, dataset, sets = _of_maps(results, methods, dataset)
     check_same_images(sets)
     retrieved = {results.title(method): retrieve(reps, k=k) for method, reps in sets.items()}
     first = next(iter(sets.values()))
@@ -133,16 +142,20 @@ def retrieval_figure(
     return RetrievalDisplay.from_retrievals(retrieved, images, adv_images, row=row, class_names=first.class_names)
 
 
-def landscape_figure(results: Methods, methods: Mapping[str, Any] | None = None) -> LandscapesDisplay:
+def landscape_figure(
+    results: Methods, methods: Mapping[str, Any] | None = None, *, dataset: str | None = None
+) -> LandscapesDisplay:
     """Figure 8: the loss around a few images, a row for each method, whose models are asked.
 
     Parameters
     ----------
     results, methods
         As of `as_results`; models and runs, not representations.
+    dataset : str, optional
+        Of the scale; by default the one that it draws landscapes of.
     """
-    results = as_results(results, methods, dataset=_dataset_of(results, "landscapes"))
-    dataset = results.scale.dataset_of("landscapes")
+    results = as_results(results, methods, dataset=dataset or _dataset_of(results, "landscapes"))
+    dataset = dataset or results.scale.dataset_of("landscapes")
     data, eps = results.test_images(dataset), results.attack(dataset=dataset).eps
     attacked = [method for method in results.methods_of(dataset) if method != "um"]
     landscapes = {results.title(method): results.landscapes(method, dataset=dataset) for method in attacked}
@@ -153,10 +166,12 @@ def landscape_figure(results: Methods, methods: Mapping[str, Any] | None = None)
     return LandscapesDisplay.from_landscapes(by_row, titles, eps=eps, images=images, relative=True)
 
 
-def _of_maps(results: Methods, methods: Mapping[str, Any] | None) -> tuple[Results, str, dict[str, RepresentationSet]]:
+def _of_maps(
+    results: Methods, methods: Mapping[str, Any] | None, dataset: str | None
+) -> tuple[Results, str, dict[str, RepresentationSet]]:
     """The results, the dataset of such figures, and method -> its representations."""
-    results = as_results(results, methods, dataset=_dataset_of(results, "maps"))
-    dataset = results.scale.dataset_of("maps")
+    results = as_results(results, methods, dataset=dataset or _dataset_of(results, "maps"))
+    dataset = dataset or results.scale.dataset_of("maps")
     return results, dataset, {m: results.representations(m, dataset=dataset) for m in results.methods_of(dataset)}
 
 

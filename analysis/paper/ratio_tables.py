@@ -12,7 +12,7 @@ from analysis.paper.verdicts import Estimate
 from analysis.ratio_errors import bootstrap_r_prime
 from analysis.ratios import RatioResult, ratio, ratio_r, ratio_r_prime
 from analysis.representations import RepresentationSet
-from analysis.scales.mixed import as_results
+from analysis.scales.named import as_results
 from analysis.scales.results import Results
 from analysis.tables import Column, Table
 

@@ -12,7 +12,7 @@ from analysis.paper.ratio_tables import ratio_numbers
 from analysis.paper.seeds import OverSeeds, error_words, images_words
 from analysis.paper.verdicts import Estimate
 from analysis.scales.accuracy import STRONGEST, RunAccuracy
-from analysis.scales.mixed import as_results
+from analysis.scales.named import as_results
 from analysis.scales.results import Results
 from analysis.scales.scale import SWEEP_COLUMNS
 from analysis.tables import Column, Table

@@ -169,6 +169,7 @@ def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
     network = f"`{config.network}`, width {config.width:g}"
     network += f", blocks {'-'.join(map(str, config.blocks))}" if config.blocks else ""
     checks = _checks(accuracy)
+    method = f"a training step of the user's, `{Path(config.step).name}`" if config.step else _METHODS[config.method]
     machine = record["environment"]
     facts = {
         "network": f"{network}; {parameters:,} parameters; images in [0, 1], normalised inside: {config.normalization}",
@@ -185,7 +186,7 @@ def model_card(run_dir: Path | str, accuracy: RunAccuracy, *, name: str) -> str:
             f"---\n{front}---",
             f"# {name}",
             "",
-            f"A small image classifier on {data['source']}: {_METHODS[config.method]}. Trained and measured with"
+            f"A small image classifier on {data['source']}: {method}. Trained and measured with"
             ' tla-toolkit, which reproduces the supplement of "Metric Learning for Adversarial Robustness" (NeurIPS'
             " 2019), to look at its representations.",
             "",

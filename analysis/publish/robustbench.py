@@ -52,7 +52,7 @@ def publish_for_robustbench(run_dir: Path | str, out_dir: Path | str) -> Path:
     FileNotFoundError
         If there is no finished run, or its accuracies were not measured.
     ValueError
-        For a dataset that RobustBench has not, or a network of the user's.
+        For a dataset that RobustBench has not, a network of the user's, or a training step of theirs.
     CheckpointError
         If a file cannot be trusted.
     """
@@ -63,6 +63,8 @@ def publish_for_robustbench(run_dir: Path | str, out_dir: Path | str) -> Path:
     weights, record = run.weights()
     if record["start"]["network"] != "preset":
         raise ValueError(f"{run.path} trained a network of the user's, whose class its files do not hold.")
+    if config.step:
+        raise ValueError(f"{run.path} was trained by a step of the user's; the entry would name the paper's method.")
     places = (results_dir(run_dir) / OUTCOMES, run.path / OUTCOMES)
     measured = next((path for path in places if path.is_file()), None)
     if measured is None:

@@ -13,11 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from analysis.paper.figure_index import write_index
+from analysis.paper.figure_index import EXPLORER, write_index
 from analysis.publish.site_check import site_problems
 from analysis.scales.scale import Scale, load_scale
 
 MARKER = ".tla-site"
+FRONT = "small"  # the scale of natural images whose figures are committed: the site opens with them
+_EXPLORER_PLACE = "<!-- explorer -->"
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 _SOURCE = re.compile(r'(<(?:iframe|img)[^>]*?\ssrc=")([^":#]+)(")')
 
@@ -57,10 +59,10 @@ def build_site(root: Path | str, scale: str, target: Path | str) -> Path:
         work, site = Path(temporary), Path(temporary, "site")
         stage_sources(settings, work / "docs")
         _run_sphinx(work / "docs", site, work / "doctrees")
-        if settings.figures_dir.is_dir():
-            folder = site / "figures" / scale
-            ignored = shutil.ignore_patterns(".*", "*.failed.ipynb", "*.running.ipynb", "index.html")
-            shutil.copytree(settings.figures_dir, folder, ignore=ignored, dirs_exist_ok=True)
+        ignored = shutil.ignore_patterns(".*", "*.failed.ipynb", "*.running.ipynb", "index.html")
+        for name in shown_scales(settings):
+            folder = site / "figures" / name
+            shutil.copytree(root / "figures" / name, folder, ignore=ignored, dirs_exist_ok=True)
             write_index(folder)
         if problems := site_problems(site):
             raise SiteError("the site is not complete:" + "".join(f"\n  {problem}" for problem in problems))
@@ -81,6 +83,11 @@ def _replace(target: Path, site: Path, old_site: Path) -> None:
         raise
 
 
+def shown_scales(scale: Scale) -> list[str]:
+    """The scales whose figures are on the site, where they are there: that of natural images first, then its own."""
+    return [name for name in dict.fromkeys((FRONT, scale.name)) if (scale.root / "figures" / name).is_dir()]
+
+
 def stage_sources(scale: Scale, folder: Path) -> None:
     """Lay out what Sphinx reads: the documents, and the notebooks with their outputs where they were executed."""
     stage = _Stage(scale, folder)
@@ -88,8 +95,23 @@ def stage_sources(scale: Scale, folder: Path) -> None:
     (folder / "_static").mkdir(exist_ok=True)  # for plotly.js
     for path in sorted(folder.rglob("*.md")):
         source = scale.root / "docs" / path.relative_to(folder)
-        path.write_text(stage.with_links(path.read_text(encoding="utf-8"), [source.parent]), encoding="utf-8")
+        text = path.read_text(encoding="utf-8").replace(_EXPLORER_PLACE, explorer_frame(scale))
+        path.write_text(stage.with_links(text, [source.parent]), encoding="utf-8")
     stage.notebooks()
+
+
+def explorer_frame(scale: Scale) -> str:
+    """The first explorer that there is, for the front page, and the way to one of natural images; else a picture."""
+    command = f"tla notebooks explore_embeddings --scale {FRONT}"
+    for name in shown_scales(scale):
+        if (scale.root / "figures" / name / EXPLORER).is_file():
+            address = f"figures/{name}/{EXPLORER}"
+            options = 'title="The embedding explorer" width="100%" height="720" loading="lazy"'
+            natural = "" if name == FRONT else f" One of natural images is made by <code>{command}</code>."
+            link = f'<a href="{address}">The explorer</a> of <code>{name}</code> in a page of its own.'
+            return f'<iframe src="{address}" {options}></iframe>\n\n<p>{link}{natural}</p>'
+    picture = "![The explorer: four models of CIFAR-10, with an airplane pinned](guide/explorer-light.png)"
+    return f"{picture}\n\n*The [explorer](guide/explorer.md): `{command}` makes this one, `make demo` one of digits.*"
 
 
 class _Stage:
@@ -108,9 +130,9 @@ class _Stage:
             self._notebook(path, stem in executed_notebooks)
         other_stems = sorted(committed_notebooks.keys() - executed_notebooks.keys())
         text = f"# Figures and tables at {self.scale.name}\n\n"
-        if self.scale.figures_dir.is_dir():
-            address = f"figures/{self.scale.name}/index.html"
-            text += f'<p><a href="{address}">All on one page</a>, with their files and commands.</p>\n\n'
+        for name in reversed(shown_scales(self.scale)):
+            address, words = f"figures/{name}/index.html", "All" if name == self.scale.name else f"Those of {name}"
+            text += f'<p><a href="{address}">{words} on one page</a>, with their files and commands.</p>\n\n'
         if executed_notebooks:
             text += "The notebooks that made them, as they were executed:\n\n" + self._contents(executed_notebooks)
         if other_stems:
@@ -175,10 +197,12 @@ class _Stage:
         def replaced(match: re.Match) -> str:
             image, text, link, anchor = match.groups()
             path = _find(link, places)
-            address = self._address(path) if path and not image else None
+            # Images among the documents are where Sphinx looks for them.
+            found_by_sphinx = image and (path is None or path.is_relative_to(self.scale.root / "docs"))
+            address = self._address(path) if path and not found_by_sphinx else None
             if address is None:
                 return match[0]
-            return f"[{text}]({address}{(anchor or '') if '#' not in address else ''})"
+            return f"{image}[{text}]({address}{(anchor or '') if '#' not in address else ''})"
 
         return _LINK.sub(replaced, markdown)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tla_core.attack_config import AttackConfig
-from tla_core.checkpoint import CheckpointError, load_tensors, save_tensors, state_digest, tensors_digest
+from tla_core.checkpoint import state_digest
 from tla_core.chunks import forward_in_chunks
 from tla_core.config import canonical_json
 from tla_core.datasets import ImageDataset
@@ -21,7 +21,7 @@ from tla_core.fitting import check_classes
 from tla_core.given import given_images
 from tla_core.layers import model_device
 from tla_core.modes import attack_mode
-from tla_core.probe import is_same, probe
+from tla_core.probe import function_identity, probe
 from tla_core.runtime import full_precision
 from tla_core.training import load_model
 from tla_core.validation import as_class_names, check_whole, scale_images
@@ -184,25 +184,12 @@ def checked_subjects(
         slug = re.sub(r"[^\w.-]+", "-", name)[:40] + "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
         weights = state_digest(model)
         where = folder / "parts" / slug
-        identity = _identity(where, [weights, repr(model), data.checksum], probe(model, data.images))
+        parts = [weights, repr(model), data.checksum]
+        identity = function_identity(where / "identity.safetensors", parts, probe(model, data.images))
         subjects.append(Subject(name, model, weights, identity, where))
     if len(set(outputs.values())) > 1:
         raise ValueError(f"the models must have the same classes. Got outputs: {outputs}.")
     return subjects, next(iter(outputs.values()))
-
-
-def _identity(folder: Path, parts: list[str], current: dict[str, Tensor]) -> str:
-    """A digest that stays what it is as long as the model does the same to the first images, up to rounding."""
-    path, made_from = folder / "identity.safetensors", hashlib.sha256(canonical_json(parts).encode()).hexdigest()
-    try:
-        stored, metadata = load_tensors(path)
-        if metadata["made_from"] == made_from and is_same(stored, current):
-            return metadata["identity"]
-    except (FileNotFoundError, CheckpointError, KeyError):
-        pass
-    identity = tensors_digest(current, made_from)
-    save_tensors(path, current, {"made_from": made_from, "identity": identity})
-    return identity
 
 
 def digest_of(subject: Subject, attack: AttackConfig | None, **settings: Any) -> str:

@@ -75,11 +75,15 @@ class Scale:
         ``methods``, ``autoattack`` and ``black_box`` hold for all datasets, or for each that they name. Null is no
         limit, and none.
     own_datasets : dict
-        Those of `datasets` that are folders of images -> ``folder``, and ``like``, the dataset whose presets they have.
-        In the file ``datasets: {mine: {folder: ...}}``.
+        Those of `datasets` that are images of one's own -> ``folder``, or the name of images in memory, and ``like``,
+        the dataset whose presets they have. In the file ``datasets: {mine: {folder: ...}}``.
     own_methods : dict
         Models that are not trained here -> ``model``, as `tla_core.naming.import_object` takes it, and the ``dataset``
         that they classify. In the file ``methods: {mine: {model: file.py:function}}``; see `as_results`.
+    own_steps : dict
+        Those of `methods` that are trained by a step of one's own -> ``step``, as `TrainConfig` has it, and ``like``,
+        the method whose presets and overrides they have. In the file
+        ``methods: {mine: {step: file.py:function, like: at}}``.
     """
 
     name: str
@@ -105,10 +109,11 @@ class Scale:
     sweep_seeds: tuple[int, ...] = ()
     accuracy: dict[str, Any] = field(default_factory=dict)
     own_datasets: dict[str, dict[str, str]] = field(default_factory=dict)
-    own_methods: dict[str, dict[str, str]] = field(default_factory=dict)
+    own_methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    own_steps: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        known = METHODS + VARIANTS
+        known = (*METHODS, *VARIANTS, *self.own_steps)
         if unknown := sorted(set(self.overrides) - set(known)):
             raise ValueError(f"overrides must name methods ({', '.join(known)}). Got {', '.join(unknown)}.")
         object.__setattr__(self, "neighbour_datasets", self.neighbour_datasets or self.datasets)
@@ -143,8 +148,11 @@ class Scale:
         """The settings of one training: the preset, with this scale's overrides and those of a variant."""
         name, variant = split_variant(method)
         own = {"dataset": self.own_datasets[dataset]["folder"]} if dataset in self.own_datasets else {}
-        preset = TrainConfig.preset(self.preset(dataset, method), seed=seed, **own)
-        config = replaced_settings(preset, self.overrides.get(name, {}), f"overrides of {name}")
+        if name in self.own_steps:
+            own["step"] = self.own_steps[name]["step"]
+        config = TrainConfig.preset(self.preset(dataset, method), seed=seed, **own)
+        for overridden in dict.fromkeys((self._like(name), name)):
+            config = replaced_settings(config, self.overrides.get(overridden, {}), f"overrides of {overridden}")
         if not variant:
             return config
         if dataset == self.dataset_of("sweeps"):
@@ -154,7 +162,11 @@ class Scale:
     def preset(self, dataset: str, method: str) -> str:
         """Name of the preset of a training."""
         like = self.own_datasets.get(dataset, {}).get("like", dataset)
-        return f"{self.presets or self.name}/{like}/{split_variant(method)[0]}"
+        return f"{self.presets or self.name}/{like}/{self._like(split_variant(method)[0])}"
+
+    def _like(self, method: str) -> str:
+        """The method whose settings a method has: its own, or those that a step of the user's is given."""
+        return self.own_steps.get(method, {}).get("like", method)
 
     def dataset_of(self, kind: str) -> str:
         """The dataset of a kind of figure: ``maps``, ``landscapes`` or ``sweeps``."""
@@ -208,7 +220,8 @@ class Scale:
     def table_methods(self, dataset: str) -> tuple[str, ...]:
         """The methods of a dataset's main table; by default the scale's."""
         methods = self.accuracy.get("methods", self.methods)
-        return tuple(methods.get(dataset, self.methods) if isinstance(methods, dict) else methods)
+        methods = methods.get(dataset, self.methods) if isinstance(methods, dict) else methods
+        return tuple(dict.fromkeys((*methods, *self.own_steps)))
 
     def table_runs(self, dataset: str) -> list[tuple[str, str, int]]:
         """Dataset, method and seed of each run of a dataset's main table."""
@@ -321,7 +334,7 @@ def load_scale(name: str = "mini", root: Path | str | None = None) -> Scale:
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         near = did_you_mean(name, known)
         raise ValueError(f"unknown scale {name!r}.{near} There are: {', '.join(known) or 'none'} in {path.parent}.")
-    known = {f.name for f in dataclasses.fields(Scale)} - {"name", "root", "own_datasets", "own_methods"}
+    known = {f.name for f in dataclasses.fields(Scale)} - {"name", "root", "own_datasets", "own_methods", "own_steps"}
     values = read_scale_file(path, root, known)
     try:
         scale = Scale(**values, name=name, root=root)

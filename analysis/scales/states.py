@@ -15,6 +15,7 @@ from analysis.scales.runs import progress_text, user_of
 from analysis.scales.scale import load_scale
 from tla_core.checkpoint import CheckpointError, file_sha256, read_metadata, stored_checksum
 from tla_core.dataset_files import DatasetNotFoundError
+from tla_core.naming import source_digest
 from tla_core.run_folder import RunFolder, describe_differences
 
 STATES = ("made", "stale", "unfinished", "missing")
@@ -78,6 +79,8 @@ def _of_model(plan: Plan, artefact: Artefact) -> State:
         return State(
             "stale", f"settings changed: {describe_differences(record, planned_record).replace('config.', '')}"
         )
+    if (step := plan.scale.config(*artefact.run).step) and source_digest(step) != record["start"]["step_sha256"]:
+        return State("stale", f"the code of its training step changed: {step}")
     for start in artefact.needs:
         model = plan.scale.root / start
         if model.is_file() and file_sha256(model) != record["start"]["init_from"]:
