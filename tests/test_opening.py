@@ -338,9 +338,28 @@ def test_an_eps_of_eight_is_refused(capsys):
     assert "did you mean 8/255?" in capsys.readouterr().err
     assert main(["explore", "nets.py:net", "--data", "three.npz", "--eps", "8", "--no-open"]) == 1
     assert "did you mean 8/255?" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as end:
-        main(["evaluate", "nets.py:net", "--data", "three.npz", "--attack.eps", "8"])
-    assert end.value.code == 2 and "did you mean 8/255?" in " ".join(capsys.readouterr().err.split())
+    for flag in ("--eps", "--attack.eps"):
+        assert main(["evaluate", "nets.py:net", "--data", "three.npz", flag, "8"]) == 1
+        assert "did you mean 8/255?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "printed"),
+    [
+        (["--eps", "16/255"], "PGD 20 x 0.00627451, eps 16/255 (linf)"),
+        (["--attack.eps", "16/255"], "PGD 20 x 0.00627451, eps 16/255 (linf)"),
+        (["--attack.norm", "l2", "--eps", "2"], "PGD 20 x 0.2, eps 2 (l2)"),
+        (["--attack.step-size", "1/255", "--eps", "16/255"], "PGD 20 x 1/255, eps 16/255 (linf)"),
+    ],
+)
+def test_evaluate_takes_an_eps_as_extract_does_with_steps_in_proportion(capsys, flags, printed):
+    assert main(["evaluate", "nets.py:net", "--data", "three.npz", "--no-progress", *flags]) == 0
+    assert printed in capsys.readouterr().out
+
+
+def test_evaluate_with_two_different_eps_is_refused(capsys):
+    assert main(["evaluate", "nets.py:net", "--data", "three.npz", "--eps", "0.1", "--attack.eps", "0.2"]) == 1
+    assert "--eps and --attack.eps differ: 0.1 and 0.2" in capsys.readouterr().err
 
 
 # Results --------------------------------------------------------------------------------------------------------------
