@@ -621,7 +621,11 @@ def test_runs_and_other_models_side_by_side(trained, here, capsys, monkeypatch):
     (trained / "nets.py").write_text(NETS)
     monkeypatch.chdir(trained)
     run = "runs/mini/mnist/um/seed0"
-    words = ["--data", "mnist-mini", "--mean", "0.5", "--std", "0.5", "--methods", "pca", "--no-open", "--no-progress"]
+    options = ["--data", "mnist-mini", "--mean", "0.5", "--std", "0.5"]  # of the network; the run has its own
+    assert main(["evaluate", run, "nets.py:ten", *options, *FGSM]) == 0
+    folders = {path.as_posix() for path in stored(trained)}
+    assert "results/mini/mnist/um/seed0" in folders and any(each.startswith("results/ten-") for each in folders)
+    words = [*options, "--methods", "pca", "--no-open", "--no-progress"]
     assert main(["explore", run, "nets.py:ten", *words, "--points", "20", "--out", "page.html"]) == 0
     assert "No clean images" not in capsys.readouterr().out
     # Of the run no more was made than could be shown; what is stored of it in full later goes with what is not.

@@ -84,6 +84,7 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
         another MODEL 8/255.
         """
         from analysis.command.measuring import folder_for
+        from analysis.command.opening import options_of
         from analysis.scales.accuracy import accuracy_table
 
         if named is None:
@@ -93,7 +94,8 @@ def evaluate_command(named: str | None, args: Sequence[str]) -> Callable[..., No
         chosen = _chosen(attack, table, models, data.data) if own_attack else None
         measured, labels = {}, {}
         folders = {spec: folder_for(out, spec, models) for spec in models}
-        tasks = [_task(spec, model, data, table, chosen, split, folders[spec], device) for spec in models]
+        options = options_of(models, model)
+        tasks = [_task(spec, options[spec], data, table, chosen, split, folders[spec], device) for spec in models]
         for task in tasks:  # all models are opened before anything takes time
             labels[task.spec], measured[task.spec] = task.name, _measure(task, batch_size, progress)
         distinct = len(set(labels.values())) == len(labels)

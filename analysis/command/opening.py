@@ -110,21 +110,24 @@ def open_model(spec: str, options: ModelOptions, *, n_classes: int | None = None
 def open_models(
     specs: Sequence[str], options: ModelOptions, *, n_classes: int | None = None, device: str = "cpu"
 ) -> dict[str, OpenedModel]:
-    """Open several models, by names that tell them apart; the options are for those that are no runs.
+    """Open several models, by names that tell them apart; the options go to each as `options_of` says.
 
     Raises
     ------
     ValueError
         If a model is named twice; and as `open_model`.
     """
-    names = model_names(specs)
-    mixed = not all(map(is_run, specs))
+    own_options = options_of(specs, options)
     return {
-        name: open_model(
-            spec, MODEL_AS_IT_IS if mixed and is_run(spec) else options, n_classes=n_classes, device=device
-        )
-        for spec, name in names.items()
+        name: open_model(spec, own_options[spec], n_classes=n_classes, device=device)
+        for spec, name in model_names(specs).items()
     }
+
+
+def options_of(specs: Sequence[str], options: ModelOptions) -> dict[str, ModelOptions]:
+    """The options of each model: beside other models, a run is taken as it is, and the options are for those."""
+    mixed = not all(map(is_run, specs))
+    return {spec: MODEL_AS_IT_IS if mixed and is_run(spec) else options for spec in specs}
 
 
 def check_fits(opened: OpenedModel, data: ImageDataset) -> None:
