@@ -6,6 +6,7 @@ import re
 import resource
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -116,6 +117,16 @@ def test_the_digest_is_that_of_weights_normalisation_classes_and_code(here):
     torch.save({"state_dict": torch.nn.Sequential(*opened().model.model).state_dict()}, "same.pt")
     assert opened(weights=here / "same.pt").digest == opened().digest
     assert len(digests) == 4
+
+
+def test_a_function_that_gives_random_weights_is_said_to_do_so(here):
+    with pytest.warns(UserWarning, match=r"nets.py:ten gives other weights at each call.*--weights FILE"):
+        model = opened("nets.py:ten").model.model
+    torch.save(model.state_dict(), "ten.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened("nets.py:ten", weights=here / "ten.pt")
+        opened("nets.py:net")  # which seeds them
 
 
 def test_classes_and_outputs_by_name_and_number(here):

@@ -59,7 +59,6 @@ class NamedSubject:
             "data": self.data.source, "data_sha256": self.data.checksum,
         }  # fmt: skip
 
-
     def check_function(self, *, keep: bool = False) -> None:
         """See that results in its folder are of the same function, which the digest of a model does not tell.
 
