@@ -60,9 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = str(error)
         if isinstance(error, OSError) and error.strerror:
             text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        print(f"tla: error: {text}", file=sys.stderr)
+        print(f"tla: error: {text}{_other_images(error, args[0])}", file=sys.stderr)
         return 1
     return 0
+
+
+def _other_images(error: Exception, command: str) -> str:
+    """What else may be done where a dataset is missing, and the command takes other images too."""
+    from tla_core.dataset_files import DatasetNotFoundError
+
+    if command not in ("evaluate", "extract", "explore", "report") or not isinstance(error, DatasetNotFoundError):
+        return ""
+    return " Or name other images of the same classes: --data NAME, an image FOLDER, or an .npz FILE."
 
 
 @contextlib.contextmanager
