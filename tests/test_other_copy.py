@@ -145,7 +145,9 @@ def test_where_neither_is_there_both_are_named_with_the_command_that_fetches_one
         tla.load_dataset("cifar10-jpeg", "test")
 
 
-@pytest.mark.parametrize("command", [["evaluate"], ["extract"], ["explore"], ["report", "--eps", "8/255", "--out", "r"]])
+@pytest.mark.parametrize(
+    "command", [["evaluate"], ["extract"], ["explore"], ["report", "--eps", "8/255", "--out", "r"]]
+)
 def test_a_missing_dataset_of_a_command_is_said_with_what_may_be_shown_in_its_place(use, capsys, command):
     use("neither")
     for given in ([], ["--data", "cifar10"]):

@@ -67,8 +67,8 @@ def _warn_of_fresh_weights(spec: str, model: nn.Module, n_classes: int | None) -
     again = call_named(spec, num_classes=n_classes)
     if state_digest(again) != state_digest(model):
         warnings.warn(
-            f"{spec} gives other weights at each call: what is measured is a network of random weights. Load the trained"
-            " ones in the function, or name a file of them, --weights FILE.",
+            f"{spec} gives other weights at each call: what is measured is a network of random weights. Load"
+            " trained ones in the function, or name a file of them, --weights FILE.",
             stacklevel=4,
         )
 
