@@ -13,7 +13,6 @@ try:
     import tyro
 
     from analysis.command.analysing import extract, landscape, project
-    from analysis.command.errors import is_ours
     from analysis.command.evaluating import evaluate_command
     from analysis.command.explore import explore
     from analysis.command.jobs import run_served
@@ -21,6 +20,7 @@ try:
     from analysis.command.making import ablation, demo, figures, manifest, notebooks, redraw, reproduction
     from analysis.command.report import report
     from analysis.command.training import data, presets, train_command
+    from analysis.errors import is_ours
     from tla_core.attack_config import format_number, parse_number
     from tla_core.validation import did_you_mean
 except KeyboardInterrupt:  # a quarter of a second in which Ctrl+C would end in a traceback

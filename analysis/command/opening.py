@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from analysis.command.arguments import MODEL_AS_IT_IS, ModelOptions
-from analysis.command.errors import is_ours
 from analysis.command.model_names import is_run, is_transformers_folder, model_names
 from analysis.command.model_sources import open_network
 from analysis.command.user_code import functions_of, source_of
+from analysis.errors import is_ours
 from analysis.scales.run_results import run_config
 from tla_core.checkpoint import state_digest
 from tla_core.config import TrainConfig, canonical_json
