@@ -147,7 +147,7 @@ def extract(
                 whole.add(work.batch(start))
                 bar.update(work.length(start))
         else:
-            store = Shards(shards, work.identity(description))
+            store = Shards(shards, work.identity(description), work.function())
             for batch in store.batches(starts, work.batch, lambda start: bar.update(work.length(start))):
                 whole.add(batch)
     if not whole.arrays:
@@ -206,6 +206,11 @@ class _Work:
         arrays = {f"{kind}logits": logits, **features}
         return {name: tensor.float().cpu().numpy() for name, tensor in arrays.items()}, by_name
 
+    def function(self) -> dict[str, Tensor]:
+        """What tells the model from another function of the same weights, whatever the images are."""
+        noise = torch.rand((PROBED, *self.images.shape[1:]), generator=torch.Generator().manual_seed(0))
+        return probe(self.model, noise)
+
     def identity(self, description: dict[str, Any]):
         """A function (first row of a batch) -> digest of all that its arrays depend on.
 
@@ -217,10 +222,8 @@ class _Work:
         if self.attack is not None and not isinstance(self.attack, AttackConfig):
             raise ValueError(f"with shards, attack must be an AttackConfig. Got {self.attack!r}.")
         state = {name: value for name, value in self.model.state_dict().items() if isinstance(value, Tensor)}
-        noise = torch.rand((PROBED, *self.images.shape[1:]), generator=torch.Generator().manual_seed(0))
         settings = {
             "weights": tensors_digest({name: _plain(value) for name, value in state.items()}, ""),
-            "outputs": tensors_digest(probe(self.model, noise), ""),  # the same weights in another function
             "seed": 0 if self.generator is None else self.generator.initial_seed(),
             "layers": list(self.taps), "rows": len(self.images), "batch_size": self.batch_size, "fold": self.fold,
             "keep_images": self.keep_images, "meta": description,

@@ -119,7 +119,7 @@ def map_class(
     n_clean, n_adversarial : int
         Points at the most; taken evenly over the set's rows.
     **projection
-        Passed to `project`.
+        Passed to `project`. Without a perplexity it is 15, or the largest that fewer than 46 points allow.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def map_class(
         Without an adversarial part, for a class that the set does not hold, or a limit that leaves no points.
     """
     clean_rows, adv_rows = _rows_of_class(reps, true_class, n_clean, n_adversarial)
-    embedding = project(_features(reps, clean_rows, adv_rows), **projection)
+    embedding = project(_features(reps, clean_rows, adv_rows), **_fitting(projection, clean_rows, adv_rows))
     return _class_map(reps, true_class, clean_rows, adv_rows, embedding)
 
 
@@ -158,7 +158,7 @@ def map_classes(
 
     classes = [int(k) for k in np.unique(reps.labels)]
     rows = [_rows_of_class(reps, k, n_clean, n_adversarial) for k in classes]
-    jobs = (delayed(project)(_features(reps, *pair), **projection) for pair in rows)
+    jobs = (delayed(project)(_features(reps, *pair), **_fitting(projection, *pair)) for pair in rows)
     projections = Parallel(n_jobs=min(n_jobs, len(classes)), return_as="generator")(jobs)
     projections = tqdm(projections, desc="map", unit="class", total=len(classes), disable=not progress)
     return {
@@ -320,6 +320,12 @@ def _check_attacked(reps: RepresentationSet) -> None:
 
 def _features(reps: RepresentationSet, clean_rows: np.ndarray, adv_rows: np.ndarray) -> np.ndarray:
     return np.concatenate([reps.features[clean_rows], reps.adv_features[adv_rows]])
+
+
+def _fitting(projection: dict[str, Any], *rows: np.ndarray) -> dict[str, Any]:
+    """The settings of a map of so few points: t-SNE needs three times the perplexity, and one more."""
+    largest = (sum(map(len, rows)) - 1) // 3
+    return {"perplexity": max(1, min(15, largest)), **projection}
 
 
 def _class_map(

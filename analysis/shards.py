@@ -6,13 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from analysis.stored import load_kind
 from tla_core.checkpoint import CheckpointError, save_tensors
 from tla_core.distributed import first_answers, rank_and_size, wait_for_others
+from tla_core.probe import is_same
 
 # The arrays of a batch, and where each layer was read from.
 Batch = tuple[dict[str, np.ndarray], dict[str, str]]
+_PROBE = "probe/"
 
 
 class Shards:
@@ -25,10 +29,13 @@ class Shards:
     identity : callable
         The first row of a batch -> text that tells all that its arrays depend on: a file that says otherwise is made
         again.
+    function : dict of str to Tensor
+        What the model is known by beside its weights, see `probe`. It is stored with each batch and compared up to
+        rounding, which differs from one GPU to another.
     """
 
-    def __init__(self, folder: Path | str, identity: Callable[[int], str]) -> None:
-        self.folder, self._identity = Path(folder), identity
+    def __init__(self, folder: Path | str, identity: Callable[[int], str], function: dict[str, Tensor]) -> None:
+        self.folder, self._identity, self._function = Path(folder), identity, function
 
     def path(self, start: int) -> Path:
         """The file of the batch that begins with that row."""
@@ -40,14 +47,21 @@ class Shards:
             arrays, metadata = load_kind(self.path(start), "shard")
         except (FileNotFoundError, CheckpointError):
             return None
-        return (arrays, dict(metadata["read_from"])) if metadata["identity"] == self._identity(start) else None
+        if metadata["identity"] != self._identity(start):
+            return None
+        function = {name: torch.from_numpy(arrays.pop(f"{_PROBE}{name}")) for name in metadata["probe"]}
+        return (arrays, dict(metadata["read_from"])) if is_same(function, self._function) else None
 
     def save(self, start: int, batch: Batch) -> None:
         """Store a batch, atomically."""
         arrays, read_from = batch
         # Pairs, since the order of layers matters.
-        metadata = {"kind": "shard", "identity": self._identity(start), "read_from": list(read_from.items())}
-        save_tensors(self.path(start), arrays, metadata)
+        metadata = {
+            "kind": "shard", "identity": self._identity(start), "read_from": list(read_from.items()),
+            "probe": list(self._function),
+        }  # fmt: skip
+        function = {f"{_PROBE}{name}": tensor.numpy() for name, tensor in self._function.items()}
+        save_tensors(self.path(start), arrays | function, metadata)
 
     def batches(
         self, starts: Sequence[int], compute: Callable[[int], Batch], advance: Callable[[int], None]

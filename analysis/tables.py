@@ -33,6 +33,8 @@ class Column:
         Key of the standard error, printed behind the value as ``± error``.
     mark : str, optional
         Key of what is printed behind the error, such as ``*``; the caption says what it means.
+    basis : str, optional
+        Key of what the value is a number of, such as certain classes: where rows differ in it, none is the best.
     align : {"left", "right"}
         The first column is always on the left.
     """
@@ -44,6 +46,7 @@ class Column:
     percent: bool = False
     error: str | None = None
     mark: str | None = None
+    basis: str | None = None
     align: Literal["left", "right"] = "right"
 
     def text(self, value: Any) -> str:
@@ -84,7 +87,10 @@ class Table:
         """Whether the row's value is the best of its column, as printed: ties at that precision are all marked."""
         if column.best is None or _is_missing(row.get(column.key)):
             return False
-        values = [r[column.key] for r in self.rows if not _is_missing(r.get(column.key))]
+        rows = [r for r in self.rows if not _is_missing(r.get(column.key))]
+        if column.basis and any(r.get(column.basis) != row.get(column.basis) for r in rows):
+            return False
+        values = [r[column.key] for r in rows]
         pick = min if column.best == "min" else max
         return len(values) > 1 and column.text(row[column.key]) == column.text(pick(values))
 

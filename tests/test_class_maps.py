@@ -190,3 +190,12 @@ def test_maps_of_other_classes_or_items_are_not_aligned():
         fewer = map_classes(make_set(), method="pca", **{limit: 20})
         with pytest.raises(ValueError, match=r"maps of class 0 show other items\. Make both with the same settings"):
             align_maps(maps, fewer)
+
+
+def test_a_class_of_few_images_gets_the_largest_perplexity_that_it_allows():
+    reps = make_set(n=18)
+    class_map = map_class(reps, 0)
+    assert class_map.params["perplexity"] == 5 and len(class_map.clean_rows) == 9
+    assert {each.params["perplexity"] for each in map_classes(reps).values()} == {5}
+    with pytest.raises(ValueError, match="too few for perplexity=15"):
+        map_class(reps, 0, perplexity=15)

@@ -677,7 +677,7 @@ def no_downloads(monkeypatch):
 
 def test_nothing_is_downloaded_unless_asked_for(cache, no_downloads, mnist):
     for name in ("cifar10", "tiny-imagenet"):
-        with pytest.raises(DatasetNotFoundError, match=rf"Pass download=True \(tla data get {name}\)"):
+        with pytest.raises(DatasetNotFoundError, match=rf"`tla data get {name}` \(or download=True\) downloads it"):
             load_dataset(name, "train")
     assert len(load_dataset("mnist", "train", download=True)) == 6  # it is there already
     assert download_dataset("mnist") == mnist

@@ -12,6 +12,7 @@ def test_the_demo_shows_published_models_on_images_they_have_not_seen(tmp_path):
     assert "MNIST under attack" in explorer.read_text(encoding="utf-8") and picture.stat().st_size > 10_000
     rows = table.with_suffix(".md").read_text(encoding="utf-8")
     assert [line.split("|")[1].strip() for line in rows.splitlines()[2:6]] == ["UM", "AT", "ALP", "TLA"]
+    assert "**" not in "".join(line.split("|")[6] for line in rows.splitlines()[2:6])  # r, each of other classes
     assert "300 test images of MNIST" in rows and "PGD 10 x 0.06" in rows
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -103,6 +104,16 @@ def test_the_digest_is_that_of_weights_normalisation_classes_and_code(here):
     torch.save({"state_dict": torch.nn.Sequential(*opened().model.model).state_dict()}, "same.pt")
     assert opened(weights=here / "same.pt").digest == opened().digest
     assert len(digests) == 4
+
+
+def test_a_function_that_gives_random_weights_is_said_to_do_so(here):
+    with pytest.warns(UserWarning, match=r"nets.py:ten gives other weights at each call.*--weights FILE"):
+        model = opened("nets.py:ten").model.model
+    torch.save(model.state_dict(), "ten.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened("nets.py:ten", weights=here / "ten.pt")
+        opened("nets.py:net")  # which seeds them
 
 
 def test_classes_and_outputs_by_name_and_number(here):
@@ -325,9 +336,28 @@ def test_an_eps_of_eight_is_refused(capsys):
     assert "did you mean 8/255?" in capsys.readouterr().err
     assert main(["explore", "nets.py:net", "--data", "three.npz", "--eps", "8", "--no-open"]) == 1
     assert "did you mean 8/255?" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as end:
-        main(["evaluate", "nets.py:net", "--data", "three.npz", "--attack.eps", "8"])
-    assert end.value.code == 2 and "did you mean 8/255?" in " ".join(capsys.readouterr().err.split())
+    for flag in ("--eps", "--attack.eps"):
+        assert main(["evaluate", "nets.py:net", "--data", "three.npz", flag, "8"]) == 1
+        assert "did you mean 8/255?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "printed"),
+    [
+        (["--eps", "16/255"], "PGD 20 x 0.00627451, eps 16/255 (linf)"),
+        (["--attack.eps", "16/255"], "PGD 20 x 0.00627451, eps 16/255 (linf)"),
+        (["--attack.norm", "l2", "--eps", "2"], "PGD 20 x 0.2, eps 2 (l2)"),
+        (["--attack.step-size", "1/255", "--eps", "16/255"], "PGD 20 x 1/255, eps 16/255 (linf)"),
+    ],
+)
+def test_evaluate_takes_an_eps_as_extract_does_with_steps_in_proportion(capsys, flags, printed):
+    assert main(["evaluate", "nets.py:net", "--data", "three.npz", "--no-progress", *flags]) == 0
+    assert printed in capsys.readouterr().out
+
+
+def test_evaluate_with_two_different_eps_is_refused(capsys):
+    assert main(["evaluate", "nets.py:net", "--data", "three.npz", "--eps", "0.1", "--attack.eps", "0.2"]) == 1
+    assert "--eps and --attack.eps differ: 0.1 and 0.2" in capsys.readouterr().err
 
 
 # Results --------------------------------------------------------------------------------------------------------------
@@ -589,7 +619,11 @@ def test_runs_and_other_models_side_by_side(trained, here, capsys, monkeypatch):
     (trained / "nets.py").write_text(NETS)
     monkeypatch.chdir(trained)
     run = "runs/mini/mnist/um/seed0"
-    words = ["--data", "mnist-mini", "--mean", "0.5", "--std", "0.5", "--methods", "pca", "--no-open", "--no-progress"]
+    options = ["--data", "mnist-mini", "--mean", "0.5", "--std", "0.5"]  # of the network; the run has its own
+    assert main(["evaluate", run, "nets.py:ten", *options, *FGSM]) == 0
+    folders = {path.as_posix() for path in stored(trained)}
+    assert "results/mini/mnist/um/seed0" in folders and any(each.startswith("results/ten-") for each in folders)
+    words = [*options, "--methods", "pca", "--no-open", "--no-progress"]
     assert main(["explore", run, "nets.py:ten", *words, "--points", "20", "--out", "page.html"]) == 0
     assert "No clean images" not in capsys.readouterr().out
     # Of the run no more was made than could be shown; what is stored of it in full later goes with what is not.

@@ -139,9 +139,20 @@ def test_the_jpeg_copy_does_not_stand_for_the_official_files(use):
 def test_where_neither_is_there_both_are_named_with_the_command_that_fetches_one(use):
     use("neither")
     with pytest.raises(
-        DatasetNotFoundError, match=r"cifar10-jpeg is not at .*official files, cifar10, .*`tla data get cifar10`"
+        DatasetNotFoundError, match=r"cifar10-jpeg is not at .*`tla data get cifar10` downloads the official files"
     ):
         tla.load_dataset("cifar10-jpeg", "test")
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate"], ["extract"], ["explore"], ["report", "--eps", "8/255", "--out", "r"]]
+)
+def test_a_missing_dataset_of_a_command_is_said_with_what_may_be_shown_in_its_place(use, capsys, command):
+    use("neither")
+    for given in ([], ["--data", "cifar10"]):
+        assert cli.main([command[0], str(REPOSITORY / "checkpoints/cifar10-at"), *command[1:], *given]) == 1
+        message = capsys.readouterr().err
+        assert "`tla data get cifar10`" in message and "set TLA_DATA" in message and "--data NAME, an image" in message
 
 
 def test_the_list_of_datasets_says_what_is_taken(use, capsys):

@@ -3,6 +3,7 @@ believed. Two small networks on forty digits: seconds."""
 
 import json
 import re
+from types import SimpleNamespace
 
 import jsonschema
 import numpy as np
@@ -18,7 +19,7 @@ from torch import nn
 import analysis
 import tla_core as tla
 from analysis.command.main import main
-from analysis.reports import accuracies, measure, trust
+from analysis.reports import accuracies, making, measure, trust
 from analysis.reports.accuracies import attacks_on_all, main_attack
 from analysis.reports.depth import blocks_of
 from analysis.reports.inputs import chosen_images
@@ -285,6 +286,16 @@ def test_what_time_does_not_allow_is_said_and_comes_with_the_next_call(tmp_path)
     jsonschema.validate(json.loads(short.json_path.read_text()), schema())
     whole = analysis.report({"net": network(0)}, mnist_images(60), **options)
     assert "PGD-20" in whole.numbers["models"]["net"]["accuracies"] and whole.numbers["models"]["net"]["depth"]
+
+
+def test_a_part_is_left_out_only_where_our_checks_refuse_the_data(tmp_path):
+    run = making._Run(SimpleNamespace(left_out=[]), 0.0, None, 20, False)
+    run.step("maps", lambda: analysis.project(np.zeros((3, 1))), "net")
+    assert run.contents.left_out == [
+        "maps of net: features has 1 column; expected 2 or more. Plot a single one directly."
+    ]
+    with pytest.raises(ValueError, match="could not be broadcast"):  # a mistake in the code
+        run.step("maps", lambda: np.zeros(2) + np.zeros(3))
 
 
 # Trust ----------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from analysis.paper.accuracy_tables import accuracies_over_seeds, failure_words,
 from analysis.paper.comparison import claims, groups
 from analysis.paper.reproduction import report
 from analysis.paper.seeds import OverSeeds, difference, error_words, estimate, images_words
+from analysis.ratios import ratio
 from analysis.scales.accuracy import STRONGEST, RunAccuracy
 from analysis.scales.results import Results
 from analysis.tables import Column, Table
@@ -177,3 +178,12 @@ def test_ratios_and_rises_over_seeds_take_the_place_of_those_over_classes_and_im
     verdicts = {claim.text: claim.verdict for claim in claims(tmp_path, found)}
     assert verdicts["UM has the highest r′ at ε 0.3 on mnist"] == "confirmed"
     assert verdicts["The loss around an image rises least with TLA (Fig. 8)"] == "within noise"
+
+
+def test_ratios_say_which_classes_they_leave_out_of_which_seed():
+    whole, part = (
+        ratio([[1, 1], [0, 1]][:n], [0, 1][:n], [[1, 0], [0, 1], [1, 0], [1, 1]], [0, 0, 1, 1]) for n in (2, 1)
+    )
+    assert "r left out" not in OverSeeds.of_ratios({0: whole, 1: whole}).record("r")
+    record = OverSeeds.of_ratios({0: whole, 1: part}).record("r")
+    assert record["r left out"] == "1: (1,)" and record["r"] == (whole.value + part.value) / 2

@@ -164,6 +164,9 @@ def test_the_same_weights_in_another_function_take_up_no_batch(tmp_path):
     images, labels = torch.rand(6, 1, 8, 8), torch.arange(6) % 3
     model = Turned(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))).eval()
     first = analysis.extract(model, images, labels, shards=tmp_path / "shards", layer="logits")
+    model.sign = 1.0 + 1e-6  # as much as another GPU may round
+    rounded = analysis.extract(model, images, labels, shards=tmp_path / "shards", layer="logits")
+    assert np.array_equal(rounded.features, first.features), "its batch is taken up"
     model.sign = -1.0
     second = analysis.extract(model, images, labels, shards=tmp_path / "shards", layer="logits")
     np.testing.assert_allclose(second.features, -first.features, rtol=1e-6)

@@ -78,6 +78,15 @@ def test_nothing_is_best_where_there_is_nothing_to_compare_with():
 # Formats --------------------------------------------------------------------------------------------------------------
 
 
+def test_nothing_is_best_where_rows_are_numbers_of_other_things():
+    column = Column("r", "r", best="max", basis="classes")
+    rows = [{"r": 1.0, "classes": "0, 1"}, {"r": 2.0, "classes": "0, 1"}, {"r": None, "classes": "1"}]
+    assert [Table([column], rows).is_best(row, column) for row in rows] == [False, True, False]
+    rows[0]["classes"] = "1"
+    assert not any(Table([column], rows).is_best(row, column) for row in rows)
+    assert "**" not in Table([column], rows).to_markdown()
+
+
 def test_csv_has_full_precision_and_one_line_for_each_record(table):
     rows = list(csv.DictReader(io.StringIO(table.to_csv())))
     assert [row["method"] for row in rows] == ["UM", "AT", "TLA"]

@@ -108,12 +108,12 @@ def download_dataset(name: str, root: str | os.PathLike | None = None) -> Path:
 
 def remedy(name: str) -> str:
     """Say in a sentence how to get a dataset that is missing."""
-    folder_advice = "pass root=..., or set TLA_DATA to the folder that datasets lie in"
-    if name == "cifar10-jpeg":
-        return (
-            "Get the official files, cifar10, which are taken in its place (`tla data get cifar10`), put an image"
-            f" folder cifar10-jpeg/{{train,test}}/<class>/* there, or {folder_advice}."
-        )
+    if name not in FOLDERS:
+        return "An image folder needs only its path; mnist-mini comes with the package."
+    elsewhere = f"where it lies elsewhere, set TLA_DATA (or root=...) to the folder that holds {FOLDERS[name]}/"
     if name in BY_HAND:
-        return f"Pass download=True (tla data get {name}), or {folder_advice}."
-    return "An image folder needs only its path; mnist-mini comes with the package."
+        return f"`tla data get {name}` (or download=True) downloads it; {elsewhere}."
+    return (
+        "`tla data get cifar10` downloads the official files, cifar10, which are taken in its place; an image folder"
+        f" cifar10-jpeg/{{train,test}}/<class>/* is taken too; {elsewhere}."
+    )

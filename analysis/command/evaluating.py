@@ -24,7 +24,7 @@ from analysis.command.arguments import (
     value_of,
 )
 from analysis.command.model_names import MODEL_FORMS
-from tla_core.attack_config import AttackConfig
+from tla_core.attack_config import AttackConfig, parse_number
 
 if TYPE_CHECKING:
     from analysis.scales.accuracy import RunAccuracy
@@ -48,21 +48,22 @@ class AccuracyOptions:
 
 
 def evaluate_command(model_spec: str | None, args: Sequence[str]) -> Callable[..., None]:
-    """`tla evaluate`, whose default of ``--attack`` is that of the first model, or of its images."""
-    default = AttackConfig()
-    has_attack_flags = any(word.startswith("--attack.") for word in args)
-    if model_spec:
-        from analysis.command.measuring import config_for
-        from tla_core.protocol import analysis_attack
-
-        default = analysis_attack(config_for(model_spec, value_of(args, "--data")))
+    """`tla evaluate`, with the attack of the run or images that the command line names as default of ``--attack``."""
+    default = _default_attack(model_spec, args) if model_spec else AttackConfig()
+    has_attack_flags = any(word.startswith(("--attack.", "--eps")) for word in args)
 
     def evaluate(
         models: Positional[Annotated[tuple[str, ...], arg(metavar="MODEL", help=f"Each is {MODEL_FORMS}.")]],
         table: Annotated[AccuracyOptions, arg(name="")] = AccuracyOptions(),
         model: OfModel = MODEL_AS_IT_IS,
         data: OfData = OWN_DATA,
-        attack: Annotated[AttackConfig, arg(help="Measure this attack instead of the table.")] = default,
+        eps: Annotated[
+            float | None,
+            arg(help="Measure the attack that `tla extract` makes at this eps, instead of the table."),
+        ] = None,
+        attack: Annotated[
+            AttackConfig, arg(help="Measure this attack instead of the table; its steps grow with its eps by default.")
+        ] = default,
         save: Annotated[Path | None, arg(help="Write the table to SAVE.csv, .md, .tex, .html and .json.")] = None,
         out: Out = None,
         split: Annotated[
@@ -76,20 +77,25 @@ def evaluate_command(model_spec: str | None, args: Sequence[str]) -> Callable[..
 
         What is stored already is not measured again, so that an interrupted call goes on at the attack where it was.
         APGD (Croce and Hein 2020), untargeted and towards nine classes, and Square are run on 1,000 images beside it:
-        the column "strongest" is the worst case of each of them over all attacks. With any flag --attack.X, that attack
-        is measured in place of the table, and AutoAttack beside it where --autoattack says so. For mnist-mini, long
-        attacks take 500 images and at most 3 restarts unless flags say otherwise; elsewhere all images, and the paper's
-        20. For images of your own, attacks have the eps that the run was trained with, and for another MODEL 8/255.
+        the column "strongest" is the worst case of each of them over all attacks. With --eps or any flag --attack.X,
+        that attack is measured in place of the table, and AutoAttack beside it where --autoattack says so. For
+        mnist-mini, long attacks take 500 images and at most 3 restarts unless flags say otherwise; elsewhere all
+        images, and the paper's 20. For images of your own, attacks have the eps that the run was trained with, and for
+        another MODEL 8/255.
         """
         from analysis.command.measuring import folder_for
+        from analysis.command.opening import options_of
         from analysis.scales.accuracy import accuracy_table
 
         if model_spec is None:
             raise ValueError("RUN must come before the flags: `tla evaluate RUN --attack.steps 100`.")
+        if eps is not None and attack.eps != default.eps:
+            raise ValueError(f"--eps and --attack.eps differ: {eps:g} and {attack.eps:g}. Expected one of them.")
         replacement = _attack_of_flags(attack, table, models, data.data) if has_attack_flags else None
         results, labels = {}, {}
         folders = {spec: folder_for(out, spec, models) for spec in models}
-        tasks = [_task(spec, model, data, table, replacement, split, folders[spec], device) for spec in models]
+        options = options_of(models, model)
+        tasks = [_task(spec, options[spec], data, table, replacement, split, folders[spec], device) for spec in models]
         for task in tasks:  # all models are opened before anything takes time
             labels[task.spec], results[task.spec] = task.name, _measure(task, batch_size, progress)
         distinct = len(set(labels.values())) == len(labels)
@@ -108,6 +114,22 @@ def evaluate_command(model_spec: str | None, args: Sequence[str]) -> Callable[..
             print(f"saved as {', '.join(path.name for path in files.values())} in {save.parent}")
 
     return evaluate
+
+
+def _default_attack(named: str, args: Sequence[str]) -> AttackConfig:
+    """That of the run or images, with steps in proportion to the eps that is asked for.
+
+    Steps that were meant for a small ball would not leave the middle of a large one.
+    """
+    from analysis.command.measuring import config_for
+    from tla_core.protocol import analysis_attack
+
+    config, norm = config_for(named, value_of(args, "--data")), value_of(args, "--attack.norm")
+    level = value_of(args, "--eps") or value_of(args, "--attack.eps")
+    eps = None if level is None else parse_number(level)
+    if norm is None or eps is None:
+        return analysis_attack(config, eps)
+    return replace(analysis_attack(config), norm=norm).scaled(eps)
 
 
 @dataclass(frozen=True)
@@ -168,11 +190,15 @@ def _attack_of_flags(
 
     if replace(table, images=None, long_images=None, autoattack=0) != AccuracyOptions():
         known = "--images, --long-images and --autoattack"
-        raise ValueError(f"with --attack.X one attack is measured in place of the table; it goes with {known} alone.")
+        raise ValueError(
+            f"with --eps or --attack.X one attack is measured in place of the table; it goes with {known} alone."
+        )
     defaults = {spec: analysis_attack(config_for(spec, data)) for spec in specs}
     if len({(each.eps, each.norm) for each in defaults.values()}) > 1:
         lines = "; ".join(f"{spec}: {each}" for spec, each in defaults.items())
-        raise ValueError(f"with --attack.X models must be attacked alike. Got {lines}. Run `tla evaluate` for each.")
+        raise ValueError(
+            f"with --eps or --attack.X models must be attacked alike. Got {lines}. Run `tla evaluate` for each."
+        )
     times = f" x{attack.restarts}" if attack.restarts > 1 else ""
     name, count = f"{attack.name.upper()}-{attack.steps}{times}", table.long_images or table.images
     attacks, limits = {name: attack}, {name: count} if count else {}

@@ -19,7 +19,7 @@ from analysis.command.arguments import (
     OfModel,
     Progress,
 )
-from analysis.command.model_names import MODEL_FORMS, is_run, model_names
+from analysis.command.model_names import MODEL_FORMS, model_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,14 +96,13 @@ def _sets(
     import numpy as np
 
     from analysis.command.measuring import is_own, open_subject, represent
+    from analysis.command.opening import options_of
     from analysis.representations import RepresentationSet
     from analysis.scales.run_results import extract_run, is_current, representations_target
     from analysis.scales.targets import results_dir
 
-    mixed = not all(map(is_run, specs))
     subjects, sets, folders, images = {}, {}, [], None
-    for spec in specs:  # all are opened before anything takes time
-        options = MODEL_AS_IT_IS if mixed and is_run(spec) else model
+    for spec, options in options_of(specs, model).items():  # all are opened before anything takes time
         if layer == "penultimate" and is_own(spec, options, data, None):
             folders.append(results_dir(spec).parents[1])
             representations_target(spec, eps)

@@ -13,7 +13,6 @@ try:
     import tyro
 
     from analysis.command.analysing import extract, landscape, project
-    from analysis.command.errors import is_ours
     from analysis.command.evaluating import evaluate_command
     from analysis.command.explore import explore
     from analysis.command.jobs import run_served
@@ -21,6 +20,7 @@ try:
     from analysis.command.making import ablation, demo, figures, manifest, notebooks, redraw, reproduction
     from analysis.command.report import report
     from analysis.command.training import data, presets, train_command
+    from analysis.errors import is_ours
     from tla_core.attack_config import format_number, parse_number
     from tla_core.validation import did_you_mean
 except KeyboardInterrupt:  # a quarter of a second in which Ctrl+C would end in a traceback
@@ -60,9 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = str(error)
         if isinstance(error, OSError) and error.strerror:
             text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        print(f"tla: error: {text}", file=sys.stderr)
+        print(f"tla: error: {text}{_other_images(error, args[0])}", file=sys.stderr)
         return 1
     return 0
+
+
+def _other_images(error: Exception, command: str) -> str:
+    """What else may be done where a dataset is missing, and the command takes other images too."""
+    from tla_core.dataset_files import DatasetNotFoundError
+
+    if command not in ("evaluate", "extract", "explore", "report") or not isinstance(error, DatasetNotFoundError):
+        return ""
+    return " Or name other images of the same classes: --data NAME, an image FOLDER, or an .npz FILE."
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from analysis.command.user_code import call_named
+from tla_core.checkpoint import state_digest
 from tla_core.validation import did_you_mean
 from tla_core.weights import load_weights
 
@@ -55,7 +57,20 @@ def open_network(spec: str, weights: Path | None, n_classes: int | None) -> Netw
         if not isinstance(model, nn.Module):
             raise ValueError(f"{spec} gives a function, which has no weights: leave --weights out.")
         return _with_weights(Network(model), weights)
+    if isinstance(model, nn.Module):
+        _warn_of_fresh_weights(spec, model, n_classes)
     return Network(model)
+
+
+def _warn_of_fresh_weights(spec: str, model: nn.Module, n_classes: int | None) -> None:
+    """Warn where a second call gives other weights: they are random, and nothing says so later."""
+    again = call_named(spec, num_classes=n_classes)
+    if state_digest(again) != state_digest(model):
+        warnings.warn(
+            f"{spec} gives other weights at each call: what is measured is a network of random weights. Load"
+            " trained ones in the function, or name a file of them, --weights FILE.",
+            stacklevel=4,
+        )
 
 
 def _with_weights(network: Network, path: Path) -> Network:

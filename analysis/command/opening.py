@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from analysis.command.arguments import MODEL_AS_IT_IS, ModelOptions
-from analysis.command.errors import is_ours
 from analysis.command.model_names import MODEL_FORMS, is_run, is_transformers_folder, model_names
 from analysis.command.model_sources import open_network
 from analysis.command.user_code import functions_of, source_of
+from analysis.errors import is_ours
 from analysis.scales.run_results import run_config
 from tla_core.checkpoint import state_digest
 from tla_core.config import TrainConfig, canonical_json
@@ -103,21 +103,24 @@ def open_model(spec: str, options: ModelOptions, *, n_classes: int | None = None
 def open_models(
     specs: Sequence[str], options: ModelOptions, *, n_classes: int | None = None, device: str = "cpu"
 ) -> dict[str, OpenedModel]:
-    """Open several models, by names that tell them apart; the options are for those that are no runs.
+    """Open several models, by names that tell them apart; the options go to each as `options_of` says.
 
     Raises
     ------
     ValueError
         If a model is named twice; and as `open_model`.
     """
-    names = model_names(specs)
-    mixed = not all(map(is_run, specs))
+    own_options = options_of(specs, options)
     return {
-        name: open_model(
-            spec, MODEL_AS_IT_IS if mixed and is_run(spec) else options, n_classes=n_classes, device=device
-        )
-        for spec, name in names.items()
+        name: open_model(spec, own_options[spec], n_classes=n_classes, device=device)
+        for spec, name in model_names(specs).items()
     }
+
+
+def options_of(specs: Sequence[str], options: ModelOptions) -> dict[str, ModelOptions]:
+    """The options of each model: beside other models, a run is taken as it is, and the options are for those."""
+    mixed = not all(map(is_run, specs))
+    return {spec: MODEL_AS_IT_IS if mixed and is_run(spec) else options for spec in specs}
 
 
 def check_fits(opened: OpenedModel, data: ImageDataset) -> None:

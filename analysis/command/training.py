@@ -137,4 +137,4 @@ def data(
         try:
             print(f"  {dataset_name:<14} {load_dataset(dataset_name, 'test').source}")
         except DatasetError as error:
-            print(f"  {dataset_name:<14} not there: {str(error).splitlines()[0][:90]}")
+            print(f"  {dataset_name:<14} not there: {str(error).partition('. ')[0]}")

@@ -53,7 +53,7 @@ def ratio_table(
                 title = results.title(method)
                 for name in _RATIOS:
                     ratios = {seed: _ratio(results, dataset, reps, name) for seed, reps in sets.items()}
-                    number = OverSeeds.of({seed: result.value for seed, result in ratios.items()})
+                    number = OverSeeds.of_ratios(ratios)
                     rows[method] |= number.record(f"{dataset} {name} {eps:g}")
                     for seed, result in ratios.items():
                         labels = {"dataset": dataset, "method": title, "seed": seed, "eps": eps, "ratio": name}
@@ -66,7 +66,7 @@ def ratio_table(
             for name in _RATIOS:
                 key = f"{dataset} {name} {eps:g}"
                 title = f"{_TITLES[name]}, {dataset}, {_level(eps)}"
-                columns.append(Column(key, title, best=_BEST[name], error=f"{key} se"))
+                columns.append(Column(key, title, best=_BEST[name], error=f"{key} se", basis=f"{key} left out"))
             sets = sets_by_method[results.methods[0]]
             error_text = error_words(tuple(sets)) if len(sets) > 1 else results.single_words(dataset)
             counts.append(f"{dataset}, {_level(eps)}: {len(sets[seeds[0]]):,} test images, {error_text}")
@@ -75,7 +75,8 @@ def ratio_table(
     caption = (
         "Table 3: ratios r′ (lower is better) and r (higher is better) of mean angular distances, penultimate layer; "
         f"{'; '.join(counts)}{results.given_note}. What test images alone make of differences of r′:"
-        f" table3-differences. Classes left out, for want of adversarial examples: {'; '.join(left_out) or 'none'}."
+        f" table3-differences. Classes left out, for want of adversarial examples: {'; '.join(left_out) or 'none'};"
+        " where these are others for other methods, none is marked as the best."
     )
     return Table(columns, list(rows.values()), caption), per_class
 
@@ -84,7 +85,7 @@ def ratio_numbers(results: Results, method: str, dataset: str, seeds: tuple[int,
     """r′ and r of some seeds of a method, under the dataset's own attack, on the images that all these seeds have."""
     sets = results.representations_of_seeds(method, dataset=dataset, seeds=seeds)
     return {
-        name: OverSeeds.of({seed: _ratio(results, dataset, reps, name).value for seed, reps in sets.items()})
+        name: OverSeeds.of_ratios({seed: _ratio(results, dataset, reps, name) for seed, reps in sets.items()})
         for name in _RATIOS
     }
 
@@ -101,8 +102,11 @@ def ratio_spread_table(results: Results) -> Table | None:
             continue
         for method in results.scale.methods:
             numbers: dict[str, dict[int, float]] = {}
+            ratios: dict[str, dict[int, RatioResult]] = {name: {} for name in _RATIOS}
             for seed, reps in results.representations_of_seeds(method, dataset=dataset).items():
-                values = {name: _ratio(results, dataset, reps, name).value for name in _RATIOS}
+                for name in _RATIOS:
+                    ratios[name][seed] = _ratio(results, dataset, reps, name)
+                values = {name: ratios[name][seed].value for name in _RATIOS}
                 values |= {"clean": reps.accuracy, "robust": reps.robust_accuracy}
                 for name, value in values.items():
                     numbers.setdefault(name, {})[seed] = value
@@ -111,11 +115,15 @@ def ratio_spread_table(results: Results) -> Table | None:
             for name, values_by_seed in numbers.items():
                 values = list(values_by_seed.values())
                 row |= {name: float(np.mean(values)), f"{name} sd": float(np.std(values, ddof=1))}
+            for name in _RATIOS:  # neither other classes nor another dataset are compared
+                row[f"{name} basis"] = f"{dataset} {OverSeeds.of_ratios(ratios[name]).left_out}"
             rows.append(row | {"by seed": numbers})  # so that differences between methods can be judged in pairs
     if not rows:
         return None
     columns = [Column("method", "method"), Column("dataset", "dataset", align="left"), Column("seeds", "seeds")]
-    columns += [Column(name, _TITLES[name], error=f"{name} sd", best=_BEST[name]) for name in _RATIOS]
+    columns += [
+        Column(name, _TITLES[name], error=f"{name} sd", best=_BEST[name], basis=f"{name} basis") for name in _RATIOS
+    ]
     columns += [Column(name, f"{name}, %", digits=1, percent=True, error=f"{name} sd") for name in ("clean", "robust")]
     seeds = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{min(counts)}"
     caption = (

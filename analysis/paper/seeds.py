@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from analysis.paper.verdicts import Estimate, paired_difference
+from analysis.ratios import RatioResult
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,25 @@ class OverSeeds:
         Without seeds of which there is no number.
     images_error : float, optional
         Standard error of the mean over the test images, of the trainings as they are.
+    left_out : str
+        Of a ratio: which classes have none, by seed. Ratios of other classes are not compared.
     """
 
     by_seed: Mapping[int, float]
     images_error: float | None = None
+    left_out: str = ""
 
     @classmethod
     def of(cls, by_seed: Mapping[int, float], images_error: float | None = None) -> "OverSeeds":
         """The finite ones of some numbers; those that are nan are left out."""
         return cls({seed: float(value) for seed, value in by_seed.items() if math.isfinite(value)}, images_error)
+
+    @classmethod
+    def of_ratios(cls, ratios: Mapping[int, RatioResult]) -> "OverSeeds":
+        """A ratio of each training."""
+        number = cls.of({seed: result.value for seed, result in ratios.items()})
+        left_out = [f"{seed}: {result.left_out}" for seed, result in ratios.items() if result.left_out]
+        return replace(number, left_out="; ".join(left_out))
 
     @classmethod
     def of_shares(cls, outcomes: Mapping[int, Any]) -> "OverSeeds":
@@ -56,6 +67,7 @@ class OverSeeds:
         return {
             name: self.value, f"{name} se": self.error, f"{name} se of images": self.images_error,
             f"{name} by seed": {str(seed): value for seed, value in self.by_seed.items()},
+            **({f"{name} left out": self.left_out} if self.left_out else {}),
         }  # fmt: skip
 
 

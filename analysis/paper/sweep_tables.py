@@ -76,7 +76,7 @@ def sweep_table(results: Results, name: str, methods: Mapping[str, Any] | None =
     ]  # fmt: skip
     columns.append(Column("paper", "paper, %", best="max", **shared))
     columns += [
-        Column(key, title, best=best, error=f"{key} se", mark=f"{key} mark")
+        Column(key, title, best=best, error=f"{key} se", mark=f"{key} mark", basis=f"{key} left out")
         for key, title, best in (("r_prime", "r′", "min"), ("r", "r", "max"))
     ]
     return Table(columns, rows, _caption(results, name, own_value, spread_seeds, rows))
@@ -118,9 +118,13 @@ def _own_value(results: Results, name: str) -> Any:
 def _is_apart(number: OverSeeds, reference: OverSeeds, spread: float | None) -> bool:
     """Whether a number differs from another by more than two standard errors of the difference; paired by seed.
 
+    Ratios of other classes are not compared.
+
     With one training each, the error joins that over test images and the standard deviation over other seeds. The
     latter alone is too small: these seeds saw the same few images, so it holds no chance among images.
     """
+    if number.left_out != reference.left_out:
+        return False
     shared = number.by_seed.keys() & reference.by_seed.keys()
     if len(shared) > 1:
         difference = Estimate.of_mean([number.by_seed[seed] - reference.by_seed[seed] for seed in sorted(shared)])

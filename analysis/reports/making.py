@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from analysis.errors import is_ours
 from analysis.reports import measure
 from analysis.reports.accuracies import Measurement, main_attack
 from analysis.reports.contents import Contents, Findings, Report
@@ -135,7 +136,10 @@ class _Run:
         return self.ends is None or time.monotonic() < self.ends
 
     def step(self, name: str, make: Callable[[], None], model: str = "") -> None:
-        """Do a part, unless the time is over or the data do not allow it; then that is said."""
+        """Do a part, unless the time is over or the data do not allow it; then that is said.
+
+        That the data do not allow it is what our own checks say; any other ValueError is a fault, and ends the report.
+        """
         part = f"{name} of {model}" if model else name
         if not self.may_go_on():
             self.contents.left_out.append(f"{part}: the {self.minutes:g} minutes were over")
@@ -144,6 +148,8 @@ class _Run:
         try:
             make()
         except ValueError as error:
+            if not is_ours(error):
+                raise
             self.contents.left_out.append(f"{part}: {error}")
         self.bar.update()
 
