@@ -8,6 +8,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from analysis.command import snakemake_process
+from analysis.command.cluster_queue import wait_for_jobs
 from analysis.command.jobs import job_server
 from analysis.command.progress import Progress
 from analysis.scales.lock import PipelineError, pipeline_lock
@@ -50,6 +51,8 @@ def run_pipeline(
     beside_this_python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": beside_this_python}  # the rules call `tla`
     with pipeline_lock(root) as lock:
+        if profile not in (None, "local") and not {"-n", "--dry-run", "--dryrun"} & set(extra):
+            wait_for_jobs(root)
         # Snakemake inherits our lock, which goes with the last process that holds it. Its own does not: one that is
         # here now was left by a Snakemake that was killed, as are notebooks that were being executed. A training that
         # outlived it is not touched: it holds the lock of its own run folder.

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 # Seconds that a job is given to save its state.
 GRACE = 30.0
+# What Snakemake asks of SLURM, which is how it ends jobs there.
+_OF_SLURM = {"sbatch", "scancel", "scontrol", "sinfo", "squeue"}
 # Snakemake's event -> what is said of it.
 _TOLD = {
     "run_info": ("stats",),
@@ -98,7 +100,7 @@ def _end(process: Popen) -> None:
 
 
 def _end_jobs() -> None:
-    """Tell each job once to end, wait for them, and kill those that do not."""
+    """Tell each job on this machine once to end, wait for them, and kill those that do not."""
     import psutil
 
     told, end = set(), time.monotonic() + GRACE
@@ -113,7 +115,8 @@ def _end_jobs() -> None:
                     # Not the shell around a job: Snakemake would not wait for the job then.
                     inside = child.children() if child.name().endswith("sh") else []
                     for process in inside or [child]:
-                        process.terminate()
+                        if process.name() not in _OF_SLURM:
+                            process.terminate()
                     told.add(child)
         if late:
             return
@@ -141,6 +144,18 @@ def _end_with(channel: socket.socket) -> None:
     os._exit(1)
 
 
+def _guess_no_account() -> None:
+    """Where the profile names no account, leave it to SLURM, which knows the user's own.
+
+    The executor would ask `sacct`, which fails where no accounts are kept; release 2.8 fails everywhere, by handing over
+    a pipe as an argument.
+    """
+    with contextlib.suppress(ImportError):
+        import snakemake_executor_plugin_slurm
+
+        snakemake_executor_plugin_slurm.get_account = lambda logger: None
+
+
 def _main() -> None:
     channel = socket.socket(fileno=int(sys.argv.pop(1)))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which `make figures &` has taken away
@@ -149,6 +164,7 @@ def _main() -> None:
     from snakemake.logging import logger
 
     logger.addFilter(lambda record: _tell(channel, record))
+    _guess_no_account()
     main()
 
 
