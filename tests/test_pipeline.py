@@ -245,7 +245,7 @@ def test_maps_of_pairs_that_are_gone_are_made_again(pipeline, checkout):
 
 
 def test_targets_and_forced_jobs_of_the_user_reach_snakemake():
-    assert snakemake_arguments([], ["some/target"])[-2:] == ["--rerun-incomplete", "some/target"]
+    assert snakemake_arguments([], ["some/target"])[-2:] == ["--ignore-incomplete", "some/target"]
     assert "--forcerun" in snakemake_arguments(["a", "b"], ["-n"])
     asked = snakemake_arguments(["a", "b"], ["-R", "notebook"])
     assert asked[-4:] == ["-R", "a", "b", "notebook"] and "--forcerun" not in asked

@@ -96,7 +96,8 @@ def snakemake_arguments(stale: Sequence[str], extra: Sequence[str]) -> list[str]
     """What Snakemake is told of what is stale, with the user's arguments behind it.
 
     The last option before these takes no values: else it would swallow a target of the user's. Of two ``--forcerun``
-    Snakemake takes the last: what is stale is added to the user's.
+    Snakemake takes the last: what is stale is added to the user's. What it calls incomplete was begun under a Snakemake
+    that was killed; a file that a job has finished since then is whole, and what it says of itself is what counts.
     """
     extra = list(extra)
     ours = ["--quiet", "host", "reason", "--rerun-triggers", "input"]
@@ -105,7 +106,7 @@ def snakemake_arguments(stale: Sequence[str], extra: Sequence[str]) -> list[str]
         extra[place + 1 : place + 1] = stale
     if stale and not places:
         ours += ["--forcerun", *stale]
-    return [*ours, "--rerun-incomplete", *extra]
+    return [*ours, "--ignore-incomplete", *extra]
 
 
 def stale_paths(scale: Scale) -> list[str]:

@@ -147,8 +147,8 @@ def _end_with(channel: socket.socket) -> None:
 def _guess_no_account() -> None:
     """Where the profile names no account, leave it to SLURM, which knows the user's own.
 
-    The executor would ask `sacct`, which fails where no accounts are kept; release 2.8 fails everywhere, by handing over
-    a pipe as an argument.
+    The executor would ask `sacct`, which fails where no accounts are kept; its release 2.8 hands over a pipe as an
+    argument, and fails everywhere.
     """
     with contextlib.suppress(ImportError):
         import snakemake_executor_plugin_slurm

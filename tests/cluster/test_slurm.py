@@ -23,10 +23,12 @@ WHY_NOT = why_not()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 METHODS = ("um", "tla")
-ON_SLURM = (
-    "--profile", "slurm",
-    "--snakemake-args=--slurm-init-seconds-before-status-checks 1 --seconds-between-status-checks 1",
-)  # fmt: skip
+PROFILE = Path("workflow", "profiles", "slurm", "config.yaml")
+# What is put below the slurm profile, since the jobs take seconds.
+ASK_OFTEN = """
+slurm-init-seconds-before-status-checks: 1
+seconds-between-status-checks: 1
+"""
 PATIENCE = 400  # seconds for a job to start on a busy machine
 
 
@@ -55,6 +57,8 @@ class Project:
                 Image.fromarray(digits.images[index, 0].numpy()).save(file)
         shutil.copy(REPOSITORY / "workflow" / "Snakefile", root / "workflow")
         shutil.copytree(REPOSITORY / "workflow" / "profiles", root / "workflow" / "profiles")
+        with (root / PROFILE).open("a") as profile:
+            profile.write(ASK_OFTEN)
         shutil.copytree(REPOSITORY / "notebooks", root / "notebooks")
         paths = os.pathsep.join(filter(None, [str(REPOSITORY), environment.get("PYTHONPATH")]))
         settings = {"TLA_ROOT": str(root), "XDG_CACHE_HOME": str(root / "cache"), "OMP_NUM_THREADS": "1"}
@@ -144,7 +148,7 @@ def local_models(tmp_path_factory):
 def test_a_cluster_with_gpus_that_loses_jobs_and_what_submitted_them(tmp_path, local_models):
     with cluster(gpus=2) as slurm, project_on(slurm, tmp_path) as project:
         # The submitting process is killed: its jobs are cancelled, and have saved their states.
-        call = project.figures(*ON_SLURM)
+        call = project.figures("--profile", "slurm")
         for method in METHODS:
             project.hold(method)
         jobs = slurm.jobs()
@@ -158,7 +162,7 @@ def test_a_cluster_with_gpus_that_loses_jobs_and_what_submitted_them(tmp_path, l
         assert all(0 < step for step in steps.values()) and not list(project.root.glob("runs/**/model.safetensors"))
 
         # A job is cancelled: it is submitted again, with more memory, but no more than a node of 16 GB has.
-        call = project.figures(*ON_SLURM)
+        call = project.figures("--profile", "slurm")
         project.hold("tla", after=steps["tla"])
         first = slurm.jobs()[train_job("tla")]
         assert slurm.job(first)["MinMemoryNode"] == "8000M"
@@ -173,21 +177,22 @@ def test_a_cluster_with_gpus_that_loses_jobs_and_what_submitted_them(tmp_path, l
             process.kill()
         call.wait()
         assert slurm.jobs()[train_job("tla")] == again
-        call = project.figures(*ON_SLURM)
+        call = project.figures("--profile", "slurm")
         project.wait_until(lambda: "earlier call" in project.latest_words(), "it says that it waits")
         assert f"{again} (train digits_tla_0)" in project.latest_words()
         os.kill(training, signal.SIGCONT)
         project.finish(call)
         assert "FAILED" not in project.latest_words() and "mini is complete" in project.latest_words()
+        assert "rule train:" not in (project.root / ".snakemake" / "jobs" / "snakemake-mini.log").read_text()
     assert project.models() == local_models
     assert (project.root / "figures" / "mini" / "index.html").exists()
-    assert "sacct" not in project.all_words()
+    assert "sacct" not in project.all_words() and "Traceback" not in project.all_words()
 
 
 def test_a_cluster_without_gpus_by_one_line_of_the_profile(tmp_path, local_models):
     with cluster(gpus=0) as slurm, project_on(slurm, tmp_path) as project:
-        profile = project.root / "workflow" / "profiles" / "slurm" / "config.yaml"
+        profile = project.root / PROFILE
         assert profile.read_text().count("    gpu: 1\n") == 1
         profile.write_text(profile.read_text().replace("    gpu: 1\n", "    gpu: 0\n"))
-        project.finish(project.figures(*ON_SLURM))
+        project.finish(project.figures("--profile", "slurm"))
     assert project.models() == local_models
