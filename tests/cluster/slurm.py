@@ -45,7 +45,6 @@ SelectTypeParameters=CR_Core_Memory
 SchedulerType=sched/builtin
 SlurmdParameters=config_overrides
 ReturnToService=2
-KillWait=20
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} State=UNKNOWN{gpus}
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
