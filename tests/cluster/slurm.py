@@ -20,7 +20,7 @@ PLUGIN = "snakemake_executor_plugin_slurm"
 # Of the node: enough for two jobs at once that ask for 8000 MB, and for no more than 16000.
 CPUS, MEMORY = 2, 16000
 
-# Nothing here needs systemd or cgroups: processes are followed by their parents, and nothing is bound to a core.
+# Nothing here needs systemd or cgroups: processes are followed by their groups, and nothing is bound to a core.
 CONFIGURATION = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -34,7 +34,7 @@ StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
