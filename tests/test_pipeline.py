@@ -330,3 +330,6 @@ def test_what_failed_is_said_with_the_end_of_what_it_said(tmp_path, capsys):
     first, *lines = errors.splitlines()
     assert first == "FAILED: model mnist/um/seed0: tla train x"
     assert lines[-1] == "  tla: error: no room" and len(lines) == 15
+    assert progress.failed == ["model mnist/um/seed0"]
+    progress.show({"event": "job_info", "jobid": 1, "rule_name": "train", "output": [model], "log": ["job.log"]})
+    assert capsys.readouterr().out == "Trying again: model mnist/um/seed0\n" and not progress.failed
