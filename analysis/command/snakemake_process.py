@@ -140,7 +140,8 @@ def _end_with(channel: socket.socket) -> None:
     # As Ctrl+C: it starts nothing more, and cancels what it has submitted to a cluster.
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     _end_jobs()
-    time.sleep(2 * GRACE / 3)  # on a cluster its jobs are cancelled by then, and it waits for its next look at the queue
+    # On a cluster its jobs are cancelled by then, and it waits for its next look at the queue.
+    time.sleep(2 * GRACE / 3)
     os._exit(1)
 
 
