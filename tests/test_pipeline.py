@@ -239,7 +239,7 @@ def test_maps_of_pairs_that_are_gone_are_made_again(pipeline, checkout):
 
 
 def test_targets_and_forced_jobs_of_the_user_reach_snakemake():
-    assert snakemake_arguments([], ["some/target"])[-2:] == ["--rerun-incomplete", "some/target"]
+    assert snakemake_arguments([], ["some/target"])[-2:] == ["--ignore-incomplete", "some/target"]
     assert "--forcerun" in snakemake_arguments(["a", "b"], ["-n"])
     asked = snakemake_arguments(["a", "b"], ["-R", "notebook"])
     assert asked[-4:] == ["-R", "a", "b", "notebook"] and "--forcerun" not in asked
@@ -324,3 +324,6 @@ def test_what_failed_is_said_with_the_end_of_what_it_said(tmp_path, capsys):
     first, *lines = errors.splitlines()
     assert first == "FAILED: model mnist/um/seed0: tla train x"
     assert lines[-1] == "  tla: error: no room" and len(lines) == 15
+    assert progress.failed == ["model mnist/um/seed0"]
+    progress.show({"event": "job_info", "jobid": 1, "rule_name": "train", "output": [model], "log": ["job.log"]})
+    assert capsys.readouterr().out == "Trying again: model mnist/um/seed0\n" and not progress.failed

@@ -43,11 +43,24 @@ def test_jobs_that_run_a_network_get_one_gpu_and_no_others_do():
     assert all(resources[rule]["gpu"] == 1 for rule in ON_A_GPU)
 
 
-def test_on_slurm_no_job_with_a_gpu_counts_its_tasks_and_every_rule_has_its_limits():
+def test_on_slurm_no_job_with_a_gpu_counts_its_tasks_and_every_rule_has_its_time():
     resources = profile("slurm")["set-resources"]
     assert all(resources[rule]["tasks"] == 0 for rule in ON_A_GPU)
     assert set(resources) == rules()
-    assert all({"mem_mb", "runtime"} <= set(wanted) for wanted in resources.values())
+    assert all("runtime" in wanted for wanted in resources.values())
+
+
+def test_on_slurm_one_line_says_how_many_gpus_and_one_how_much_memory():
+    text = (PROFILES / "slurm" / "config.yaml").read_text(encoding="utf-8")
+    assert len(re.findall(r"^ *gpu:", text, re.M)) == 1
+    without = yaml.safe_load(text.replace("gpu: 1", "gpu: 0"))["set-resources"]
+    assert not any(wanted.get("gpu") for wanted in without.values())
+    memory = yaml.safe_load(text)["default-resources"]["mem_mb"]
+    assert [eval(memory, {"attempt": attempt}) for attempt in (1, 2, 3)] == [8000, 15000, 15000]
+    own = {
+        rule: wanted["mem_mb"] for rule, wanted in yaml.safe_load(text)["set-resources"].items() if "mem_mb" in wanted
+    }
+    assert own == {"manifest": 2000}
 
 
 def test_what_the_local_profile_offers_in_comments_is_valid_too():

@@ -8,6 +8,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from analysis.command import snakemake_process
+from analysis.command.cluster_queue import wait_for_jobs
 from analysis.command.jobs import job_server
 from analysis.command.progress import Progress
 from analysis.scales.lock import PipelineError, pipeline_lock
@@ -50,6 +51,8 @@ def run_pipeline(
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": search_path}  # the rules call `tla`
     with pipeline_lock(root) as lock:
+        if profile not in (None, "local") and not {"-n", "--dry-run", "--dryrun"} & set(extra):
+            wait_for_jobs(root)
         # Snakemake inherits our lock, which ends with the last process that holds it. Snakemake's own lock does not:
         # one that exists now was left by a Snakemake that was killed, and so were unfinished notebooks. A training
         # that outlived it goes on: it holds the lock of its own run folder.
@@ -93,7 +96,9 @@ def snakemake_arguments(stale: Sequence[str], extra: Sequence[str]) -> list[str]
     """Arguments for Snakemake: ours, with the paths that are stale, and then the user's.
 
     The last of ours is an option without values, which would otherwise swallow a target of the user's. Snakemake obeys
-    only the last ``--forcerun``, so the stale paths are added to that of the user if there is one.
+    only the last ``--forcerun``, so the stale paths are added to that of the user if there is one. What Snakemake calls
+    incomplete was begun under a Snakemake that was killed: a file that a job has finished since then is whole, and its
+    metadata say what it is.
     """
     extra = list(extra)
     ours = ["--quiet", "host", "reason", "--rerun-triggers", "input"]
@@ -102,7 +107,7 @@ def snakemake_arguments(stale: Sequence[str], extra: Sequence[str]) -> list[str]
         extra[place + 1 : place + 1] = stale
     if stale and not places:
         ours += ["--forcerun", *stale]
-    return [*ours, "--rerun-incomplete", *extra]
+    return [*ours, "--ignore-incomplete", *extra]
 
 
 def stale_paths(scale: Scale) -> list[str]:

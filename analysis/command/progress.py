@@ -54,7 +54,13 @@ class Progress:
             self.todo.update({rule: n for rule, n in event["stats"].items() if rule not in ("total", "all")})
             self.total = self.todo.total()
         elif kind == "job_info" and event["rule_name"] != "all":
-            self.running[event["jobid"]] = (event["rule_name"], self._name(event), self.clock(), event["log"] or [])
+            name = self._name(event)
+            if name in self.failed:  # the profile has Snakemake try again
+                self.failed.remove(name)
+                if self.live:
+                    self._rewrite("")
+                self._print(f"Trying again: {name}")
+            self.running[event["jobid"]] = (event["rule_name"], name, self.clock(), event["log"] or [])
             self.most_at_once = max(self.most_at_once, len(self.running))
         elif kind == "job_finished" and event["job_id"] in self.running:
             self._ended(event["job_id"])

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 # Seconds that a job is given to save its state.
 GRACE = 30.0
+# What Snakemake asks of SLURM, which is how it ends jobs there.
+_OF_SLURM = {"sbatch", "scancel", "scontrol", "sinfo", "squeue"}
 # Snakemake's event -> what is said of it.
 _TOLD = {
     "run_info": ("stats",),
@@ -98,7 +100,7 @@ def _end(process: Popen) -> None:
 
 
 def _end_jobs() -> None:
-    """Tell each job once to end, wait for them, and kill those that do not."""
+    """Tell each job on this machine once to end, wait for them, and kill those that do not."""
     import psutil
 
     told, end = set(), time.monotonic() + GRACE
@@ -113,7 +115,8 @@ def _end_jobs() -> None:
                     # Not the shell around a job: Snakemake would not wait for the job then.
                     inside = child.children() if child.name().endswith("sh") else []
                     for process in inside or [child]:
-                        process.terminate()
+                        if process.name() not in _OF_SLURM:
+                            process.terminate()
                     told.add(child)
         if late:
             return
@@ -137,8 +140,21 @@ def _end_with(channel: socket.socket) -> None:
     # As Ctrl+C: it starts nothing more, and cancels what it has submitted to a cluster.
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
     _end_jobs()
-    time.sleep(GRACE / 3)
+    # On a cluster its jobs are cancelled by then, and it waits for its next look at the queue.
+    time.sleep(2 * GRACE / 3)
     os._exit(1)
+
+
+def _guess_no_account() -> None:
+    """Where the profile names no account, leave it to SLURM, which knows the user's own.
+
+    The executor would ask `sacct`, which fails where no accounts are kept; its release 2.8 hands over a pipe as an
+    argument, and fails everywhere.
+    """
+    with contextlib.suppress(ImportError):
+        import snakemake_executor_plugin_slurm
+
+        snakemake_executor_plugin_slurm.get_account = lambda logger: None
 
 
 def _main() -> None:
@@ -149,6 +165,7 @@ def _main() -> None:
     from snakemake.logging import logger
 
     logger.addFilter(lambda record: _tell(channel, record))
+    _guess_no_account()
     main()
 
 
