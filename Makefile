@@ -13,7 +13,8 @@ FAULTS_ARGS ?=
 
 PYTHON_NAMES := python3 python3.14 python3.13 python3.12 python3.11 python
 PIP := .venv/bin/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install -qq --no-warn-conflicts -c constraints.txt
+# Python compiles a module when it is first imported; compiling all of torch took longer than all that is ever imported.
+INSTALL := $(PIP) install -qq --no-compile --no-warn-conflicts -c constraints.txt
 
 export MPLBACKEND := Agg
 export PIP_USER := 0
@@ -108,7 +109,7 @@ endif
 	@$(CHOOSE_FAISS); \
 	echo 'Installing what the tests need into .venv.'; \
 	$(INSTALL) -e ".[$$faiss,pipeline,robustness,dev]" && \
-	$(PIP) install -qq --no-deps -r requirements-oracles.txt && \
+	$(PIP) install -qq --no-compile --no-deps -r requirements-oracles.txt && \
 	touch $@
 
 # An environment that fits is kept; one that does not is made anew. Without PYTHON=, the first name on PATH that is a
