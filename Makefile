@@ -13,13 +13,14 @@ FAULTS_ARGS ?=
 
 PYTHON_NAMES := python3 python3.14 python3.13 python3.12 python3.11 python
 PIP := .venv/bin/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install -qq --no-warn-conflicts -c constraints.txt
+# Python compiles a module when it is first imported; compiling all of torch took longer than all that is ever imported.
+INSTALL := $(PIP) install -qq --no-compile --no-warn-conflicts -c constraints.txt
 
 export MPLBACKEND := Agg
 export PIP_USER := 0
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo figures status site test test-all bench faults env lint FORCE
+.PHONY: help demo figures status site test test-all bench bench-check faults env lint FORCE
 
 help:
 	@echo 'make demo      published MNIST models under attack, in a minute: an explorer, maps, ratios -> demo/'
@@ -33,6 +34,7 @@ help:
 	@echo 'make test-all  the tests, and the slowest confirmations of them; notes of which sources, in tests/confirmed.json'
 	@echo 'make bench     time our code beside its peers, in turn: a table of ratios, and benchmarks/latest.json.'
 	@echo '               BENCH_ARGS="--only pgd --pairs 9"; some minutes, on a machine that does nothing else'
+	@echo 'make bench-check   name the ratios that fell by more than a tenth since the last run on such a machine'
 	@echo 'make faults    kill, damage, fill the disk and start twice whatever a small project consists of: a table of what'
 	@echo '               came out. FAULTS_ARGS="--share 0.1 --seed 1"; a quarter of an hour on two cores'
 	@echo 'make env       only make the environment .venv, which the other commands make when it is missing or out of date'
@@ -62,6 +64,9 @@ test-all: .venv/.stamp-test
 
 bench: .venv/.stamp-test
 	.venv/bin/python -m benchmarks.bench $(BENCH_ARGS)
+
+bench-check: .venv/.stamp-test
+	.venv/bin/python -m benchmarks.bench --check
 
 faults: .venv/.stamp-test
 	PATH="$$(pwd)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 .venv/bin/python tests/faults.py $(FAULTS_ARGS)
@@ -104,7 +109,7 @@ endif
 	@$(CHOOSE_FAISS); \
 	echo 'Installing what the tests need into .venv.'; \
 	$(INSTALL) -e ".[$$faiss,pipeline,robustness,dev]" && \
-	$(PIP) install -qq --no-deps -r requirements-oracles.txt && \
+	$(PIP) install -qq --no-compile --no-deps -r requirements-oracles.txt && \
 	touch $@
 
 # An environment that fits is kept; one that does not is made anew. Without PYTHON=, the first name on PATH that is a

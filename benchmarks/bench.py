@@ -1,10 +1,15 @@
 """Run our code and its peers on the same inputs, in one process, in turn, and print the ratios of their times.
 
     python -m benchmarks.bench [--only NAME ...] [--pairs N] [--json PATH] [--device cpu]
+    python -m benchmarks.bench --check
 
 A ratio is the peer's time divided by ours, so above 1 ours is faster; printed is the median over the pairs, with the
-smallest and the largest. The times themselves belong to the machine and its load. Where both must also agree in their
-results, that is checked first, and the exit status is 1 where they do not.
+smallest and the largest. The times themselves belong to the machine and its load; the floor is what the matrix products
+and convolutions of ours would take at the rate of a large matrix product, measured in the same run. Where both must
+also agree in their results, that is checked first, and the exit status is 1 where they do not.
+
+A run of all benchmarks writes `latest.json` (`latest-cuda.json` on a GPU) and adds a line to `history.jsonl`, which
+`--check` reads.
 """
 
 import argparse
@@ -18,9 +23,11 @@ from typing import Any
 
 import torch
 
+from benchmarks import history
 from benchmarks.choices import channels_last, chunks, folding
-from benchmarks.evaluations import pgd_attack_full_width, pgd_evaluation
+from benchmarks.evaluations import autoattack_evaluation, pgd_attack_full_width, pgd_evaluation
 from benchmarks.explorer_page import explorer_page
+from benchmarks.floor import matrix_rate
 from benchmarks.full_training import published_training
 from benchmarks.inputs import ROOT, Setup, available_cores, conditions
 from benchmarks.landscapes import input_landscapes
@@ -35,6 +42,7 @@ from tla_core.runtime import pick_device
 BENCHMARKS: dict[str, Callable[[Setup], Iterator[Line]]] = {
     "pgd": pgd_evaluation,
     "pgd-full-width": pgd_attack_full_width,
+    "autoattack": autoattack_evaluation,
     "tla-step": tla_training_step,
     "cost-per-image": cost_per_image,
     "folding": folding,
@@ -65,16 +73,16 @@ def records(lines: Sequence[Line], common: Mapping[str, Any]) -> list[dict[str, 
 
 
 def table(lines: Sequence[Line], common: Mapping[str, Any]) -> str:
-    """The table that is printed."""
-    rows = [("", "beside", "ours, s", "peer, s", "ratio", "min to max", "pairs")]
-    for line in lines:
-        record = line.record(common)
-        spread = f"{min(line.ratios):.2f} to {max(line.ratios):.2f}"
-        times = f"{record['ours_s']:.3g}", f"{record['peer_s']:.3g}"
-        rows.append((line.name, line.peer, *times, f"{line.ratio:.2f}", spread, str(record["pairs"])))
+    """The two tables that are printed: beside peers, and beside other choices of ours."""
+    header = ("beside", "ours, s", "floor, s", "peer, s", "ratio", "min to max", "pairs")
+    rows = []
+    for title, own in (("BESIDE A PEER", False), ("BESIDE OUR OTHER CHOICE", True)):
+        part = [_row(line, line.record(common)) for line in lines if line.own == own]
+        rows += [(title, *header), *part, ("",) * (1 + len(header))] if part else []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    text += ["", "Ratio: the peer's time / ours, the median over the pairs; above 1 ours is faster."]
+    text += ["Ratio: the peer's time / ours, the median over the pairs; above 1 ours is faster."]
+    text += ["Floor: the operations of ours at the machine's rate of float32 matrix products."]
     text += [", ".join(f"{key} {value}" for key, value in common.items()), ""]
     for line in lines:
         said = "; ".join(f"{key}: {value}" for key, value in line.conditions.items() if value != "")
@@ -82,16 +90,31 @@ def table(lines: Sequence[Line], common: Mapping[str, Any]) -> str:
     return "\n".join(text)
 
 
+def _row(line: Line, record: Mapping[str, Any]) -> tuple[str, ...]:
+    floor = record["conditions"].get("floor_s")
+    spread = f"{min(line.ratios):.2f} to {max(line.ratios):.2f}"
+    return (
+        line.name, line.peer, f"{record['ours_s']:.3g}", f"{floor:.3g}" if floor else "", f"{record['peer_s']:.3g}",
+        f"{line.ratio:.2f}", spread, str(record["pairs"]),
+    )  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None, setup: Setup | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--pairs", type=int, default=5, help="runs of each side (default: 5)")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "latest.json", help="where to write")
+    parser.add_argument("--json", type=Path, help="where to write; by default latest.json, if all are run")
+    parser.add_argument("--check", action="store_true", help="compare the newest line of history.jsonl with the last"
+                        " one of the same kind of machine, and run nothing")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu or cuda")
     given = parser.parse_args(arguments)
     if given.pairs < 1:
         parser.error(f"--pairs must be at least 1. Got {given.pairs}.")
+    if given.check:
+        message, status = history.check()
+        print(message)
+        return status
     started = time.monotonic()
 
     def say(what: str) -> None:
@@ -100,11 +123,17 @@ def main(arguments: Sequence[str] | None = None, setup: Setup | None = None) -> 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(available_cores())
     setup = dataclasses.replace(setup or Setup(), pairs=given.pairs, device=pick_device(given.device), say=say)
-    common = conditions(setup.device)
+    common = conditions(setup.device) | {"matrix_flop_per_s": matrix_rate(setup.device)}
     lines = run(given.only or list(BENCHMARKS), setup)
-    write_json(given.json, records(lines, common))
-    print(table(lines, common))
     failures = [f"{line.name}, beside {line.peer}: {line.failure}" for line in lines if line.failure]
+    path = given.json
+    if path is None and not given.only:
+        path = ROOT / "benchmarks" / ("latest-cuda.json" if setup.device.type == "cuda" else "latest.json")
+        if not failures:
+            history.add(records(lines, common))
+    if path is not None:
+        write_json(path, records(lines, common))
+    print(table(lines, common))
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tla_core as tla
+from benchmarks.floor import count_operations
 from benchmarks.inputs import Setup, colour_images, test_images, untrained_model
 from benchmarks.timing import Line, times_in_turn
 from tla_core import chunks as chunking
@@ -49,6 +50,7 @@ def chunks(setup: Setup) -> Iterator[Line]:
     times = times_in_turn(
         lambda: run_attack(attack, model, images, labels, fold=True), peers, pairs=setup.pairs, device=setup.device
     )
+    operations = count_operations(lambda: run_attack(attack, model, images, labels, fold=True))
     for peer in peers:
         yield Line(
             "attack in chunks, network of mini", peer, times[peer],
@@ -56,6 +58,7 @@ def chunks(setup: Setup) -> Iterator[Line]:
                 "network": "Table 1, width 0.125, untrained", "images": len(images), "attack": str(attack),
                 "images_at_once": images_at_once(images.float()),
             },
+            own=True, operations=operations,
         )  # fmt: skip
 
 
@@ -75,6 +78,7 @@ def channels_last(setup: Setup) -> Iterator[Line]:
     yield Line(
         "forward and backward pass, channels_last", "contiguous", times,
         {"network": "Table 1, width 0.125, untrained", "images": len(images), "passes_per_time": 5},
+        own=True, operations=count_operations(lambda: step(last)),
     )  # fmt: skip
 
 
@@ -89,4 +93,5 @@ def _folded(
     return Line(
         f"folded attack, {name}", "not folded", times,
         {"network": f"{name}, untrained", "images": len(images), "attack": str(attack)},
+        own=True, operations=count_operations(lambda: run(True)),
     )  # fmt: skip

@@ -3,14 +3,19 @@
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 import tla_core as tla
+from benchmarks.floor import count_operations
 from benchmarks.inputs import Setup, test_images, trained_model, untrained_model
 from benchmarks.timing import Line, seconds, times_in_turn
 from tla_core.attacks import run_attack
+from tla_core.autoattack import AutoAttack
+from tla_core.config import TrainConfig
+from tla_core.protocol import strongest_attacks
 
 EPS, STEP_SIZE = 0.3, 0.03
 FOLDED_TOLERANCE = 0.001  # a share of the images
@@ -40,6 +45,7 @@ def pgd_evaluation(setup: Setup) -> Iterator[Line]:
         }
         with _without_warnings():
             times = times_in_turn(ours, runs, pairs=setup.pairs, device=setup.device, warm_up=False)
+            operations = count_operations(ours)
         for name in PEERS:
             said, failure = checked[name]
             yield Line(
@@ -48,7 +54,7 @@ def pgd_evaluation(setup: Setup) -> Iterator[Line]:
                     "network": f"Table 1 at an eighth of its width, {where}", "images": len(images),
                     "attack": str(attack), "ours": "tla.evaluate as it is called by default: masking checks included",
                     "peer_batch_size": batches[name], "outcomes": said,
-                }, failure,
+                }, failure, operations=operations,
             )  # fmt: skip
 
 
@@ -63,15 +69,57 @@ def pgd_attack_full_width(setup: Setup) -> Iterator[Line]:
         name: lambda peer=peer: peer(model, x, y, attack.steps, True)
         for name, peer in {"torchattacks": _attack_torchattacks, "foolbox": _attack_foolbox}.items()
     }
-    times = times_in_turn(
-        lambda: run_attack(attack, model, x, y, fold=True), runs, pairs=setup.pairs, device=setup.device
-    )
+    def ours() -> Tensor:
+        return run_attack(attack, model, x, y, fold=True)
+
+    times = times_in_turn(ours, runs, pairs=setup.pairs, device=setup.device)
+    operations = count_operations(ours)
     for name in runs:
         yield Line(
             "PGD attack alone, Table 1 at full width", name, times[name],
             {
                 "network": f"Table 1, width {setup.width:g}, untrained, batch norm calibrated: the cost of a gradient"
                 " does not depend on the weights", "images": len(x), "attack": str(attack), "peer_batch_size": len(x),
+            }, operations=operations,
+        )  # fmt: skip
+
+
+def autoattack_evaluation(setup: Setup) -> Iterator[Line]:
+    """AutoAttack as `evaluate` runs it, and the attacks of the column "strongest", beside the package by itself."""
+    model, where = trained_model(setup, DEFENDED)
+    images, labels = test_images(max(2, setup.images // 30))
+    x, y = images.to(setup.device).float() / 255, labels.to(setup.device)
+    ensemble = AutoAttack(eps=EPS)
+    strongest = {
+        name: replace(attack, steps=max(1, attack.steps * setup.steps // 20), eps=EPS)
+        for name, attack in strongest_attacks(TrainConfig.preset("mini/mnist/at"), 10).items()
+    }
+    correct: dict[str, Tensor] = {}
+
+    def package() -> None:
+        from pyautoattack import AutoAttack as Package
+
+        peer = Package(model, norm="Linf", eps=EPS, seed=ensemble.seed, device=x.device)
+        x_adv = peer.run_standard_evaluation(x, y, batch_size=len(x))[0]
+        with torch.no_grad():
+            correct["package"] = (model(x_adv).argmax(1) == y).cpu()
+
+    for name, attacks in (("AutoAttack", {"AutoAttack": ensemble}), ("strongest", strongest)):
+
+        def ours(attacks=attacks) -> None:
+            outcomes = tla.evaluate(model, images, labels, attacks, checks=False).correct
+            correct["ours"] = torch.stack(list(outcomes.values())).all(0)
+
+        peer = {"pyautoattack": package}
+        (times,) = times_in_turn(
+            ours, peer, pairs=min(setup.pairs, 2), device=setup.device, warm_up=False
+        ).values()
+        robust = {key: 100 * outcome.double().mean().item() for key, outcome in correct.items()}
+        yield Line(
+            f"evaluate, {name}, adversarially trained", "pyautoattack", times,
+            {
+                "network": f"Table 1 at an eighth of its width, {where}", "images": len(x), "attack": str(ensemble),
+                "robust_accuracy": robust, "images_that_differ": int((correct["ours"] != correct["package"]).sum()),
             },
         )  # fmt: skip
 

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
+from benchmarks.floor import count_operations
 from benchmarks.inputs import Setup, colour_images, training_source
-from benchmarks.timing import Line, Run, times_in_turn
+from benchmarks.timing import Line, times_in_turn
 from tla_core.config import TrainConfig
 from tla_core.methods import STEPS
 from tla_core.models import build_model
@@ -96,23 +95,3 @@ def training_line(
         }
     )  # fmt: skip
     return line
-
-
-def count_operations(run: Run) -> int:
-    """Floating-point operations of the matrix products and convolutions of a run, forward and backward."""
-    with _OperationCounter() as counter:
-        run()
-    return counter.total
-
-
-class _OperationCounter(TorchDispatchMode):
-    # torch's FlopCounterMode follows the modules as well, and its hooks break where an attack asks for the gradient of
-    # the images alone.
-    total = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        count = flop_registry.get(function._overloadpacket)
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=result)
-        return result

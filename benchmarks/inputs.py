@@ -74,8 +74,19 @@ def conditions(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
+
+
+def _processor() -> str:
+    """Family and model of the processor: names are often withheld where machines are lent."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    numbers = [f"{key} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    parts = [fields.get("model name", ""), *numbers]
+    return ", ".join(filter(None, parts)) or platform.processor() or platform.machine()
 
 
 def available_cores() -> int:

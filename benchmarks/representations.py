@@ -179,7 +179,7 @@ def growing_gallery(setup: Setup, sizes: Sizes | None = None) -> Iterator[Line]:
                 "index": f"auto: approximate from {APPROXIMATE_FROM:,} vectors, exact below",
                 "recall_at_10": recall, "recall_measured_on": f"{len(checked):,} queries",
                 "time": "with building the index",
-            },
+            }, own=True,
         )  # fmt: skip
         failures = [f"recall@10 is {recall:.3f}, below {LEAST_RECALL}"] if recall < LEAST_RECALL else []
         yield dataclasses.replace(line, failure="; ".join(failures))

@@ -42,7 +42,7 @@ def cost_per_image(setup: Setup) -> Iterator[Line]:
             "peak_memory_mb": {f"{n:,}": round(used, 1) for n, used in memory.items()},
             "memory": "peak of a process that evaluates once, on the CPU, less the images (uint8); freed blocks of"
             " 128 KiB and more are returned to the system (glibc)",
-        },
+        }, own=True,
     )  # fmt: skip
 
 

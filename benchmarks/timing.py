@@ -25,6 +25,10 @@ class Line:
         JSON values: what was run, and what was found beside the times.
     failure : str
         What is wrong with the results that were to agree; empty if nothing.
+    own : bool
+        Whether the peer is another choice of ours, such as a step that was switched off.
+    operations : int
+        Floating-point operations of ours, see `benchmarks.floor.count_operations`; 0 where they were not counted.
     """
 
     name: str
@@ -32,6 +36,8 @@ class Line:
     times: tuple[tuple[float, float], ...]
     conditions: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
+    own: bool = False
+    operations: int = 0
 
     @property
     def ratios(self) -> list[float]:
@@ -46,6 +52,8 @@ class Line:
         """The entry of the JSON file; `common` are the conditions of all lines."""
         ours, peer = (statistics.median(times) for times in zip(*self.times, strict=True))
         measured = {"ratio_min": min(self.ratios), "ratio_max": max(self.ratios), "ratios": self.ratios}
+        if self.operations:
+            measured |= {"gigaflop": self.operations / 1e9, "floor_s": self.operations / common["matrix_flop_per_s"]}
         return {
             "name": self.name, "ours_s": ours, "peer_s": peer, "peer": self.peer, "ratio": self.ratio,
             "pairs": len(self.times), "conditions": {**common, **self.conditions, **measured, "failure": self.failure},

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import tla_core as tla
+from benchmarks.floor import count_operations
 from benchmarks.inputs import Setup, colour_images, oracles, training_source, untrained_model
 from benchmarks.timing import Line, times_in_turn
 from tla_core.ascent import starting_points
@@ -70,7 +71,7 @@ def _line(
             "batch_size": config.batch_size, "pool_size": config.pool_size,
             "steps_per_time": n_steps, "note": note, "results": said,
             "ours": "weights in channels_last, as `train` lays them out; the peer's as torch does",
-        }, failure,
+        }, failure, operations=count_operations(run(our_step, ours)) // n_steps,
     )  # fmt: skip
 
 

@@ -20,8 +20,10 @@ from benchmarks import (
     choices,
     evaluations,
     explorer_page,
+    floor,
     full_training,
     growth,
+    history,
     inputs,
     landscapes,
     maps,
@@ -101,6 +103,62 @@ def test_ours_and_peers_run_in_turn_and_share_the_runs_of_ours():
     assert ran == ["ours", "x", "y", "ours", "x", "y", "y", "x", "ours"]  # the warm-up, and two turns
     assert {name: len(pairs) for name, pairs in times.items()} == {"x": 2, "y": 2}
     assert [ours for ours, _ in times["x"]] == [ours for ours, _ in times["y"]]
+
+
+def test_peers_and_choices_of_ours_are_two_tables_with_floors():
+    common = {"matrix_flop_per_s": 2e9}
+    peer = timing.Line("a step", "a peer", ((1.0, 2.0),), operations=10**9)
+    own = timing.Line("a step", "switched off", ((1.0, 3.0),), own=True)
+    assert peer.record(common)["conditions"]["floor_s"] == 0.5
+    assert "floor_s" not in own.record(common)["conditions"]
+    text = [" ".join(line.split()) for line in bench.table([own, peer], common).splitlines()]
+    assert text[0].startswith("BESIDE A PEER beside ours, s floor, s peer, s")
+    assert text[1] == "a step a peer 1 0.5 2 2.00 2.00 to 2.00 1"
+    assert text[3].startswith("BESIDE OUR OTHER CHOICE")
+    assert text[4] == "a step switched off 1 3 3.00 3.00 to 3.00 1"
+
+
+def test_the_matrix_rate_is_that_of_a_product_of_matrices():
+    product = torch.randn(256, 256)
+    taken = min(timing.seconds(lambda: product @ product, CPU) for _ in range(5))
+    # Within the mood of a machine that does something else beside the tests.
+    assert 1 / 50 < floor.matrix_rate(CPU, size=256) / (2 * 256**3 / taken) < 50
+
+
+def a_record(ratio, name="a step", **machine):
+    machine = {"processor": "p", "cpu_capability": "AVX2", "threads": 2, "device": "cpu", "torch": "2", **machine}
+    return {
+        "name": name, "peer": "a peer", "ratio": ratio,
+        "conditions": {**machine, "ratio_min": ratio - 0.1, "ratio_max": ratio + 0.1},
+    }  # fmt: skip
+
+
+def test_a_ratio_that_fell_is_named_beside_the_last_run_on_such_a_machine(tmp_path):
+    path = tmp_path / "history.jsonl"
+    assert history.check(path)[1] == 0 and "no line yet" in history.check(path)[0]
+    history.add([a_record(2.0), a_record(1.0, "a map")], path)
+    assert "the first on processor p" in history.check(path)[0]
+    history.add([a_record(1.0), a_record(1.0, "a map")], path)
+    message, status = history.check(path)
+    assert status == 1 and "a step | a peer: 2.00 (1.90 to 2.10) -> 1.00 (0.90 to 1.10)" in message
+    assert "a map" not in message
+    history.add([a_record(0.1, threads=64), a_record(0.1, "a map", threads=64)], path)  # another machine
+    assert history.check(path)[1] == 0
+    history.add([a_record(0.91)], path)  # beside 1.0 of the last run with two threads: less than a tenth
+    message, status = history.check(path)
+    assert status == 1 and message.endswith("a map | a peer: no longer measured")
+
+
+def test_only_a_run_of_all_is_kept_as_the_latest(setup, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setattr(history, "PATH", tmp_path / "history.jsonl")
+    monkeypatch.setattr(bench, "BENCHMARKS", {"channels-last": choices.channels_last})
+    assert bench.main(["--only", "channels-last", "--pairs", "1", "--device", "cpu"], setup) == 0
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "benchmarks").mkdir()
+    assert bench.main(["--pairs", "1", "--device", "cpu"], setup) == 0
+    (record,) = json.loads((tmp_path / "benchmarks" / "latest.json").read_text())
+    assert 0 < record["conditions"]["floor_s"]
 
 
 @pytest.mark.parametrize("arguments", [["--pairs", "0"], ["--only", "nothing"]])
@@ -222,8 +280,8 @@ def test_a_training_step_is_projected_to_the_whole_training(setup):
 
 def test_operations_of_a_linear_layer_are_counted_forward_and_backward():
     layer, x = torch.nn.Linear(8, 4, bias=False), torch.rand(16, 8)
-    assert full_training.count_operations(lambda: layer(x)) == 2 * 16 * 8 * 4
-    assert full_training.count_operations(lambda: layer(x).sum().backward()) == 2 * 2 * 16 * 8 * 4
+    assert floor.count_operations(lambda: layer(x)) == 2 * 16 * 8 * 4
+    assert floor.count_operations(lambda: layer(x).sum().backward()) == 2 * 2 * 16 * 8 * 4
 
 
 @pytest.mark.parametrize("method", ["um", "at", "alp", "tla-rn", "tla"])
@@ -242,7 +300,7 @@ def test_the_passes_of_a_step_are_those_that_it_takes(setup, method, monkeypatch
         step(model, source, 0, config, config.attack).total.backward()
 
     run()  # the first step looks at the network too
-    counted = full_training.count_operations(run)
+    counted = floor.count_operations(run)
     expected = 20 * paper_cost.passes_of_step(config) * paper_cost.forward_operations(config)
     assert 0.98 < counted / expected < 1.01
 
