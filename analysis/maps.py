@@ -228,7 +228,7 @@ def map_pair(
         Clean points of each class at the most; taken evenly over the set's rows. All adversarial examples of the pair
         are shown.
     **projection
-        Passed to `project`.
+        See `map_class`.
 
     Raises
     ------
@@ -242,7 +242,7 @@ def map_pair(
         raise ValueError(f"a pair must have two classes. Got {attacked!r} twice.")
     clean_rows = np.concatenate([evenly(np.flatnonzero(reps.labels == k), n_clean) for k in (first, second)])
     adv_rows = np.flatnonzero((reps.labels == first) & (reps.adv_predictions == second))
-    embedding = project(_features(reps, clean_rows, adv_rows), **projection)
+    embedding = project(_features(reps, clean_rows, adv_rows), **_fitting(projection, clean_rows, adv_rows))
     coords = embedding.coords.astype(np.float32)
     return PairMap(
         classes=(first, second),

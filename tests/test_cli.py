@@ -313,7 +313,7 @@ def test_one_preset_is_shown_with_the_source_of_each_value(capsys):
     assert lines["margin"].split() == ["margin", "0.05", "supplement"]
     assert lines["epochs"].split()[-1] == "ours" and lines["seed"].split()[-1] == "default"
     assert lines["width"].split() == ["width", "0.125", "ours"]
-    assert lines["not"] == "not used: blocks, iterations, milestones, lambda_alp, own_margin_factor"
+    assert lines["not"] == "not used: blocks, iterations, milestones, lambda_alp, own_margin_factor, step"
     assert {line.split()[-1] for name, line in lines.items() if name not in ("seed", "version", "not")} == {
         "supplement", "v1", "code", "ours"
     }  # fmt: skip

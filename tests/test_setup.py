@@ -188,7 +188,7 @@ def with_python(checkout):
 def test_env_installs_once_and_test_adds_to_it(with_python):
     assert with_python.make("env").returncode == 0
     log = with_python.log()
-    assert "install -qq --no-warn-conflicts -c constraints.txt -e .[cpu,pipeline]" in log
+    assert "install -qq --no-compile --no-warn-conflicts -c constraints.txt -e .[cpu,pipeline]" in log
     assert "uninstall" not in log
     assert with_python.make("env").returncode == 0
     assert with_python.log() == ""

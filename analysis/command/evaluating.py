@@ -116,7 +116,7 @@ def evaluate_command(model_spec: str | None, args: Sequence[str]) -> Callable[..
     return evaluate
 
 
-def _default_attack(named: str, args: Sequence[str]) -> AttackConfig:
+def _default_attack(model_spec: str, args: Sequence[str]) -> AttackConfig:
     """That of the run or images, with steps in proportion to the eps that is asked for.
 
     Steps that were meant for a small ball would not leave the middle of a large one.
@@ -124,7 +124,7 @@ def _default_attack(named: str, args: Sequence[str]) -> AttackConfig:
     from analysis.command.measuring import config_for
     from tla_core.protocol import analysis_attack
 
-    config, norm = config_for(named, value_of(args, "--data")), value_of(args, "--attack.norm")
+    config, norm = config_for(model_spec, value_of(args, "--data")), value_of(args, "--attack.norm")
     level = value_of(args, "--eps") or value_of(args, "--attack.eps")
     eps = None if level is None else parse_number(level)
     if norm is None or eps is None:

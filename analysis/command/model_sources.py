@@ -64,8 +64,8 @@ def open_network(spec: str, weights: Path | None, n_classes: int | None) -> Netw
 
 def _warn_of_fresh_weights(spec: str, model: nn.Module, n_classes: int | None) -> None:
     """Warn where a second call gives other weights: they are random, and nothing says so later."""
-    again = call_named(spec, num_classes=n_classes)
-    if state_digest(again) != state_digest(model):
+    second = call_named(spec, num_classes=n_classes)
+    if state_digest(second) != state_digest(model):
         warnings.warn(
             f"{spec} gives other weights at each call: what is measured is a network of random weights. Load"
             " trained ones in the function, or name a file of them, --weights FILE.",
