@@ -109,11 +109,15 @@ def test_the_limit_must_leave_points(n_clean):
         map_pair(make_set(), 0, 1, n_clean=n_clean)
 
 
-def test_sets_without_an_adversarial_part_and_too_few_points_are_refused():
+def test_few_points_have_the_largest_perplexity_that_they_allow_unless_one_is_asked_for():
+    assert map_pair(make_set(), "truck", "frog", n_clean=3).params["perplexity"] == 1
+    with pytest.raises(ValueError, match="6 rows, too few for perplexity=15"):
+        map_pair(make_set(), "truck", "frog", n_clean=3, perplexity=15)
+
+
+def test_sets_without_an_adversarial_part_are_refused():
     with pytest.raises(ValueError, match="no adversarial part: pass attack= to extract"):
         map_pair(make_set(adversarial=False), 0, 1)
-    with pytest.raises(ValueError, match="6 rows, too few for perplexity=15"):
-        map_pair(make_set(), "truck", "frog", n_clean=3)
 
 
 def test_save_and_load_round_trip_with_a_pair_without_adversarial_points(tmp_path):
