@@ -393,7 +393,10 @@ def test_at_mini_and_small_sweeps_go_on_from_at_for_a_quarter_of_the_training_at
         for dataset, method, seed in all_runs(scale)["sweeps"]:
             main, variant = scale.config(dataset, "tla", seed), scale.config(dataset, method, seed)
             assert variant.fine_tune and not main.fine_tune
-            assert 0 < variant.epochs <= main.epochs / 4 and variant.learning_rate < main.learning_rate
+            images = {"mnist-mini": 5000, "mnist": 60_000}[main.dataset] - main.holdout
+            steps = variant.iterations or variant.epochs * (images // main.batch_size)
+            assert 0 < steps <= main.epochs * (images // main.batch_size) / 4
+            assert variant.learning_rate < main.learning_rate
 
 
 # One's own ------------------------------------------------------------------------------------------------------------
