@@ -138,11 +138,11 @@ def test_a_dry_run_from_nothing_lists_every_job_and_makes_nothing(pipeline, chec
 
 
 # Datasets x (methods, rn and sa) x seeds, of which one is the copy, and the sweeps on MNIST; at mini, rn and sa have
-# one seed, at small, MNIST alone has three, also in the sweeps, and CIFAR-10 has copies; at medium, none of these. At
+# one seed, at small, MNIST alone has three, the sweeps one, and CIFAR-10 has copies; at medium, none of these. At
 # paper one value of the sweeps is among the main runs.
 TRAININGS = {
     "mini": 3 * 4 + 2 + 13,
-    "small": 3 * 6 + 2 * 6 + 4 + 3 * 13,
+    "small": 3 * 6 + 2 * 6 + 4 + 13,
     "medium": 6,
     "paper": 3 * (2 * 6 + 4) + 12,
 }
