@@ -118,7 +118,8 @@ def autoattack_evaluation(setup: Setup) -> Iterator[Line]:
         yield Line(
             f"evaluate, {name}, adversarially trained", "pyautoattack", times,
             {
-                "network": f"Table 1 at an eighth of its width, {where}", "images": len(x), "attack": str(ensemble),
+                "network": f"Table 1 at an eighth of its width, {where}", "images": len(x),
+                "attack": "; ".join(map(str, attacks.values())),
                 "robust_accuracy": robust, "images_that_differ": int((correct["ours"] != correct["package"]).sum()),
             },
         )  # fmt: skip

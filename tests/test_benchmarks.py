@@ -171,6 +171,17 @@ def test_arguments_that_make_no_sense_are_refused(arguments, tmp_path):
 # what must agree ------------------------------------------------------------------------------------------------------
 
 
+def test_autoattack_and_the_strongest_are_timed_beside_the_package(setup, monkeypatch):
+    pytest.importorskip("pyautoattack")
+    monkeypatch.setattr(evaluations.AutoAttack, "_run", lambda self, ensemble, model, x, y: x)  # minutes otherwise
+    monkeypatch.setattr("pyautoattack.AutoAttack.run_standard_evaluation", lambda self, x, y, batch_size: [x])
+    lines = list(evaluations.autoattack_evaluation(dataclasses.replace(setup, images=60)))
+    assert [line.name.split(", ")[1] for line in lines] == ["AutoAttack", "strongest"]
+    found = [line.conditions for line in lines]
+    assert found[0]["images_that_differ"] == 0 and "APGD" in found[1]["attack"]
+    assert found[1]["robust_accuracy"]["ours"] <= found[1]["robust_accuracy"]["package"]
+
+
 def test_the_peers_find_our_outcomes_from_the_same_start(setup):
     pytest.importorskip("torchattacks")
     pytest.importorskip("foolbox")
