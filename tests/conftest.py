@@ -21,8 +21,8 @@ ARCHIVES = {
 }
 
 
-# What confirmations confirm anew at a larger size, or more often: `make test-all` runs them and notes of which sources;
-# `.ci/run` runs them where these have changed since.
+# What confirmations confirm anew at a larger size, more often, or with more than this machine has: `make test-all` runs
+# them and notes of which sources; `.ci/run` runs them where these have changed since.
 CONFIRMED = Path(__file__).with_name("confirmed.json")
 CONFIRMED_SOURCES = ("tla_core", "checkpoints", "figures/small", "analysis/display", "analysis/tables.py")
 
@@ -34,10 +34,16 @@ def pytest_addoption(parser):
     )  # fmt: skip
 
 
-def digest_of_sources() -> str:
+def sources_of(item) -> str:
+    """What a confirmation is of: files and folders, which its marker gives as `of`; empty for other tests."""
+    marker = item.get_closest_marker("confirmation")
+    return " ".join(marker.kwargs.get("of", CONFIRMED_SOURCES)) if marker else ""
+
+
+def digest_of(sources: str) -> str:
     """Of the files that the confirmations read, by name and content."""
     root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
-    for source in CONFIRMED_SOURCES:
+    for source in sources.split():
         files = [root / source] if (root / source).is_file() else (root / source).rglob("*")
         for file in sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts):
             if "results" not in file.parts:  # what `tla evaluate` leaves beside a published run
@@ -45,24 +51,40 @@ def digest_of_sources() -> str:
     return digest.hexdigest()
 
 
-def confirming(config) -> bool:
-    """Whether confirmations run."""
-    confirmed = json.loads(CONFIRMED.read_text())["sources"] if CONFIRMED.is_file() else ""
-    return {"never": False, "always": True}.get(config.getoption("--confirm"), confirmed != digest_of_sources())
+def confirmed() -> dict[str, str]:
+    """The digest of each group of sources when its confirmations last passed."""
+    return json.loads(CONFIRMED.read_text()) if CONFIRMED.is_file() else {}
 
 
 def pytest_collection_modifyitems(config, items):
-    marked = [item for item in items if item.get_closest_marker("confirmation")]
-    if marked and not confirming(config):
-        config.hook.pytest_deselected(items=marked)
-        items[:] = [item for item in items if item not in marked]
+    marked = {item: sources_of(item) for item in items if sources_of(item)}
+    when, noted = config.getoption("--confirm"), confirmed()
+    left_out = {
+        sources
+        for sources in set(marked.values())
+        if when == "never" or (when == "changed" and noted.get(sources) == digest_of(sources))
+    }
+    deselected = [item for item, sources in marked.items() if sources in left_out]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
+    for item, sources in marked.items():
+        item.user_properties.append(("confirmation", sources))
 
 
 def pytest_sessionfinish(session, exitstatus):
+    """Note what was confirmed: of a run of all tests that passed, the groups of which nothing was skipped."""
     config = session.config
     whole = not config.option.keyword and config.args == config.getini("testpaths")
-    if config.getoption("--confirm") == "always" and whole and not exitstatus and not hasattr(config, "workerinput"):
-        CONFIRMED.write_text(json.dumps({"sources": digest_of_sources()}) + "\n")
+    if config.getoption("--confirm") == "never" or not whole or exitstatus or hasattr(config, "workerinput"):
+        return
+    outcomes = config.pluginmanager.get_plugin("terminalreporter").stats
+    ran, skipped = (
+        {value for report in outcomes.get(kind, ()) for name, value in report.user_properties if name == "confirmation"}
+        for kind in ("passed", "skipped")
+    )
+    if ran - skipped:
+        noted = confirmed() | {sources: digest_of(sources) for sources in sorted(ran - skipped)}
+        CONFIRMED.write_text(json.dumps(noted, indent=2) + "\n")
 
 
 @pytest.fixture(autouse=True)

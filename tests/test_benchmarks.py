@@ -179,7 +179,7 @@ def test_autoattack_and_the_strongest_are_timed_beside_the_package(setup, monkey
     assert [line.name.split(", ")[1] for line in lines] == ["AutoAttack", "strongest"]
     found = [line.conditions for line in lines]
     assert found[0]["images_that_differ"] == 0 and "APGD" in found[1]["attack"]
-    assert found[1]["robust_accuracy"]["ours"] <= found[1]["robust_accuracy"]["package"]
+    assert found[1]["robust_accuracy"]["strongest"] <= found[1]["robust_accuracy"]["package"]
 
 
 def test_the_peers_find_our_outcomes_from_the_same_start(setup):

@@ -20,7 +20,10 @@ from tiny import REPOSITORY, mnist_images, project_folder
 from tla_core.checkpoint import CheckpointError, load_tensors, read_metadata
 
 WHY_NOT = why_not()
-pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+pytestmark = [
+    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
+    pytest.mark.confirmation(of=("analysis/command", "workflow", "tests/cluster")),
+]
 
 METHODS = ("um", "tla")
 PROFILE = Path("workflow", "profiles", "slurm", "config.yaml")
