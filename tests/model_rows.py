@@ -18,8 +18,10 @@ from tla_core.wrapping import core
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "models.md"
 START, END = "<!-- table: made by tests/model_rows.py -->", "<!-- end of the table -->"
-COLUMNS = ("penultimate", "layer", "tokens or map", "evaluate", "landscapes", "explorer")
+CELLS = ("penultimate", "layer", "tokens or map", "evaluate", "landscapes", "explorer")
+COLUMNS = (*CELLS, "report")
 N = 2
+N_REPORT = 8
 CLASSES = 4
 WORKS = "yes"
 
@@ -234,16 +236,23 @@ ROWS = (
 # What is done with each -----------------------------------------------------------------------------------------------
 
 
-def try_all(row: Row) -> dict[str, str]:
-    """Column -> "yes", or what was raised or warned of in place of it."""
+def network_of(row: Row) -> nn.Module:
+    """With the same random weights every time."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = row.make()
-    if not isinstance(model, torch.fx.GraphModule):
-        model.eval()
-    images = np.random.default_rng(0).random((N, 3, row.size, row.size), np.float32)
-    labels = np.arange(N) % CLASSES
+    return model if isinstance(model, torch.fx.GraphModule) else model.eval()
+
+
+def inputs_of(row: Row, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many images and their classes."""
+    return np.random.default_rng(0).random((n, 3, row.size, row.size), np.float32), np.arange(n) % CLASSES
+
+
+def try_cells(row: Row) -> dict[str, str]:
+    """For each of `CELLS` "yes", or what was raised or warned of in place of it."""
+    model, (images, labels) = network_of(row), inputs_of(row, N)
     attack = tla.AttackConfig(name="fgsm", eps=8 / 255)
     sets = {}
 
@@ -273,7 +282,20 @@ def try_all(row: Row) -> dict[str, str]:
     together = _tried(lambda: extract(*layers, attack=attack))  # one by one only where that does not work
     found = [together if together == WORKS else _tried(lambda layer=layer: extract(layer)) for layer in layers]
     found += [_tried(cell) for cell in (evaluate, landscapes, explorer)]
-    return dict(zip(COLUMNS, found, strict=True))
+    return dict(zip(CELLS, found, strict=True))
+
+
+def try_report(row: Row, folder: Path) -> str:
+    """ "yes" where a page and its numbers are written, or what was raised or warned of in place of it."""
+
+    def cell() -> None:
+        images, labels = inputs_of(row, N_REPORT)
+        made = analysis.report(
+            {"model": network_of(row)}, images, labels, eps=8 / 255, out=folder, autoattack=0, explorer=False
+        )
+        assert made.path.is_file() and made.numbers["models"]["model"]["summary"]
+
+    return _tried(cell)
 
 
 def _tried(cell: Callable[[], None]) -> str:

@@ -30,6 +30,7 @@ from benchmarks import (
     paper_cost,
     representations,
     scaling,
+    strongest,
     timing,
     training_steps,
 )
@@ -180,6 +181,19 @@ def test_autoattack_and_the_strongest_are_timed_beside_the_package(setup, monkey
     found = [line.conditions for line in lines]
     assert found[0]["images_that_differ"] == 0 and "APGD" in found[1]["attack"]
     assert found[1]["robust_accuracy"]["strongest"] <= found[1]["robust_accuracy"]["package"]
+
+
+def test_the_strongest_and_the_package_are_compared_on_the_same_images(setup, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("pyautoattack")
+    monkeypatch.setattr("pyautoattack.AutoAttack.run_standard_evaluation", lambda self, x, y, batch_size: [x])
+    inputs.trained_model(setup, "at")
+    run, path = setup.kept / "mini" / "mnist" / "at", tmp_path / "rows.json"
+    assert strongest.main([str(run), "--images", "20", "--json", str(path)]) == 0
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["run"] == "mnist-mini, at" and row["images"] == 20
+    assert row["autoattack"] == row["clean"] and row["strongest"] <= row["clean"]
+    assert row["difference"] == pytest.approx(row["strongest"] - row["clean"])
+    assert "mnist-mini, at" in capsys.readouterr().out
 
 
 def test_the_peers_find_our_outcomes_from_the_same_start(setup):

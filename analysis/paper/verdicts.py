@@ -3,8 +3,8 @@
 The verdicts on a number in a column of methods:
 
 * **agrees**: no difference between ours and the paper's is shown;
-* **same ordering**: they differ, but this method is shown to differ from others of its column, and each time in the
-  direction of the paper;
+* **same ordering only**: they differ, but this method is shown to differ from others of its column, and each time in
+  the direction of the paper;
 * **too close to order**: they differ, and this method is not shown to differ from any other of its column;
 * **disagrees**: some method that is below it in the paper is above it here, or there is no other method to compare.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-AGREES, ORDERED, NOISE, DISAGREES = "agrees", "same ordering", "too close to order", "disagrees"
+AGREES, ORDERED, NOISE, DISAGREES = "agrees", "same ordering only", "too close to order", "disagrees"
 CONFIDENCE = 0.95
 
 
