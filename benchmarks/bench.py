@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None, setup: Setup | None = None) -> 
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--pairs", type=int, default=5, help="runs of each side (default: 5)")
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each side (default: 3)")
     parser.add_argument("--json", type=Path, help="where to write; by default latest.json, if all are run")
     parser.add_argument("--check", action="store_true", help="compare the newest line of history.jsonl with the last"
                         " one of the same kind of machine, and run nothing")  # fmt: skip

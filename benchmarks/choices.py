@@ -40,7 +40,7 @@ def chunks(setup: Setup) -> Iterator[Line]:
     pixels = chunking.CPU_CHUNK_PIXELS
 
     def attacked(size: int) -> None:
-        chunking.CPU_CHUNK_PIXELS = size * images.shape[-1] ** 2
+        chunking.CPU_CHUNK_PIXELS = size * images.shape[-1] ** 2 / torch.get_num_threads()
         try:
             run_attack(attack, model, images, labels, fold=True)
         finally:

@@ -51,7 +51,7 @@ class Setup:
         Told what is being done.
     """
 
-    pairs: int = 5
+    pairs: int = 3
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     images: int = 1000
     steps: int = 20
@@ -108,7 +108,8 @@ def trained_model(setup: Setup, method: str) -> tuple[nn.Module, str]:
         model = tla.load_model(folder, device=setup.device)
     except FileNotFoundError:
         folder = setup.kept / "mini" / "mnist" / method
-        setup.say(f"training mini/mnist/{method}, once")
+        if not (folder / "model.safetensors").exists():
+            setup.say(f"training mini/mnist/{method}, once")
         config = TrainConfig.preset(f"mini/mnist/{method}", **setup.training)
         tla.train(config, folder, device=setup.device, replace=True, progress=False)
         model = tla.load_model(folder, device=setup.device)

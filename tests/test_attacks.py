@@ -329,10 +329,14 @@ def test_a_callable_that_returns_something_else_is_refused(trained, batch):
 
 
 @pytest.mark.parametrize(
-    ("n", "size", "at_once"),
-    [(1000, 32, 100), (100, 28, 100), (256, 28, 128), (256, 64, 24), (40, 224, 20), (0, 28, 1)],
-)
-def test_a_batch_is_split_into_equal_parts_that_fit_the_cache(n, size, at_once):
+    ("threads", "n", "size", "at_once"),
+    [
+        (1, 1000, 32, 100), (1, 100, 28, 100), (1, 256, 28, 128), (1, 256, 64, 24), (1, 40, 224, 20), (1, 0, 28, 1),
+        (2, 1000, 32, 200), (2, 256, 28, 256), (2, 256, 64, 52), (16, 1000, 28, 1000),
+    ],
+)  # fmt: skip
+def test_a_batch_is_split_into_equal_parts_that_fit_the_caches(threads, n, size, at_once, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert images_at_once(torch.empty(n, 3, size, size)) == at_once
 
 
