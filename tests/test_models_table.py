@@ -5,7 +5,7 @@ import re
 import pytest
 from model_rows import CELLS, NOTES, PAGE, ROWS, WORKS, Row, is_installed, page_with_table, try_cells, try_report
 
-REPORTED = ("LeNet that flattens with `.view`", "output: two of one shape", "torch.jit.trace")
+REPORTED = ("LeNet that flattens with `.view`", "output: two of one shape", "torch.jit.trace", "dynamic quantised")
 
 
 def check(row: Row, column: str, found: str) -> None:

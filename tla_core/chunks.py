@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 # On a CPU images of so many pixels are forwarded at once by each thread, 96 of 32 x 32: smaller parts are dominated by
 # the overhead of each operation (64 digits at once took 1.1 times as long on the network of `mini`), the activations of
-# larger ones do not stay in its cache (128 images of 64 x 64 took 1.6 times as long as 48 on a narrow residual network).
+# larger ones do not stay in its cache (128 images of 64 x 64 took 1.6 times as long as 48 on a narrow residual one).
 # Threads share a part by images and have a cache each, so that the part grows with them: with two threads, 128 digits
 # at once took 1.2 times as long as 256.
 CPU_CHUNK_PIXELS = 96 * 32 * 32
