@@ -29,8 +29,9 @@ CONFIRMED_SOURCES = ("tla_core", "checkpoints", "figures/small", "analysis/displ
 # The files that take longest, first: two processes that share the files end together when short ones come last. Without
 # xdist's --no-loadscope-reorder, which `make test` gives, those with the fewest tests would be last, however long.
 SLOWEST_FIRST = (
-    "slurm", "notebooks", "distributed", "report", "site", "explorer_layout", "pipeline", "explorer_browser", "benchmarks",
-    "training", "faults", "model_cards", "training_kill", "explorer_lab", "explorer_views", "job_server", "shards",
+    "slurm", "notebooks", "distributed", "report", "site", "explorer_layout", "pipeline", "explorer_browser",
+    "benchmarks", "training", "faults", "model_cards", "explorer_lab", "explorer_views", "training_kill", "job_server",
+    "shards",
     "evaluation", "pipeline_end", "projection", "inventory", "sweeps", "square", "redraw", "results", "register",
     "models_table", "any_method", "accuracy", "demo",
 )  # fmt: skip

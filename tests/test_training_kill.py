@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from forks import call_in_fork
 from PIL import Image
 
 import tla_core as tla
@@ -21,32 +22,38 @@ PATIENCE = 100  # seconds for a start on a busy machine
 
 @pytest.fixture
 def train(tmp_path):
-    """Start `tla train` on a folder of 100 small pictures, as a process of its own with one thread."""
+    """Start `tla train` on a folder of 100 small pictures, as a process of its own with one thread.
+
+    Those that are to be killed are forks, which have imported torch: else most of the time would go into imports.
+    """
     digits = tla.load_dataset("mnist-mini", "train")
     for index in range(100):
         path = tmp_path / "digits" / "train" / digits.class_names[digits.labels[index]] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(digits.images[index, 0].numpy()).save(path)
-    command = [
-        sys.executable, "-m", "analysis.command", "train", "mini/mnist/tla", "--no-progress",
+    words = [
+        "train", "mini/mnist/tla", "--no-progress",
         "--dataset", tmp_path / "digits", "--epochs", EPOCHS, "--width", "1/32", "--holdout", 20, "--batch-size", 20,
         "--pool-size", 20, "--attack.steps", 1, "--selection-attack.steps", 1, "--device", "cpu",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     started = []
 
-    def start(out):
-        with (tmp_path / f"{out.name}.log").open("a") as log:
-            process = subprocess.Popen(
-                [str(word) for word in (*command, "--out", out)], env=environment, stdout=log, stderr=log
-            )
+    def start(out, fork=True):
+        log, command = tmp_path / f"{out.name}.log", [str(word) for word in (*words, "--out", out)]
+        if fork:
+            process = call_in_fork("forks:tla", *command, log=log, environment=environment)
+        else:
+            with log.open("a") as file:
+                tla_itself = [sys.executable, "-m", "analysis.command", *command]
+                process = subprocess.Popen(tla_itself, env=environment, stdout=file, stderr=file)
         started.append(process)
         return process
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
+        process.wait(20)
 
 
 def finish(process, log):
@@ -69,7 +76,7 @@ def holds(folder, process):
 @pytest.mark.parametrize("n_kills", [3, pytest.param(10, marks=pytest.mark.confirmation)])
 def test_a_training_that_is_killed_again_and_again_ends_with_the_same_weights(n_kills, train, tmp_path):
     whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
-    uninterrupted = train(whole.path)
+    uninterrupted = train(whole.path, fork=False)
     moments, log, steps = random.Random(0), tmp_path / "killed.log", [0]
     for kill in range(n_kills):
         process = train(killed.path)
@@ -79,7 +86,7 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_weights(n_
             wait_until(lambda lines=lines: len(killed.metrics()) >= lines, process, log)
         time.sleep(moments.uniform(0, 0.15))
         os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
+        assert process.wait(PATIENCE) == -signal.SIGKILL, "it had ended before it was killed"
         assert not killed.model_path.exists()
         steps.append(load_tensors(killed.state_path)[1]["step"] if killed.state_path.exists() else 0)
     assert steps == sorted(steps) and len(set(steps)) > n_kills // 2, "the kills were not spread over the training"
