@@ -37,7 +37,7 @@ class Fork:
         while self.poll() is None:
             if time.monotonic() > end:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout)
-            time.sleep(0.01)
+            time.sleep(0.03)
         return self.returncode
 
     def kill(self) -> None:
