@@ -57,7 +57,7 @@ site: .venv/.stamp-run
 
 test: .venv/.stamp-test
 	PATH="$$(pwd)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 .venv/bin/python -m pytest \
-	  -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
+	  -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-all: .venv/.stamp-test
 	$(MAKE) test PYTEST_ARGS='--confirm=always $(PYTEST_ARGS)'

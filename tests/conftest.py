@@ -26,6 +26,16 @@ ARCHIVES = {
 CONFIRMED = Path(__file__).with_name("confirmed.json")
 CONFIRMED_SOURCES = ("tla_core", "checkpoints", "figures/small", "analysis/display", "analysis/tables.py")
 
+# The files that take longest, first: two processes that share the files end together when short ones come last. Without
+# xdist's --no-loadscope-reorder, which `make test` gives, those with the fewest tests would be last, however long.
+SLOWEST_FIRST = (
+    "slurm", "notebooks", "distributed", "report", "site", "explorer_layout", "pipeline", "explorer_browser",
+    "benchmarks", "training", "faults", "model_cards", "explorer_lab", "explorer_views", "training_kill", "job_server",
+    "shards",
+    "evaluation", "pipeline_end", "projection", "inventory", "sweeps", "square", "redraw", "results", "register",
+    "models_table", "any_method", "accuracy", "demo",
+)  # fmt: skip
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -66,7 +76,9 @@ def pytest_collection_modifyitems(config, items):
     }
     deselected = [item for item, sources in marked.items() if sources in left_out]
     config.hook.pytest_deselected(items=deselected)
-    items[:] = [item for item in items if item not in deselected]
+    places = {f"test_{name}.py": place for place, name in enumerate(SLOWEST_FIRST)}
+    kept = [item for item in items if item not in deselected]
+    items[:] = sorted(kept, key=lambda item: places.get(item.path.name, len(places)))  # else in the order they have
     for item, sources in marked.items():
         item.user_properties.append(("confirmation", sources))
 

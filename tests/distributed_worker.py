@@ -1,4 +1,5 @@
-"""What test_distributed.py and test_shards.py run in several processes: ``distributed_worker.py SCENARIO FOLDER``."""
+"""What test_distributed.py and test_shards.py run in several processes: ``distributed_worker.py SCENARIO FOLDER``,
+which torchrun starts, or `run` in forks."""
 
 import dataclasses
 import json
@@ -228,6 +229,10 @@ def extracts(folder, rank):
     (folder / f"rank{rank}.json").write_text(json.dumps(report))
 
 
-if __name__ == "__main__":
+def run(scenario, folder):
     scenarios = (trains, fails, first_fails, stops, killed, extracts)
-    {scenario.__name__: scenario for scenario in scenarios}[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))
+    {each.__name__: each for each in scenarios}[scenario](Path(folder), int(os.environ["RANK"]))
+
+
+if __name__ == "__main__":
+    run(*sys.argv[1:])

@@ -40,6 +40,7 @@ def root(tmp_path_factory):
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as monkeypatch:
         small(monkeypatch)
+        monkeypatch.setattr("os.cpu_count", lambda: 1)  # processes for the maps would import torch first, each
         results = Results("mini", root=root, progress=False)
         for method in results.methods:
             results.class_maps(method)

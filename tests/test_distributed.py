@@ -26,6 +26,7 @@ from distributed_worker import (
     stop,
     variant,
 )
+from forks import call_in_fork
 
 from tla_core.attacks import run_attack
 from tla_core.batches import BatchSource
@@ -58,26 +59,26 @@ def trained(tmp_path_factory):
     return folder, [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)], ended
 
 
-def started(scenario, folder, **more):
-    """Two processes without torchrun, which would end one when the other does."""
+def started(scenario, folder, ranks=(0, 1), **more):
+    """Two processes without torchrun, which would end one when the other does; or some of the two."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     joined = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), scenario, str(folder)], env=environment(RANK=str(rank), **joined, **more),
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        call_in_fork(
+            "distributed_worker:run", scenario, folder, log=folder / f"said-by-{rank}.txt",
+            environment=environment(RANK=str(rank), **joined, **more),
         )
-        for rank in (0, 1)
+        for rank in ranks
     ]  # fmt: skip
 
 
 def processes_of(scenario, folder):
     """The exit statuses and messages of two such processes."""
     processes = started(scenario, folder)
-    messages = [process.communicate(timeout=200)[1] for process in processes]
-    return [process.returncode for process in processes], messages
+    codes = [process.wait(200) for process in processes]
+    return codes, [process.said() for process in processes]
 
 
 def metrics_of(folder):
@@ -284,11 +285,11 @@ def test_a_process_that_is_stopped_is_not_waited_for_without_end(stopped, tmp_pa
     """Also where it is the one that serves the store."""
     processes = started("stops", tmp_path, STOPPED=str(stopped), TLA_RANK_TIMEOUT="3")
     try:
-        processes[1 - stopped].communicate(timeout=100)
+        processes[1 - stopped].wait(100)
     finally:
         for process in processes:
             process.kill()
-            process.communicate()
+            process.wait(20)
     kind, message, seconds = json.loads((tmp_path / f"rank{1 - stopped}.json").read_text())
     assert kind == "RankError" and "has not answered for 3 s: it is stopped or hangs" in message and seconds < 60
     assert "TLA_RANK_TIMEOUT" in message and "the same command goes on" in message
@@ -304,11 +305,9 @@ def test_under_torchrun_a_process_that_was_killed_ends_the_others_with_words(tmp
 
 
 def test_processes_that_do_not_all_come_are_not_waited_for_without_end(tmp_path):
-    alone = started("killed", tmp_path, TLA_RANK_TIMEOUT="3")
-    alone[1].kill()
-    _, message = alone[0].communicate(timeout=100)
-    alone[1].communicate()
-    assert "RankError: the processes of this command did not all join within 3 s (TLA_RANK_TIMEOUT)" in message
+    (alone,) = started("killed", tmp_path, ranks=[0], TLA_RANK_TIMEOUT="3")
+    alone.wait(100)
+    assert "RankError: the processes of this command did not all join within 3 s (TLA_RANK_TIMEOUT)" in alone.said()
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan"])

@@ -69,15 +69,25 @@ def _address(process, runtime, log):
 
 
 def run_cell(page, number):
-    """Run a cell; the first time, the kernel may not be connected yet, and nothing happens."""
+    """Run a cell to its end; the first time, the kernel may not be connected yet, and nothing happens."""
     cell = page.locator(".jp-Notebook .jp-CodeCell").nth(number)
+    prompt = cell.locator(".jp-InputPrompt").first
     for _ in range(30):
         cell.locator(".cm-content").first.click()
         page.keyboard.press("Shift+Enter")
-        page.wait_for_timeout(2000)
-        if cell.locator(".jp-InputPrompt").first.inner_text() not in ("", "[ ]:"):
+        if comes_true(page, lambda: prompt.inner_text() not in ("", "[ ]:"), seconds=2):
+            assert comes_true(page, lambda: re.search(r"\d", prompt.inner_text()), seconds=120), "it does not end"
             return
     raise AssertionError(f"cell {number} does not run")
+
+
+def comes_true(page, condition, seconds):
+    """Whether it does within so many seconds: looked at again and again, since most of the time it is a moment."""
+    for _ in range(20 * seconds):
+        if condition():
+            return True
+        page.wait_for_timeout(50)
+    return False
 
 
 def test_the_widget_and_the_kernel_follow_each_other(server):

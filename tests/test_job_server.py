@@ -1,6 +1,5 @@
 """Jobs that a server forks behave like processes of their own: streams, folder, environment, status, and their end."""
 
-import contextlib
 import json
 import os
 import signal
@@ -183,27 +182,34 @@ def test_a_job_that_cannot_begin_says_its_status_and_not_that_as_a_process(serve
     assert process > 1 and status == 1
 
 
-def test_the_server_of_a_pipeline_does_what_tla_does(tmp_path):
-    tla = [sys.executable, "-m", "analysis.command", "extract", str(tmp_path / "nowhere")]
-    alone = subprocess.run(tla, capture_output=True, text=True, timeout=120)
-    with jobs.job_server() as address:
-        assert list(address) == [jobs.ADDRESS]
-        environment = {**os.environ, **address, "OMP_NUM_THREADS": "1"}
-        served = subprocess.run(tla, env=environment, capture_output=True, text=True, timeout=120)
-    assert (served.returncode, served.stderr) == (alone.returncode, alone.stderr) == (1, alone.stderr)
+@pytest.fixture(scope="module")
+def of_a_pipeline():
+    """The server of a pipeline, which imports torch and more at its first job: seconds, so it is started once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLBACKEND", "Agg")  # as the Makefile has it: the server's, not the kernel's
+        with jobs.job_server() as address:
+            yield address
     assert not os.path.exists(address[jobs.ADDRESS])
 
 
-def test_a_kernel_is_a_fork_that_has_imported_torch_and_draws_into_the_notebook(tmp_path, monkeypatch):
-    monkeypatch.setenv("MPLBACKEND", "Agg")  # as the Makefile has it: the server's, not the kernel's
+def test_the_server_of_a_pipeline_does_what_tla_does(tmp_path, of_a_pipeline):
+    tla = [sys.executable, "-m", "analysis.command", "extract", str(tmp_path / "nowhere")]
+    alone = subprocess.run(tla, capture_output=True, text=True, timeout=120)
+    assert list(of_a_pipeline) == [jobs.ADDRESS]
+    environment = {**os.environ, **of_a_pipeline, "OMP_NUM_THREADS": "1"}
+    served = subprocess.run(tla, env=environment, capture_output=True, text=True, timeout=120)
+    assert (served.returncode, served.stderr) == (alone.returncode, alone.stderr) == (1, alone.stderr)
+
+
+def test_a_kernel_is_a_fork_that_has_imported_torch_and_draws_into_the_notebook(tmp_path, monkeypatch, of_a_pipeline):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     said = "import os, sys; print('torch' in sys.modules, os.environ['TLA_COMMAND'], SCALE)"
     cells = [new_code_cell('SCALE = "mini"', metadata={"tags": ["parameters"]}), new_code_cell(said)]
     cells += [new_code_cell("import matplotlib.pyplot as plt\nplt.plot([1, 2]);")]
     nbformat.write(new_notebook(cells=cells), tmp_path / "mine.ipynb")
     for served in (True, False):
-        server = jobs.job_server() if served else contextlib.nullcontext({})
-        with server as address, monkeypatch.context() as patch:
-            for name, value in {**address, "OMP_NUM_THREADS": "1"}.items():
+        with monkeypatch.context() as patch:
+            for name, value in {**(of_a_pipeline if served else {}), "OMP_NUM_THREADS": "1"}.items():
                 patch.setenv(name, value)
             target = tmp_path / f"{served}.ipynb"
             run_notebook(tmp_path / "mine.ipynb", target, parameters={"SCALE": "small"}, root=tmp_path)

@@ -1,6 +1,8 @@
 """`analysis.report`: its numbers are those of the functions, its page needs nothing, and it says what is not to be
 believed. Two small networks on forty digits: seconds."""
 
+import copy
+import functools
 import json
 import re
 from types import SimpleNamespace
@@ -19,7 +21,7 @@ from torch import nn
 import analysis
 import tla_core as tla
 from analysis.command.main import main
-from analysis.reports import accuracies, making, measure, trust
+from analysis.reports import accuracies, making, measure, pictures, trust
 from analysis.reports.accuracies import attacks_on_all, main_attack
 from analysis.reports.depth import blocks_of
 from analysis.reports.inputs import chosen_images
@@ -30,9 +32,15 @@ EPS = 0.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*training mode")
 
 
-def network(seed=0):
+@functools.cache
+def _trained(seed):
     torch.manual_seed(seed)
     return trained(tiny_lenet(seed))
+
+
+def network(seed=0):
+    """A trained network of one's own: a copy, since training each time would be a third of these tests."""
+    return copy.deepcopy(_trained(seed))
 
 
 class Scaled(nn.Module):
@@ -53,6 +61,13 @@ class Named(nn.Sequential):
 
     def __init__(self):
         super().__init__(nn.Flatten(), nn.Linear(784, 3))
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """For reports of which nobody looks at the figures: drawing them takes longer than all that is measured."""
+    monkeypatch.setattr(pictures, "_figure", lambda *_: "")
+    monkeypatch.setattr(measure, "LANDSCAPE_POINTS", 5)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +232,7 @@ def without_time(page):
     return re.sub(r"<td>\d+ s</td>", "", page)
 
 
-def test_a_part_that_is_damaged_or_of_another_model_is_made_again(small, tmp_path):
+def test_a_part_that_is_damaged_or_of_another_model_is_made_again(tmp_path, without_figures):
     data, options = mnist_images(60), {"eps": EPS, "out": tmp_path, "n_images": 20, "autoattack": 0, "explorer": False}
     model = network(0)
     first = analysis.report({"net": model}, data, **options)
@@ -242,7 +257,7 @@ class Rounded(nn.Module):
         return self.inner(x + (rounded - x).detach() if self.passes else rounded)
 
 
-def test_another_layer_and_other_gradients_are_measured_again(tmp_path):
+def test_another_layer_and_other_gradients_are_measured_again(tmp_path, without_figures):
     data, options = mnist_images(60), {"eps": EPS, "n_images": 20, "autoattack": 0, "explorer": False}
     model = network(0)
 
@@ -266,7 +281,7 @@ def test_a_class_without_a_ratio_leaves_the_page_whole(tmp_path):
     assert made.path.is_file() and all(each is None for each in made.numbers["models"]["net"]["ratios"]["r_by_class"])
 
 
-def test_autoattack_on_all_images_counts_among_the_strongest(tmp_path, monkeypatch):
+def test_autoattack_on_all_images_counts_among_the_strongest(tmp_path, monkeypatch, without_figures):
     monkeypatch.setattr(accuracies.AutoAttack, "__call__", lambda self, model, images, labels, **_: 1 - images)
     options = {"eps": EPS, "out": tmp_path, "n_images": 20, "explorer": False}
     made = analysis.report({"net": network(0)}, mnist_images(60), autoattack=20, **options)
@@ -277,7 +292,7 @@ def test_autoattack_on_all_images_counts_among_the_strongest(tmp_path, monkeypat
     assert "on a part" not in made.path.read_text()
 
 
-def test_what_time_does_not_allow_is_said_and_comes_with_the_next_call(tmp_path):
+def test_what_time_does_not_allow_is_said_and_comes_with_the_next_call(tmp_path, without_figures):
     options = {"eps": EPS, "out": tmp_path, "n_images": 20, "autoattack": 0, "explorer": False}
     short = analysis.report({"net": network(0)}, mnist_images(60), minutes=1e-6, **options)
     assert set(short.numbers["models"]["net"]["accuracies"]) == {"clean", "FGSM", "strongest"}
@@ -311,7 +326,7 @@ def test_an_accuracy_that_no_eps_lowers_is_no_sign_of_robustness(left, status, w
     assert verdict.status == status and words in verdict.words
 
 
-def test_masked_gradients_are_said_in_the_first_lines(tmp_path):
+def test_masked_gradients_are_said_in_the_first_lines(tmp_path, without_figures):
     masked = {"scaled": Scaled(network(0)), "sound": network(0)}
     options = {"eps": EPS, "out": tmp_path, "n_images": 40, "autoattack": 0, "explorer": False}
     made = analysis.report(masked, mnist_images(200), **options)

@@ -198,9 +198,9 @@ def test_env_installs_once_and_test_adds_to_it(with_python):
     assert "-e .[cpu,pipeline]\n" not in log
     assert "-c constraints.txt -e .[cpu,pipeline,robustness,dev]\n" in log
     assert "install -qq --no-compile --no-deps -r requirements-oracles.txt\n" in log
-    assert log.endswith("-m pytest -n auto --maxprocesses 8 --dist loadfile -k nothing\n")
+    assert log.endswith("-m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -k nothing\n")
     assert with_python.make("test").returncode == 0
-    assert with_python.log() == "-m pytest -n auto --maxprocesses 8 --dist loadfile\n"
+    assert with_python.log() == "-m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder\n"
 
 
 @pytest.mark.parametrize("changed", ["pyproject.toml", "constraints.txt"])

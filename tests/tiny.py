@@ -37,6 +37,19 @@ def tiny_lenet(seed: int = 0) -> LeNet:
     return model.eval()
 
 
+def thin_resnet18(num_classes: int) -> nn.Module:
+    """torchvision's ResNet-18 with an eighth of the channels in its blocks: the same modules, much faster."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    class Thin(ResNet):
+        def _make_layer(self, block, planes, *args, **options):
+            return super()._make_layer(block, planes // 8, *args, **options)
+
+    net = Thin(BasicBlock, [2, 2, 2, 2], num_classes=num_classes)
+    net.fc = nn.Linear(512 // 8, num_classes)
+    return net
+
+
 def trained(model: nn.Module, n: int = 1000) -> nn.Module:
     """The model after three passes over the first n training images, right often; in eval mode."""
     data = mnist_images(n, "train")
