@@ -75,7 +75,7 @@ def bootstrap_r_prime(reps, *, metric="angular", drawn_from=None, n_resamples=40
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
-def class_ratio_errors(reps, quantity, *, n_resamples=200, random_state=0) -> np.ndarray:
+def class_ratio_errors(reps, quantity, *, drawn_from=None, n_resamples=200, random_state=0) -> np.ndarray:
     """Standard error of each class's r or r' (angular), the spread of resamples of its images.
 
     Parameters
@@ -83,6 +83,8 @@ def class_ratio_errors(reps, quantity, *, n_resamples=200, random_state=0) -> np
     reps : RepresentationSet
         With an adversarial part.
     quantity : {"r", "r_prime"}
+    drawn_from : int, optional
+        As of `ratio_r_prime`; r has no pairs of an image with itself, and is the same for it.
     n_resamples : int
         2 or more.
     random_state : int
@@ -106,12 +108,16 @@ def class_ratio_errors(reps, quantity, *, n_resamples=200, random_state=0) -> np
     check_one_of("quantity", quantity, ("r", "r_prime"))
     check_whole("n_resamples", n_resamples, 2)
     options = {"n_resamples": n_resamples, "random_state": random_state}
-    resamples = _resampled_r if quantity == "r" else _resampled_r_prime
-    return np.array([_spread(values) for values in resamples(reps, **options)])
+    if quantity == "r":
+        resamples = _resampled_r(reps, **options)
+    else:
+        resamples = _resampled_r_prime(reps, drawn_from, **options)
+    return np.array([_spread(values) for values in resamples])
 
 
-def _resampled_r_prime(reps, **options):
+def _resampled_r_prime(reps, drawn_from, **options):
     labels = np.asarray(reps.labels)
+    times = 1 if drawn_from is None else drawn_from / len(labels)
     for k in range(len(reps.class_names)):
         is_in_class = labels == k
         if not is_in_class.any():
@@ -122,7 +128,7 @@ def _resampled_r_prime(reps, **options):
                 features=reps.features[is_in_class], adv_features=reps.adv_features[is_in_class],
                 labels=labels[is_in_class], class_names=reps.class_names,
             ),
-            **options,
+            drawn_from=times * is_in_class.sum(), **options,
         )  # fmt: skip
 
 

@@ -308,6 +308,17 @@ def test_the_strongest_is_the_worst_case_of_each_image_that_apgd_was_run_on():
     assert "strongest" not in with_strongest({"clean": everything, "APGD-CE": few})
 
 
+@pytest.mark.parametrize("other", [("linf", 0.9), ("linf", 0.1), ("l2", 0.3)])
+def test_an_attack_in_another_ball_is_none_of_the_strongest(other):
+    other = dict(zip(("norm", "eps"), other, strict=True))
+    everything, nothing = torch.ones(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)
+    correct = {"clean": everything, "APGD-CE": everything, "APGD-T": everything, "PGD-7": nothing}
+    settings = {name: {"norm": "linf", "eps": 0.3} for name in ("APGD-CE", "APGD-T")}
+    assert with_strongest(correct, settings | {"PGD-7": other})["strongest"].all()
+    assert not with_strongest(correct, settings | {"PGD-7": settings["APGD-T"]})["strongest"].any()
+    assert not with_strongest(correct, settings | {"PGD-7": {}})["strongest"].any()
+
+
 def test_the_table_shows_the_strongest_last_and_says_what_it_is(run):
     attacks = {name: AttackConfig(name="apgd", eps=0.1, steps=2) for name in ("APGD-CE", "APGD-T")}
     result = evaluate_run(run, attacks | ATTACKS, limits={"APGD-CE": 50, "APGD-T": 50}, progress=False)

@@ -82,3 +82,12 @@ def test_a_function_in_a_file_has_a_name_and_the_digest_of_that_file(tmp_path):
             spec_of(nowhere)
     with pytest.raises(FileNotFoundError, match=r"there is no file gone\.py"):
         source_digest("gone.py:step")
+
+
+def test_a_file_that_has_been_edited_is_run_again(tmp_path):
+    file = tmp_path / "edited.py"
+    values = []
+    for size in (3, 3, 4):
+        file.write_text(f"class Net:\n    size = {size}\n")
+        values.append(import_object(f"{file}:Net"))
+    assert values[0] is values[1] and [value.size for value in values] == [3, 3, 4]

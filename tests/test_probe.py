@@ -1,5 +1,6 @@
 """Models of the same weights that are not the same function."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -45,8 +46,16 @@ def test_another_function_of_the_same_weights_is_told_apart(one, other):
     assert not is_same(probe(one, IMAGES), probe(other, IMAGES))
 
 
-def test_a_random_model_is_not_judged():
-    noisy = Net(lambda x: x + torch.rand_like(x))
+def test_a_random_model_is_told_apart_by_what_it_does_from_one_seed():
+    weak, strong = (Net(lambda x, size=size: x + size * torch.rand_like(x)) for size in (0.1, 1.0))
+    state = torch.get_rng_state()
+    assert is_same(probe(weak, IMAGES), probe(weak, IMAGES)) and not is_same(probe(weak, IMAGES), probe(strong, IMAGES))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_model_that_is_random_by_other_numbers_is_not_judged():
+    rng = np.random.default_rng(0)
+    noisy = Net(lambda x: x + torch.from_numpy(rng.random(x.shape, np.float32)))
     assert probe(noisy, IMAGES) == {} and is_same(probe(Net(), IMAGES), {})
 
 

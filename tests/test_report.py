@@ -3,6 +3,7 @@ believed. Two small networks on forty digits: seconds."""
 
 import copy
 import functools
+import itertools
 import json
 import re
 from types import SimpleNamespace
@@ -11,8 +12,8 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
+from oracles import distance, ratio_per_class
 from oracles import linear_cka as naive_linear_cka
-from oracles import ratio_per_class
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from tiny import mnist_images, tiny_lenet, trained
@@ -135,9 +136,18 @@ def test_representations_are_those_of_extract_and_of_the_oracles(small, numbers,
         stored, entry = reps_of(small, name), numbers["models"][name]
         reps = analysis.extract(model, images, labels, attack=main_attack("linf", EPS), indices=rows)
         np.testing.assert_allclose(stored.adv_features, reps.adv_features, atol=1e-5)
-        expected = ratio_per_class(reps.adv_features, reps.labels, reps.features, reps.labels, "angular", 10)
-        np.testing.assert_allclose(entry["ratios"]["r_prime_by_class"], expected, rtol=1e-4)
-        assert entry["ratios"]["r_prime"] == pytest.approx(analysis.ratio_r_prime(reps).value, rel=1e-4)
+        of_shown = ratio_per_class(reps.adv_features, reps.labels, reps.features, reps.labels, "angular", 10)
+        own = [distance(*pair, "angular") for pair in zip(reps.features, reps.adv_features, strict=True)]
+        for k, found in enumerate(entry["ratios"]["r_prime_by_class"]):
+            # Of the 20 images of a class that were given 4 are taken: the own clean image is one of 4, not one of 20.
+            in_class = np.flatnonzero(reps.labels == k)
+            clean = [reps.features[row] for row in in_class]
+            inner = np.mean([distance(a, b, "angular") for a, b in itertools.combinations(clean, 2)])
+            own_k, n = np.mean([own[row] for row in in_class]), len(in_class)
+            others = (n * of_shown[k] * inner - own_k) / (n - 1)
+            assert found == pytest.approx((own_k + (5 * n - 1) * others) / (5 * n) / inner, rel=1e-4)
+        whole = analysis.ratio_r_prime(reps, drawn_from=200).value
+        assert entry["ratios"]["r_prime"] == pytest.approx(whole, rel=1e-4)
         r_by_class = [np.nan if each is None else each for each in entry["ratios"]["r_by_class"]]
         np.testing.assert_allclose(r_by_class, analysis.ratio_r(reps).per_class, rtol=1e-4)
         assert entry["destinations"] == confusion_matrix(reps.labels, reps.adv_predictions, labels=range(10)).tolist()

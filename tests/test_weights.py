@@ -1,11 +1,15 @@
 import argparse
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tiny import mnist_images
 from torch import nn
 
 import tla_core as tla
+from analysis.command.arguments import MODEL_AS_IT_IS
+from analysis.command.opening import open_model
 from tla_core.checkpoint import CheckpointError
 
 
@@ -132,3 +136,54 @@ def test_a_broken_file_is_no_weights(tmp_path, name):
     torch.jit.save(torch.jit.script(network()), tmp_path / name)
     with pytest.raises(CheckpointError, match=r"cannot be read as weights|no safetensors file"):
         tla.load_weights(network(), tmp_path / name)
+
+
+# Runs of wrapped models -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wrapped_run(tmp_path_factory):
+    """A run of a network with a normalisation inside, and what makes the network."""
+    folder = tmp_path_factory.mktemp("wrapped") / "run"
+    model = tla.wrap(bare(), mean=[0.5], std=[0.2])
+    weak = tla.AttackConfig(eps=0.1, step_size=0.1, steps=1)
+    config = tla.TrainConfig(
+        method="um", epochs=1, batch_size=20, holdout=20, averaging=0.0, attack=weak, selection_attack=weak
+    )
+    tla.train(config, folder, model=model, dataset=mnist_images(100), progress=False)
+    return folder, model.eval()
+
+
+def bare():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval()
+
+
+def test_the_weights_of_a_wrapped_model_are_not_those_of_the_bare_one(wrapped_run):
+    run, model = wrapped_run
+    with pytest.raises(ValueError, match=r"with a normalisation inside.*tla.wrap\(model, mean=\[0.5\], std=\[0.2\]\)"):
+        tla.load_weights(bare(), run)
+    with pytest.raises(ValueError, match=r"mean=\[0.5\], std=\[0.2\] inside. This model has mean=\[0.1\]"):
+        tla.load_weights(tla.wrap(bare(), mean=[0.1], std=[0.2]), run)
+    with pytest.raises(ValueError, match=r"pass tla\.wrap"):
+        tla.load_model(run, model=bare())
+    again = tla.wrap(bare(), mean=[0.5], std=[0.2])
+    assert tla.load_weights(again, run).normalization is None
+    x = torch.rand(5, 1, 28, 28)
+    torch.testing.assert_close(again(x), model(x))
+    torch.testing.assert_close(tla.load_model(run, model=again)(x), model(x))
+    mean, std = tla.load_weights(bare(), run, strict=False).normalization
+    assert mean == pytest.approx((0.5,)) and std == pytest.approx((0.2,))
+
+
+def test_the_command_line_puts_the_normalisation_of_a_run_inside(wrapped_run, tmp_path):
+    run, model = wrapped_run
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\nimport tla_core as tla\n\n"
+        "def net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n\n"
+        "def wrapped():\n    return tla.wrap(net(), mean=[0.5], std=[0.2])\n"
+    )
+    x = torch.rand(5, 1, 28, 28)
+    for name in ("net", "wrapped"):
+        opened = open_model(f"{tmp_path}/nets.py:{name}", replace(MODEL_AS_IT_IS, weights=run), n_classes=10).model
+        torch.testing.assert_close(opened(x), model(x))

@@ -115,8 +115,9 @@ def _module_of_file(path: Path, spec: str) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}, of which {spec!r} names a function.")
     path = path.resolve()
-    # Under a name of its own, so that it is run once and its classes stay the same, and a `models.py` hides no other.
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    # Under a name of its own, so that it is run once and its classes stay the same, and a `models.py` hides no other;
+    # of its content too, so that a file which has been edited is run again, as its digest says that it was.
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     file = importlib.util.spec_from_file_location(name, path)

@@ -34,19 +34,32 @@ def probe(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     Returns
     -------
     dict of str to Tensor
-        Empty for a model whose outputs are random: it cannot be recognised by them.
+        Empty for a model whose outputs are random by other numbers than torch's, which are seeded here: it cannot be
+        recognised by them.
     """
     device = model_device(model)
-    with attack_mode(model), full_precision(device), torch.inference_mode(False), torch.enable_grad():
+
+    def seeded(x: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return model(x).float()
+
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        attack_mode(model),
+        full_precision(device),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         clean = scale_images(images[:PROBED].clone().to(device)).detach()
         noise = torch.rand(clean.shape, generator=torch.Generator().manual_seed(0)).to(device)
         disturbed = (clean + _NOISE * (2 * noise - 1)).clamp(0, 1)
         with torch.no_grad():
-            logits, repeated = model(clean).float(), model(clean).float()
+            logits, repeated = seeded(clean), seeded(clean)
         if not _close(logits, repeated):
             return {}
         leaf = disturbed.clone().requires_grad_()
-        outputs = model(leaf).float()
+        outputs = seeded(leaf)
         weights = torch.arange(1, outputs.shape[1] + 1, device=outputs.device)
         total = (outputs.log_softmax(1) * weights).sum()
         gradients = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
@@ -56,7 +69,7 @@ def probe(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def is_same(stored: dict[str, Tensor], current: dict[str, Tensor]) -> bool:
-    """Whether two probes are of the same function, up to rounding; random models count as the same."""
+    """Whether two probes are of the same function, up to rounding; models without a probe count as the same."""
     return not stored or not current or all(_close(stored[name], current[name]) for name in current)
 
 

@@ -30,7 +30,7 @@ from tla_core.datasets import ImageDataset
 from tla_core.naming import source_digest
 from tla_core.run_records import check_numbers, check_record, describe_differences, record_of
 from tla_core.runtime import environment_record
-from tla_core.wrapping import core
+from tla_core.wrapping import core, normalization_inside
 
 
 class RunConflictError(RuntimeError):
@@ -352,6 +352,7 @@ def run_record(
             "network": "preset" if model is None else describe_model(model),
             "init_from": None if init_from is None else file_sha256(RunFolder(init_from).finished_model()),
             **({"step_sha256": source_digest(config.step)} if config.step else {}),
+            **({"normalization": inside} if model is not None and (inside := normalization_inside(model)) else {}),
         },
     }
     return {

@@ -24,7 +24,7 @@ from tla_core.run_repair import is_finished, mend
 from tla_core.runtime import derive_seed, pick_device
 from tla_core.training_loop import TrainingLoop
 from tla_core.validation import scale_images
-from tla_core.wrapping import as_classifier, see_through, wrap
+from tla_core.wrapping import as_classifier, normalization_inside, see_through, wrap
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,12 @@ def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model
             settings.network, width=settings.width, blocks=settings.blocks, normalization=settings.normalization,
             in_channels=data["channels"], image_size=data["image_size"], n_classes=data["classes"],
         )  # fmt: skip
+    trained, here = metadata["start"].get("normalization"), normalization_inside(model)
+    if trained is not None and trained != here:
+        raise ValueError(
+            f"{run_dir} trained a model with the normalisation {trained} inside, and this one has"
+            f" {here or 'none'}: pass tla.wrap(model, mean=..., std=...)."
+        )
     model = see_through(model)
     _load_weights(model, weights, metadata, run_dir)
     model = model.to(pick_device(device)).eval()

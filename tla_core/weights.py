@@ -1,5 +1,6 @@
 """Puts the weights of a file into a model, as people have them: safetensors, .pt, .pth and .ckpt, with any prefix."""
 
+import contextlib
 import pickle
 import warnings
 from collections import Counter
@@ -13,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tla_core.checkpoint import CheckpointError
+from tla_core.checkpoint import CheckpointError, read_metadata
 from tla_core.models.normalization import Normalize
-from tla_core.wrapping import core
+from tla_core.wrapping import core, normalization_inside
 
 # Under which names a file holds its weights, those of the model itself before averages of them.
 _KEYS = (
@@ -45,8 +46,9 @@ class LoadedWeights:
     prefix : str
         What was taken off the front of the names in the file.
     normalization : tuple of tuple of float, or None
-        Mean and standard deviation of the channels, where a pair of them is all that is unexpected, as in checkpoints
-        of RobustBench: `tla_core.wrap` puts them inside.
+        Mean and standard deviation of the channels that the weights were trained with and the model does not have:
+        those of a run of a model that `tla_core.wrap` had put them into, or a pair that is all that is unexpected, as
+        in checkpoints of RobustBench. `tla_core.wrap` puts them inside.
     """
 
     loaded: int
@@ -107,8 +109,9 @@ def load_weights(
     CheckpointError
         If it cannot be read, or only by running code.
     ValueError
-        If nothing fits; if `strict` and something does not (the message lists the names); if the file holds several
-        networks. The model stays as it was.
+        If nothing fits; if `strict` and something does not (the message lists the names), or the run trained a model
+        with a normalisation inside and this one has none; if it has another one; if the file holds several networks.
+        The model stays as it was.
 
     Examples
     --------
@@ -149,7 +152,7 @@ def load_weights(
         ),
         key,
         prefix,
-        _normalization({name: weights[name] for name in unexpected}),
+        _normalization({name: weights[name] for name in unexpected}) or _missing_normalization(model, path, strict),
     )
     if not fitting_weights or (strict and not report.complete):
         raise ValueError(
@@ -157,6 +160,34 @@ def load_weights(
         )
     inside.load_state_dict(fitting_weights, strict=False)
     return report
+
+
+def _missing_normalization(
+    model: nn.Module, path: Path, strict: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """What the run of a wrapped model had inside, and this model has not; ValueError as `load_weights` says."""
+    metadata: dict[str, Any] = {}
+    with contextlib.suppress(CheckpointError):  # a file of others
+        metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
+    trained, here = metadata.get("start", {}).get("normalization"), normalization_inside(model)
+    if trained is None or trained == here:
+        return None
+    words = f"mean={_short(trained['mean'])}, std={_short(trained['std'])}"
+    if here is not None:
+        raise ValueError(
+            f"the weights of {path} were trained with the normalisation {words} inside. This model has"
+            f" mean={_short(here['mean'])}, std={_short(here['std'])}."
+        )
+    if strict:
+        raise ValueError(
+            f"the weights of {path} were trained with a normalisation inside, which this model does not have. Put it"
+            f" in first: tla.wrap(model, {words})."
+        )
+    return tuple(trained["mean"]), tuple(trained["std"])
+
+
+def _short(numbers: list[float]) -> list[float]:
+    return [float(f"{number:.6g}") for number in numbers]
 
 
 def _normalization(unexpected: dict[str, Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -201,6 +201,15 @@ def core(model: nn.Module) -> nn.Module:
     return model.model if isinstance(model, Classifier) else model
 
 
+def normalization_inside(model: nn.Module) -> dict[str, list[float]] | None:
+    """The ``mean`` and ``std`` of the channels that `wrap` has put into a model; None where it has put none."""
+    model = see_through(model)
+    normalize = model.normalize if isinstance(model, Classifier) else None
+    if not isinstance(normalize, Normalize):
+        return None
+    return {"mean": normalize.mean.flatten().tolist(), "std": normalize.std.flatten().tolist()}
+
+
 def parameter_type(model: nn.Module) -> torch.dtype:
     """The floating type of the parameters that come first; float32 for a model without any."""
     for tensor in (*model.parameters(), *model.buffers()):

@@ -43,7 +43,9 @@ def accuracies_over_seeds(runs: Mapping[int, RunAccuracy]) -> dict[str, OverSeed
         for name, outcome in first.correct.items()
         if name != STRONGEST and all(_same(first, run, name, len(outcome)) for run in runs.values())
     ]
-    outcomes = {seed: with_strongest({name: run.correct[name] for name in shared}) for seed, run in runs.items()}
+    outcomes = {
+        seed: with_strongest({name: run.correct[name] for name in shared}, run.attacks) for seed, run in runs.items()
+    }
     numbers = {}
     for name, outcome in first.correct.items():
         has_all = all(name in seed_outcomes for seed_outcomes in outcomes.values())

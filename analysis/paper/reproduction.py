@@ -48,10 +48,11 @@ def report(folder: Path | str, scale: Scale, reasons: Sequence[dict[str, str]] =
         " itself: by the normal distribution where an error is computed (binomial, of a bootstrap, of an area), by"
         " Student's t with n − 1 degrees of freedom where it is that of a mean of n values (classes, seeds, images; of"
         " pairs, where they are paired), which takes 2.26 errors of ten classes and 4.30 of three seeds. **agrees**: no"
-        " difference from the paper's number is shown; **same ordering only**: it differs, but ours are apart, and"
-        " ordered as the paper's methods of the column are; **too close to order**, where they are not apart;"
-        " **disagrees**. The paper's accuracies have binomial errors, its ratios are taken as exact, and its areas"
-        " under a curve to be as exact as ours.",
+        " difference from the paper's number is shown, which a large error alone can bring about; **same ordering"
+        " only**: it differs, but at least one other method of its column is apart from it, often UM alone, and each"
+        " that is lies on the side where the paper has it; **too close to order**, where none is apart; **disagrees**."
+        " The paper's accuracies have binomial errors, its ratios are taken as exact, and its areas under a curve to be"
+        " as exact as ours.",
         "## What was trained",
         _settings(scale),
     ]

@@ -12,9 +12,10 @@ from analysis.scales.accuracy import RunAccuracy, stored_accuracy
 from analysis.scales.accuracy_attacks import AUTOATTACK
 from analysis.scales.run_results import run_config
 from analysis.scales.targets import results_dir
-from tla_core.attack_config import format_number
+from tla_core.attack_config import AttackConfig, format_number
 from tla_core.checkpoint import check_writable, write_atomic, write_json
 from tla_core.config import TrainConfig
+from tla_core.masking.of_outcomes import ball_of
 from tla_core.models import NETWORKS
 from tla_core.protocol import analysis_attack
 from tla_core.run_folder import RunFolder
@@ -79,7 +80,7 @@ def publish_for_robustbench(run_dir: Path | str, out_dir: Path | str) -> Path:
     torch.save({key: weights[key].contiguous() for key in sorted(weights)}, content)  # read in any order
     write_atomic(target, content.getvalue())
     write_atomic(out / "model_zoo" / f"{name}.py", _entry(name, config, record["data"], subfolder).encode())
-    write_json(out / "model_info" / subfolder / f"{name}.json", _info(config, attack.eps, accuracy))
+    write_json(out / "model_info" / subfolder / f"{name}.json", _info(config, attack, accuracy))
     return target
 
 
@@ -101,18 +102,18 @@ def _entry(name: str, config: TrainConfig, data: dict[str, Any], subfolder: Path
     )
 
 
-def _info(config: TrainConfig, eps: float, accuracy: RunAccuracy) -> dict[str, Any]:
+def _info(config: TrainConfig, attack: AttackConfig, accuracy: RunAccuracy) -> dict[str, Any]:
     """What RobustBench's leaderboard shows: numbers as text, in percent."""
     percent = {name: f"{100 * value:.2f}" for name, value in accuracy.accuracy.items()}
     info = {
         **PAPER, "additional_data": False, "number_forward_passes": 1, "dataset": DATASETS[config.dataset],
-        "architecture": NETWORKS[config.network].__name__, "eps": format_number(eps), "clean_acc": percent["clean"],
+        "architecture": NETWORKS[config.network].__name__, "eps": format_number(attack.eps),
+        "clean_acc": percent["clean"],
     }  # fmt: skip
     notes = [f"A reproduction trained by {config.method.upper()} with tla-toolkit; not the authors' own model."]
     if config.dataset != DATASETS[config.dataset]:
         notes.append(f"Trained and measured on {config.dataset}, a copy of the images whose pixels differ slightly.")
-    if AUTOATTACK in percent:
-        info |= {"eps": format_number(accuracy.attacks[AUTOATTACK]["eps"])}
+    if AUTOATTACK in percent and ball_of(accuracy.attacks[AUTOATTACK]) == (attack.norm, attack.eps):
         info |= {"reported": percent[AUTOATTACK], "autoattack_acc": percent[AUTOATTACK]}
         images, total = len(accuracy.correct[AUTOATTACK]), len(accuracy.correct["clean"])
         notes += [f"AutoAttack on {images:,} of {total:,} test images."] if images < total else []

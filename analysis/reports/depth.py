@@ -75,8 +75,9 @@ def _reading(group: list[str], layers: dict[str, Layer], modules: dict[str, nn.M
     return last if len(layers[last].shape) == 1 else f"{last}:mean"
 
 
-def measured_depth(sets: dict[str, RepresentationSet]) -> list[dict[str, Any]]:
-    """r, r', kNN accuracy and linear CKA between clean and adversarial of each layer, in the order given.
+def measured_depth(sets: dict[str, RepresentationSet], n_given: int) -> list[dict[str, Any]]:
+    """r, r', kNN accuracy and linear CKA between clean and adversarial of each layer, in the order given;
+    r' is estimated for all images that were given.
 
     A number that a layer does not have, such as an angle of a representation that is zero, is None, and ``reasons``
     says why. A layer that gives the same as a later one is left out.
@@ -86,7 +87,7 @@ def measured_depth(sets: dict[str, RepresentationSet]) -> list[dict[str, Any]]:
     for place, name in enumerate(names):
         if not any(_same(sets[name], sets[later]) for later in names[place + 1 :]):
             layers.append(name)
-    return [_measured(name, sets[name]) for name in layers]
+    return [_measured(name, sets[name], n_given) for name in layers]
 
 
 def _same(one: RepresentationSet, other: RepresentationSet) -> bool:
@@ -95,13 +96,13 @@ def _same(one: RepresentationSet, other: RepresentationSet) -> bool:
     return bool(np.abs(one.features - other.features).max() <= 1e-3 * np.abs(other.features).max())
 
 
-def _measured(name: str, reps: RepresentationSet) -> dict[str, Any]:
+def _measured(name: str, reps: RepresentationSet, n_given: int) -> dict[str, Any]:
     own = np.arange(len(reps))
     k = min(NEIGHBOURS, len(reps) - 1)
     options = {"k": k, "exclude": own}
     measures = {
         "r": lambda: ratio_r(reps).value,
-        "r_prime": lambda: ratio_r_prime(reps).value,
+        "r_prime": lambda: ratio_r_prime(reps, drawn_from=n_given).value,
         "knn_clean": lambda: knn_accuracy(reps.features, reps.labels, reps.features, reps.labels, **options),
         "knn_adversarial": lambda: knn_accuracy(reps.features, reps.labels, reps.adv_features, reps.labels, **options),
         "cka": lambda: linear_cka(reps.features, reps.adv_features),

@@ -196,7 +196,8 @@ class _Run:
         )  # fmt: skip
         each.reps, each.depth = result.reps, result.depth
         each.destinations, each.moves = measure.destinations(result.reps), measure.moves_of(result.reps)
-        each.ratios, each.retrieval = measure.ratios_of(result.reps), measure.retrieval_of(result.reps)
+        each.ratios = measure.ratios_of(result.reps, contents.data.n_given)
+        each.retrieval = measure.retrieval_of(result.reps)
 
     def _detect(self, each: Findings) -> None:
         each.detection = measure.detection_of_images(each.reps)

@@ -56,7 +56,7 @@ def represented(
 ) -> Represented:
     """Clean and adversarial representations of all images at every block, in one pass."""
     layers = read_layers(subject, data, layer)
-    inputs = digest_of(subject, attack, layers=layers, layer=layer)
+    inputs = digest_of(subject, attack, layers=layers, layer=layer, n_given=data.n_given)
     arrays, blocks = subject.folder / "representations.safetensors", subject.folder / "depth.json"
     depth = read_kept_json(blocks, inputs)
     if depth is not None:
@@ -70,7 +70,7 @@ def represented(
         meta={"inputs": inputs, "model": subject.name, "dataset": data.name},
     )  # fmt: skip
     sets[layer].save(arrays)
-    depth = measured_depth(sets)
+    depth = measured_depth(sets, data.n_given)
     write_kept_json(blocks, inputs, depth)
     return Represented(sets[layer], depth)
 
@@ -93,14 +93,15 @@ def most_mistaken(counts: list[np.ndarray]) -> tuple[list[int], tuple[int, int] 
     return order, (int(attacked), int(mistaken_for)) if wrong.max() else None
 
 
-def ratios_of(reps: RepresentationSet) -> dict[str, Any]:
-    """r and r', overall and by class, with bootstrap errors."""
-    r, r_prime = ratio_r(reps), ratio_r_prime(reps)
+def ratios_of(reps: RepresentationSet, n_given: int) -> dict[str, Any]:
+    """r and r', overall and by class, with bootstrap errors; r' is estimated for all images that were given."""
+    r, r_prime = ratio_r(reps), ratio_r_prime(reps, drawn_from=n_given)
     return {
         "r": r.value, "r_prime": r_prime.value,
-        "r_prime_error": _spread(bootstrap_r_prime(reps, n_resamples=200)),
+        "r_prime_error": _spread(bootstrap_r_prime(reps, drawn_from=n_given, n_resamples=200)),
         "r_by_class": r.per_class, "r_errors": class_ratio_errors(reps, "r"),
-        "r_prime_by_class": r_prime.per_class, "r_prime_errors": class_ratio_errors(reps, "r_prime"),
+        "r_prime_by_class": r_prime.per_class,
+        "r_prime_errors": class_ratio_errors(reps, "r_prime", drawn_from=n_given),
     }  # fmt: skip
 
 

@@ -146,7 +146,8 @@ def ratios(contents: Contents) -> str:
         "r′: how far a class's attacked images lie from its clean ones; r: how far those mistaken for a class stay from"
         " it. Both in units of the class's spread, in the representation that is classified, with bootstrap standard"
         " errors over the images of a class. A class without such examples, or with one image, has none; ratios of few"
-        " images are rough."
+        " images are rough. r′ is estimated for all images that were given, of which an adversarial example's own clean"
+        " image is a smaller share."
     )
     several = [each for each in contents.models if each.ratios]
     if not several:

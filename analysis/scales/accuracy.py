@@ -87,8 +87,9 @@ def missing_columns(
 
 def stored_outcomes(run_dir: Path | str, *, split: str = "test") -> dict[str, Tensor]:
     """What is stored of a run's accuracies, with the strongest; nothing is measured, and nothing is there of others."""
-    correct = _stored(_of_run(run_dir, split), {}, None)[0]
-    return with_strongest(correct) if correct else {}
+    correct, columns = _stored(_of_run(run_dir, split), {}, None)
+    settings = {name: column.get("settings", {}) for name, column in columns.items()}
+    return with_strongest(correct, settings) if correct else {}
 
 
 def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] = ()) -> RunAccuracy:
@@ -108,9 +109,10 @@ def stored_accuracy(path: Path | str, weights: Path | str, order: Sequence[str] 
     add_comparisons(correct, columns)
     order = ("clean", *order)
     names = sorted(correct, key=lambda name: (order.index(name) if name in order else len(order), name))
+    settings = {name: columns[name]["settings"] for name in names if "settings" in columns.get(name, {})}
     return RunAccuracy(
-        with_strongest({name: correct[name] for name in names}),
-        {name: columns[name]["settings"] for name in names if name in columns and "settings" in columns[name]},
+        with_strongest({name: correct[name] for name in names}, settings),
+        settings,
         {"model" if name == "clean" else name: columns[name]["checks"] for name in names if name in columns},
         Path(path),
     )
@@ -213,9 +215,10 @@ def evaluate_subject(
     # All that is stored, the attacks of this call first.
     order = ["clean", *attacks, *sorted(set(correct) - {"clean", *attacks})]
     checks = {name: columns[name]["checks"] for name in order if name in columns}
+    settings = {name: columns[name]["settings"] for name in order if name != "clean"}
     return RunAccuracy(
-        with_strongest({name: correct[name] for name in order}),
-        {name: columns[name]["settings"] for name in order if name != "clean"},
+        with_strongest({name: correct[name] for name in order}, settings),
+        settings,
         {"model" if name == "clean" else name: checked for name, checked in checks.items()},
         path,
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from tla_core.checkpoint import CheckpointError, file_sha256, load_tensors, tensor_bytes, write_atomic
 from tla_core.config import canonical_json
 from tla_core.masking import COMPARISONS, compare_attacks
+from tla_core.masking.of_outcomes import ball_of
 
 STRONGEST = "strongest"
 APGD_COLUMNS = ("APGD-CE", "APGD-T")  # there is no worst case without both
@@ -144,21 +145,32 @@ def add_outcomes(
     return stored_outcomes, stored_columns
 
 
-def with_strongest(correct: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_strongest(
+    correct: Mapping[str, Tensor], settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Tensor]:
     """The outcomes, and ``"strongest"``: the worst case for each image of all attacks that were run on it.
 
     It has the images that APGD was run on with both of its losses; without these attacks there is no such column. An
-    attack that was run on fewer images counts on those.
+    attack that was run on fewer images counts on those. One whose `settings` say another norm or eps than APGD's does
+    not count.
     """
+    balls = {name: ball_of(described) for name, described in (settings or {}).items()}
+    ball = balls.get(APGD_COLUMNS[0])
     apgd = [correct[name] for name in APGD_COLUMNS if name in correct]
     if len(apgd) < len(APGD_COLUMNS):
         return dict(correct)
     n, count = len(correct["clean"]), min(len(outcome) for outcome in apgd)
     rows = torch.arange(count) * n // count
     survivors = torch.ones(n, dtype=torch.bool)
-    for outcome in correct.values():
+    for name, outcome in correct.items():
+        if None not in (ball, balls.get(name)) and balls[name] != ball:
+            continue
         survivors[torch.arange(len(outcome)) * n // len(outcome)] &= outcome
     return {**correct, STRONGEST: survivors[rows]}
+
+
+def _settings_of(columns: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {name: column["settings"] for name, column in sorted(columns.items()) if column.get("settings")}
 
 
 def add_comparisons(correct: Mapping[str, Tensor], columns: dict[str, Any]) -> bool:
@@ -177,10 +189,7 @@ def add_comparisons(correct: Mapping[str, Tensor], columns: dict[str, Any]) -> b
         Whether anything changed.
     """
     # Sorted, as in a stored file: where weaker attacks leave equally much, a check names the first.
-    settings = {
-        name: column["settings"] for name, column in sorted(columns.items())
-        if name in correct and column.get("settings")
-    }  # fmt: skip
+    settings = {name: described for name, described in _settings_of(columns).items() if name in correct}  # fmt: skip
     comparisons = compare_attacks(correct, settings, len(correct["clean"]))
     checks_before = canonical_json({name: columns[name]["checks"] for name in settings})
     for name in settings:
@@ -194,7 +203,7 @@ def _write(path: Path, expected: Mapping[str, Any], correct: dict[str, Tensor], 
     """Write the file, and a ``.json`` for people beside it; those that hold this already stay as they are."""
     columns = json.loads(canonical_json(columns))  # as it is read again, so that equal content is equal bytes
     readable = {}
-    for name, outcome in with_strongest(correct).items():
+    for name, outcome in with_strongest(correct, _settings_of(columns)).items():
         share = outcome.double().mean().item()
         readable[name] = {
             "accuracy": share,

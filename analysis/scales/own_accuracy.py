@@ -52,7 +52,7 @@ def accuracy_of_model(
         correct = {**evaluation.correct, **correct}
         described, checks = described | evaluation.attacks, checks | evaluation.checks
     order = ["clean", *counts]
-    return RunAccuracy(with_strongest({name: correct[name] for name in order}), described, checks)
+    return RunAccuracy(with_strongest({name: correct[name] for name in order}, described), described, checks)
 
 
 def _count_outputs(model: nn.Module, data: Any) -> int:

@@ -66,7 +66,10 @@ def read_scale_file(path: Path, root: Path, known: set[str]) -> dict[str, Any]:
 def _datasets(file: str, value: Any, root: Path, family: str, registered: Mapping[str, Any]) -> dict[str, Any]:
     """``datasets``, the names, and ``own_datasets``: name -> folder of images, and whose settings it has."""
     if family not in (families := sorted({name.split("/")[0] for name in PRESETS})):
-        raise ValueError(f"{file}: presets: there are none called {family!r}; expected {', '.join(families)}.")
+        raise ValueError(
+            f"{file}: presets: there are none called {family!r}, and a scale takes those of its name unless it"
+            f" says otherwise; expected a line such as `presets: mini`, of {', '.join(families)}."
+        )
     known_datasets = sorted({name.split("/")[1] for name in PRESETS if name.startswith(f"{family}/")})
     entries, own = _entries(file, "datasets", value, registered), {}
     for name, options in entries.items():

@@ -233,11 +233,15 @@ def _worst_case(outcomes: Tensor | Iterable[Tensor], n: int) -> Tensor | None:
     return torch.stack([as_outcome(outcome, n, "correct_white") for outcome in outcomes]).all(0)
 
 
-def _kind_and_ball(settings: Mapping[str, Any]) -> tuple[str, tuple[str, float] | None]:
-    """What sort of attack, and in which ball: None where its settings do not say."""
+def ball_of(settings: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The norm and eps of an attack, by what `describe_attack` says of it; None where that does not say."""
     inner = settings.get("attack", settings)
-    ball = (inner["norm"], inner["eps"]) if {"norm", "eps"} <= set(inner) else None
-    name = settings.get("name")
+    return (inner["norm"], inner["eps"]) if {"norm", "eps"} <= set(inner) else None
+
+
+def _kind_and_ball(settings: Mapping[str, Any]) -> tuple[str, tuple[str, float] | None]:
+    """What sort of attack, and in which ball."""
+    ball, name = ball_of(settings), settings.get("name")
     if name in ("transfer", "square"):
         return _BLACK_BOX, ball
     if name == "autoattack":
