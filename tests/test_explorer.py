@@ -345,11 +345,19 @@ def test_own_columns_follow_the_rows_that_are_shown_in_page_and_table(tmp_path):
         ({"a": [np.inf] * 60}, "must be finite, or nan where it is not known"),
         ({"label": np.zeros(60)}, "cannot be called 'label'"),
         ({" ": np.zeros(60)}, "must have a name. Got ' '"),
+        ({"a": 3}, "column 'a' must have one value for each of the 60 images. Got 3"),
+        ({"a": "x" * 60}, "column 'a' must have one value for each of the 60 images. Got 'xx"),
     ],
 )
 def test_columns_that_cannot_be_shown_raise(columns, message):
     with pytest.raises(ValueError, match=message):
         made_explorer(columns=columns)
+
+
+def test_what_pandas_misses_is_not_known():
+    pandas = pytest.importorskip("pandas")
+    (column,) = unpacked(made_explorer(columns={"a": pandas.array([1, None] * 30, dtype="Int64")}).payload)["columns"]
+    assert np.isnan(column["values"][1]) and column["values"][0] == 1
 
 
 def test_nan_and_booleans_in_columns_are_unknown_and_words():

@@ -163,6 +163,11 @@ def test_a_run_of_ones_own_network_and_stored_representations_are_methods_too(ro
         (lambda: analysis.register_method("Mine", step=lambda: 0), "expected a function that stands in a file"),
         (lambda: analysis.register_method("Mine", step="gone.py:f"), "step: there is no file .*gone.py"),
         (lambda: analysis.register_method("a/b", step="trades.py:trades"), "without @ and /"),
+        *(
+            (lambda name=name: analysis.register_method(name, tiny_lenet()), "at most 60 characters.*Got")
+            for name in ("", " ", "..", "a\0b", "tla@3", "x" * 300, 5, None, "a/b")
+        ),
+        (lambda: analysis.register_dataset(5, "."), "dataset name must be text"),
         (lambda: analysis.register_method("Mine", step="trades.py:trades", like="x"), "like must be um or .*Got 'x'"),
         (lambda: analysis.register_method("Mine", tiny_lenet(), scale="huge"), "unknown scale 'huge'"),
         (lambda: analysis.register_dataset("pets", "images/gone"), "datasets: pets: folder: there is no .*gone"),
@@ -240,6 +245,10 @@ def test_a_step_that_returns_no_terms_is_refused(root, tmp_path):
         tla.TrainConfig(step="trades")
     loss = as_step_loss({"one": torch.ones((), requires_grad=True), "two": torch.tensor(2.0)})
     assert loss.total.item() == 3 and not loss.terms["one"].requires_grad
+    with pytest.raises(ValueError, match=r"'one' of a training step must be one number.*shape \(3,\)"):
+        as_step_loss({"one": torch.ones(3, requires_grad=True)})
+    with pytest.raises(ValueError, match=r"no gradient leads from the terms .*'one'"):
+        as_step_loss({"one": torch.tensor(1.0)})
 
 
 # Datasets -------------------------------------------------------------------------------------------------------------

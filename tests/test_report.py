@@ -250,6 +250,10 @@ def test_a_part_that_is_damaged_or_of_another_model_is_made_again(tmp_path, with
     stored.write_bytes(stored.read_bytes()[:-7])
     again = analysis.report({"net": model}, data, **options)
     assert {**again.numbers, "made": 0} == {**first.numbers, "made": 0}
+    (outcomes,) = tmp_path.glob("parts/*/accuracies.json")  # still JSON, with other outcomes
+    outcomes.write_text(re.sub(r"\b(true|1)\b", "0", outcomes.read_text()))
+    again = analysis.report({"net": model}, data, **options)
+    assert {**again.numbers, "made": 0} == {**first.numbers, "made": 0}
     masked = analysis.report({"net": Scaled(model)}, data, **options)  # another model by the same name
     assert masked.numbers["models"]["net"]["weights_sha256"] != first.numbers["models"]["net"]["weights_sha256"]
     assert masked.numbers["models"]["net"]["trust"]["light"] == "red"

@@ -415,7 +415,7 @@ def test_at_mini_and_small_sweeps_go_on_from_at_for_a_quarter_of_the_training_at
         ({"methods": {"um": None, "mine": {"modl": "x"}}}, "methods: mine must have model, and perhaps dataset"),
         ({"methods": ["um", {"mine": {"model": "a:b", "dataset": "x"}}]}, "methods: mine: dataset must be mnist"),
         ({"methods": ["um", {"tla": {"model": "a:b"}}]}, "methods: tla is a method that there is"),
-        ({"presets": "none"}, r"presets: there are none called .none.; expected .*mini"),
+        ({"presets": "none"}, r"presets: there are none called .none., .* expected a line such as `presets: mini`"),
         ({"points_per_class": 5}, "points_per_class must be keys with values. Got 5"),
         ({"overrides": {"tla": {"marge": 1}}}, "overrides of tla hold an unknown field: marge"),
         ({"seeds": {"cats": [0]}}, r"seeds must be a list, or one for each dataset \(mnist\)"),

@@ -42,6 +42,8 @@ def as_step_loss(terms: StepLoss | Mapping[str, Tensor]) -> StepLoss:
     ------
     TypeError
         For anything else.
+    ValueError
+        For a term that is no single number, and where no gradient leads from any of them.
     """
     if isinstance(terms, StepLoss):
         return terms
@@ -49,6 +51,17 @@ def as_step_loss(terms: StepLoss | Mapping[str, Tensor]) -> StepLoss:
         raise TypeError(
             'a training step must return its terms by their names, such as {"cross_entropy": loss}, whose sum is the'
             f" loss. Got {type(terms).__name__}."
+        )
+    for name, term in terms.items():
+        if term.numel() != 1:
+            raise ValueError(
+                f"the term {name!r} of a training step must be one number, such as a mean over the batch. Got the shape"
+                f" {tuple(term.shape)}."
+            )
+    if not any(term.requires_grad for term in terms.values()):
+        raise ValueError(
+            f"no gradient leads from the terms of a training step to anything, {', '.join(map(repr, terms))}: compute"
+            " them from the model's outputs, without detaching these."
         )
     return StepLoss(sum(terms.values()), {name: term.detach() for name, term in terms.items()})
 

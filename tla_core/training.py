@@ -182,11 +182,11 @@ def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model
             settings.network, width=settings.width, blocks=settings.blocks, normalization=settings.normalization,
             in_channels=data["channels"], image_size=data["image_size"], n_classes=data["classes"],
         )  # fmt: skip
-    trained, here = metadata["start"].get("normalization"), normalization_inside(model)
-    if trained is not None and trained != here:
+    normalization = metadata["start"].get("normalization")
+    if normalization is not None and normalization != normalization_inside(model):
         raise ValueError(
-            f"{run_dir} trained a model with the normalisation {trained} inside, and this one has"
-            f" {here or 'none'}: pass tla.wrap(model, mean=..., std=...)."
+            f"{run_dir} trained a model with the normalisation {normalization} inside, and this one has"
+            f" {normalization_inside(model) or 'none'}: pass tla.wrap(model, mean=..., std=...)."
         )
     model = see_through(model)
     _load_weights(model, weights, metadata, run_dir)

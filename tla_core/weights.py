@@ -169,14 +169,14 @@ def _missing_normalization(
     metadata: dict[str, Any] = {}
     with contextlib.suppress(CheckpointError):  # a file of others
         metadata = read_metadata(path) if path.suffix == ".safetensors" else {}
-    trained, here = metadata.get("start", {}).get("normalization"), normalization_inside(model)
-    if trained is None or trained == here:
+    trained, own = metadata.get("start", {}).get("normalization"), normalization_inside(model)
+    if trained is None or trained == own:
         return None
     words = f"mean={_short(trained['mean'])}, std={_short(trained['std'])}"
-    if here is not None:
+    if own is not None:
         raise ValueError(
             f"the weights of {path} were trained with the normalisation {words} inside. This model has"
-            f" mean={_short(here['mean'])}, std={_short(here['std'])}."
+            f" mean={_short(own['mean'])}, std={_short(own['std'])}."
         )
     if strict:
         raise ValueError(

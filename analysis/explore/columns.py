@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,12 @@ def _column(name: str, values: Any, n: int, rows: np.ndarray) -> Column:
         raise ValueError(f"a column cannot be called {name!r}: to_parquet has one of that name. Choose another.")
     values = values.detach().cpu().numpy() if hasattr(values, "detach") else values
     # From a list of words and None, or of words and numbers, numpy would make words of all of them.
-    array = values if isinstance(values, np.ndarray) else np.array(list(values), dtype=object)
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ValueError(f"column {name!r} must have one value for each of the {n} images. Got {values!r:.60}.")
+    # pandas has a missing value of its own, which is neither true nor false.
+    if not isinstance(values, np.ndarray):
+        values = np.array([None if type(value).__name__ == "NAType" else value for value in values], dtype=object)
+    array = values
     if array.shape != (n,):
         raise ValueError(f"column {name!r} must have one value for each of the {n} images. Got {array.shape}.")
     array = array[rows]

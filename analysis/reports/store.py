@@ -1,11 +1,13 @@
 """What a report has measured already, in files that say what they were made from: an interrupted report goes on."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tla_core.checkpoint import CheckpointError, read_metadata, write_json
+from tla_core.config import canonical_json
 
 Value = TypeVar("Value")
 
@@ -39,13 +41,19 @@ def kept(
 
 
 def read_kept_json(path: Path, inputs: str) -> Any:
-    """The value of a JSON file that `write_kept_json` wrote with the same inputs; None otherwise."""
+    """The value of a JSON file that `write_kept_json` wrote with the same inputs; None otherwise, and where it was
+    altered since."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return stored["value"] if stored["inputs"] == inputs else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        is_whole = stored["inputs"] == inputs and stored["sha256"] == _digest(stored["value"])
+        return stored["value"] if is_whole else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def write_kept_json(path: Path, inputs: str, value: Any) -> None:
-    write_json(path, {"inputs": inputs, "value": value})
+    write_json(path, {"inputs": inputs, "sha256": _digest(json.loads(json.dumps(value))), "value": value})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Puts models, training steps and images of one's own into a scale from Python, as its file does."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from analysis.scales.scale_file import REGISTERED
 from tla_core.datasets import ImageDataset, name_dataset
 from tla_core.given import as_dataset
 from tla_core.naming import spec_of
+
+_NAME = re.compile(r"\w[^\x00-\x1f@/]{0,59}")
 
 
 def register_dataset(name: str, images: Any, *, like: str | None = None, scale: str = "mini") -> str:
@@ -96,6 +99,11 @@ def register_method(
 
 def _register(scale: str, kind: str, name: str, options: dict[str, Any]) -> None:
     """Add it to the scale's file, unless the scale cannot be read then."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{kind[:-1]} name must be text of at most 60 characters that begins with a letter or digit, on one line"
+            f" and without @ and /, such as 'TRADES (mine)'. Got {name if not isinstance(name, str) else name[:80]!r}."
+        )
     entries = REGISTERED.setdefault(scale, {}).setdefault(kind, {})
     before = entries.get(name)
     entries[name] = options
