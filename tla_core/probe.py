@@ -40,7 +40,11 @@ def probe(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     device = model_device(model)
 
     def seeded(x: Tensor) -> Tensor:
-        torch.manual_seed(0)
+        # Not torch.manual_seed, which seeds every device: those that the model is not on would not be put back.
+        torch.default_generator.manual_seed(0)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
         return model(x).float()
 
     devices = [device] if device.type == "cuda" else []

@@ -182,12 +182,6 @@ def load_model(run_dir: Path | str, *, device: str | torch.device = "cpu", model
             settings.network, width=settings.width, blocks=settings.blocks, normalization=settings.normalization,
             in_channels=data["channels"], image_size=data["image_size"], n_classes=data["classes"],
         )  # fmt: skip
-    normalization = metadata["start"].get("normalization")
-    if normalization is not None and normalization != normalization_inside(model):
-        raise ValueError(
-            f"{run_dir} trained a model with the normalisation {normalization} inside, and this one has"
-            f" {normalization_inside(model) or 'none'}: pass tla.wrap(model, mean=..., std=...)."
-        )
     model = see_through(model)
     _load_weights(model, weights, metadata, run_dir)
     model = model.to(pick_device(device)).eval()
@@ -238,7 +232,16 @@ def _load_weights(
     model: nn.Module, weights: dict[str, Tensor], trained: dict[str, Any], run_dir: Path | str,
     record: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """Put the weights of a run into a model, which `record` describes; ValueError if they do not fit."""
+    """Put the weights of a run into a model, which `record` describes; ValueError if they do not fit.
+
+    They do not fit either where `tla_core.wrap` had put another normalisation inside, though their shapes do.
+    """
+    normalization = trained["start"].get("normalization")
+    if normalization is not None and normalization != normalization_inside(model):
+        raise ValueError(
+            f"{run_dir} trained a model with the normalisation {normalization} inside, and this one has"
+            f" {normalization_inside(model) or 'none'}: pass tla.wrap(model, mean=..., std=...)."
+        )
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
